@@ -1,0 +1,229 @@
+"""What a bundle's configuration needs to know about where it runs: its own folder, its stages, its data."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch.distributed as dist
+from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle.utils import ID_SEP_KEY
+
+from medical_diffusion_components.data.datasets import data_fingerprint, load_cases
+from medical_diffusion_components.data.splits import SPLITS
+from medical_diffusion_components.data.template_cohort import TEMPLATE_COHORT_NOTICE, write_template_cohort
+from medical_diffusion_components.weights import provenance
+
+__all__ = [
+    "bundle_root",
+    "describe_data",
+    "ensure_first_stage",
+    "resolve_dataset",
+    "start_run",
+    "trained_spacing",
+]
+
+logger = logging.getLogger(__name__)
+
+FIRST_STAGE_CONFIG = "train_autoencoder.yaml"
+TEMPLATE_COHORT = "embedded template cohort"
+_WRAPPERS = ("Failed to evaluate", "Failed to instantiate", "applying transform")  # how MONAI's messages begin
+_RULE = "=" * 100
+
+
+def bundle_root() -> str:
+    """Absolute path of the bundle whose configuration is being evaluated.
+
+    MONAI sets no such path. The running ``ConfigWorkflow`` knows the folder of its configuration; without one (a bare
+    ``ConfigParser``, as MONAI Label and ``ckpt_export`` use) the bundle is taken to be the current directory.
+    """
+    workflow = _running_workflow()
+    return str((workflow.config_root_path.parent if workflow is not None else Path()).resolve())
+
+
+def _running_workflow() -> ConfigWorkflow | None:
+    frame = sys._getframe()
+    while frame is not None:
+        # isinstance, since asking a ConfigParser for an attribute would make it resolve one
+        if isinstance(frame.f_locals.get("self"), ConfigWorkflow):
+            return frame.f_locals["self"]
+        frame = frame.f_back
+    return None
+
+
+def resolve_dataset(
+    dataset_dir: str | None, output_dir: str, num_subjects: int, size: tuple[int, int, int], seed: int = 0
+) -> str:
+    """The folder to train on: ``dataset_dir``, or, where none is given, the embedded template cohort.
+
+    The cohort is written below ``output_dir`` once and announced in a banner each time.
+
+    Args:
+        dataset_dir: the user's folder, or None.
+        output_dir: where the bundle writes.
+        num_subjects: how many subjects the cohort has.
+        size: voxels (H, W, D) of each.
+        seed: number of the cohort.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError, ValueError: a folder that is given and cannot be used; nothing replaces it.
+    """
+    if dataset_dir is not None:
+        for split in SPLITS:
+            load_cases(dataset_dir, split)
+        return str(dataset_dir)
+    folder = Path(output_dir) / f"template_cohort_{num_subjects}_{'x'.join(str(s) for s in size)}_{seed}"
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        print(
+            f"{_RULE}\nNo dataset_dir was given: using the {TEMPLATE_COHORT}.\n{TEMPLATE_COHORT_NOTICE}\n{_RULE}",
+            flush=True,
+        )
+        write_template_cohort(folder, num_subjects, size, seed)
+    logger.info(f"using the {TEMPLATE_COHORT}: {TEMPLATE_COHORT_NOTICE}")
+    if dist.is_initialized():
+        dist.barrier()
+    return str(folder)
+
+
+def describe_data(dataset_dir: str | None, resolved_dir: str) -> dict[str, Any]:
+    """What goes into the note beside weights about the data: kind and hash, no path and no identifier.
+
+    Args:
+        dataset_dir: what the user gave, or None.
+        resolved_dir: the folder in use.
+    """
+    cases = {split: load_cases(resolved_dir, split) for split in SPLITS}
+    return {
+        "data": TEMPLATE_COHORT if dataset_dir is None else "the user's dataset_dir",
+        "notice": TEMPLATE_COHORT_NOTICE if dataset_dir is None else None,
+        "data_sha256": data_fingerprint([case for split in SPLITS for case in cases[split]]),
+        "cases": {split: len(cases[split]) for split in SPLITS},
+    }
+
+
+def trained_spacing(weights: str, default: list[float]) -> list[float]:
+    """Voxel spacing in mm of the volumes that the weights were trained on.
+
+    Args:
+        weights: path of the generator's weights; the note beside them is read.
+        default: spacing of weights that came without a note.
+    """
+    return list(provenance(weights).get("spacing", default))
+
+
+def ensure_first_stage(path: str, dataset_dir: str | None) -> None:
+    """Train the first stage if its weights are missing, with the overrides that the running workflow was given.
+
+    Runs ``train_autoencoder.yaml`` beside the running configuration, with the same overlays. Interrupted and run again,
+    it goes on where it stopped; weights appear at ``path`` only when it is complete.
+
+    Args:
+        path: weights of the first stage.
+        dataset_dir: the user's folder, or None for the template cohort.
+
+    Raises:
+        ValueError: the weights at ``path`` were made from the template cohort, but data of the user's are given.
+        RuntimeError: there is no running workflow to take the configuration from.
+    """
+    if Path(path).is_file():
+        if dataset_dir is not None and provenance(path).get("data") == TEMPLATE_COHORT:
+            raise ValueError(
+                f"the first stage {path} was trained on the {TEMPLATE_COHORT}, but dataset_dir is {dataset_dir}: move it "
+                "away to train one on your data, or keep both with --models_dir and --output_dir"
+            )
+        logger.info(f"using the first stage {path}")
+        return
+    workflow = _running_workflow()
+    if workflow is None:
+        raise RuntimeError(
+            f"no first stage at {path}, and no running workflow to train it: run train_autoencoder.yaml"
+        )
+    config = workflow.config_root_path / FIRST_STAGE_CONFIG
+    logger.info(f"no first stage at {path}: training it with {config}")
+    stage = ConfigWorkflow(config_file=str(config), workflow_type="train")
+    # overlay files and command line alike show as differences from the bundle's own train.yaml
+    own = ConfigParser()
+    own.read_config(str(workflow.config_root_path / "train.yaml"))
+    own.parse()
+    changed = _differences(own.get(), workflow.parser.get())
+    stage.parser.update({id: value for id, value in changed if id in stage.parser and not id.startswith("_")})
+    stage.initialize()
+    stage.run()  # no finalize: what it would close, such as a process group, is still in use
+
+
+def start_run() -> None:
+    """First thing in every workflow's ``initialize``: check the overrides, and have errors end with their cause."""
+    check_overrides()
+    sys.excepthook = _traceback_with_cause
+
+
+def _traceback_with_cause(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """MONAI wraps errors in "Failed to evaluate ...", which hides the cause pages above: repeat it as the last line."""
+    sys.__excepthook__(kind, error, traceback)
+    cause = error
+    while cause.__cause__ is not None and str(cause).startswith(_WRAPPERS):
+        cause = cause.__cause__
+    if cause is not error:
+        print(f"\nStopped: {type(cause).__name__}: {cause}", file=sys.stderr)
+
+
+def check_overrides() -> None:
+    """Refuse top-level ids that no configuration file of the bundle knows; MONAI would accept a typing error silently.
+
+    Raises:
+        ValueError: naming the unknown id and the nearest known one.
+    """
+    workflow = _running_workflow()
+    if workflow is None:
+        return
+    files = [
+        f
+        for f in workflow.config_root_path.iterdir()
+        if f.suffix in (".json", ".yaml", ".yml") and f.stem != "metadata"
+    ]
+    known = {id for file in files for id in ConfigParser.load_config_file(file)}
+    for id in workflow.parser.get():
+        if id not in known and not id.startswith("_"):
+            nearest = difflib.get_close_matches(id, known, n=1)
+            hint = f"; did you mean {nearest[0]}?" if nearest else ""
+            raise ValueError(f"--{id} is no setting of {workflow.config_root_path}{hint}")
+
+
+def config_text(id: str) -> str:
+    """The text of a setting of the running workflow and of all that it refers to, to tell one configuration from another.
+
+    Raises:
+        RuntimeError: there is no running workflow.
+    """
+    workflow = _running_workflow()
+    if workflow is None:
+        raise RuntimeError(f"no running workflow whose {id} could be described")
+    config, found = workflow.parser.get(), {}
+    pending = [id]
+    while pending:
+        name = pending.pop()
+        if name in config and name not in found:
+            found[name] = json.dumps(config[name], sort_keys=True, default=str)
+            pending += re.findall(r"@(\w+)", found[name])
+    return json.dumps(found, sort_keys=True)
+
+
+def bundle_version(root: str) -> str:
+    """Name and version of the bundle at ``root``, for notes: ``adni_ldm 0.1.0``."""
+    return f"{Path(root).name} {json.loads((Path(root) / 'configs' / 'metadata.json').read_text())['version']}"
+
+
+def _differences(base: dict, config: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Ids and raw values in ``config`` that ``base`` has otherwise or not at all, as deep as both are dictionaries."""
+    for key, value in config.items():
+        if isinstance(value, dict) and isinstance(base.get(key), dict):
+            yield from _differences(base[key], value, f"{prefix}{key}{ID_SEP_KEY}")
+        elif key not in base or base[key] != value:
+            yield f"{prefix}{key}", value

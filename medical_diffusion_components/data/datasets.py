@@ -1,0 +1,204 @@
+"""Which volumes are in which split, for prepared folders and for plain folders of NIfTI files.
+
+A prepared folder has a ``dataset.json`` in MONAI's datalist format.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from monai.data import load_decathlon_datalist
+
+from medical_diffusion_components.data.splits import SPLITS, split_patients
+
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+
+
+def load_cases(dataset_dir: str | os.PathLike, split: str) -> list[dict]:
+    """List the cases of one split.
+
+    A folder with a ``dataset.json`` (MONAI's datalist, with the keys ``training``, ``validation``, ``test``)
+    is taken as that file says; an entry without ``case_id`` is named after its file, and one without
+    ``patient_id`` is its own patient. Any other folder is searched for NIfTI files, hidden ones left out.
+    Each file is then its own patient, its case id is the path inside the folder with ``_`` for ``/``, and
+    ``split_patients`` splits: to keep several volumes of a patient together, write a ``dataset.json``.
+
+    Args:
+        dataset_dir: the folder.
+        split: ``training``, ``validation`` or ``test``.
+
+    Returns:
+        Sorted by case id, dictionaries with ``image`` (absolute path), ``case_id``, ``patient_id`` and what
+        else the datalist holds, such as ``label`` (absolute path).
+
+    Raises:
+        FileNotFoundError: the folder, its NIfTI files, or files that the datalist names are not there.
+        NotADirectoryError: ``dataset_dir`` is a file.
+        ValueError: unknown or empty split, a patient in two splits, a case listed twice, a datalist that
+            cannot be read, or fewer than three cases in a folder without a datalist.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
+    folder = Path(dataset_dir).expanduser()
+    if not folder.exists():
+        raise FileNotFoundError(
+            f"the dataset folder {folder} does not exist: check dataset_dir "
+            "(it is never replaced by other data; leave it out to train on the embedded template cohort)"
+        )
+    if not folder.is_dir():
+        raise NotADirectoryError(
+            f"dataset_dir must be a folder, but {folder} is a file: give the folder that holds the volumes"
+        )
+    folder = folder.resolve()
+    if (folder / "dataset.json").is_file():
+        cases = _cases_of_datalist(folder / "dataset.json", split)
+    else:
+        cases = _cases_of_plain_folder(folder)[split]
+    return sorted(cases, key=lambda case: case["case_id"])
+
+
+def data_fingerprint(cases: Sequence[dict]) -> str:
+    """SHA-256 over case ids and file contents: the same data give the same text wherever they lie.
+
+    Together with the preprocessing's own description it is the key of anything cached from these cases.
+
+    Args:
+        cases: as ``load_cases`` returns them, in any order; ``image`` and, if present, ``label`` are read.
+    """
+    whole = hashlib.sha256()
+    for case in sorted(cases, key=lambda case: case["case_id"]):
+        for key in ("image", "label"):
+            if key in case:
+                whole.update(json.dumps([case["case_id"], key, _file_hash(case[key])]).encode())
+    return whole.hexdigest()
+
+
+def median_spacing(cases: Sequence[dict]) -> tuple[float, float, float]:
+    """Median voxel spacing in mm along the RAS axes of the cases' images, read from their headers alone.
+
+    Raises:
+        ValueError: no cases.
+    """
+    if not cases:
+        raise ValueError("the median spacing of no cases is not defined")
+    spacings = []
+    for case in cases:
+        affine = nib.load(case["image"]).affine
+        order = nib.io_orientation(affine)[:, 0].astype(int)  # voxel axis -> world axis
+        spacing = np.empty(3)
+        spacing[order] = nib.affines.voxel_sizes(affine)
+        spacings.append(spacing)
+    median = np.median(spacings, axis=0)
+    return float(median[0]), float(median[1]), float(median[2])
+
+
+def _cases_of_plain_folder(folder: Path) -> dict[str, list[dict]]:
+    files: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        if not path.is_file() or not path.name.endswith(NIFTI_SUFFIXES):
+            continue
+        if any(part.startswith(".") for part in inside.parts):
+            continue
+        case_id = _without_suffix(inside.as_posix()).replace("/", "_")
+        if case_id in files:
+            raise ValueError(f"{path} and {files[case_id]} would both be case {case_id}: rename one of them")
+        files[case_id] = path
+    if not files:
+        raise FileNotFoundError(
+            f"no NIfTI files (*.nii, *.nii.gz) in {folder} or the folders below it: check dataset_dir, or "
+            "turn the downloaded images into NIfTI with the bundle's `prepare` first"
+        )
+    if len(files) < len(SPLITS):
+        raise ValueError(
+            f"{folder} holds {len(files)} volume(s): at least {len(SPLITS)} are needed, "
+            "one each for training, validation and test"
+        )
+    splits: dict[str, list[dict]] = {name: [] for name in SPLITS}
+    for case_id, place in split_patients(files).items():
+        splits[place].append({"image": str(files[case_id]), "case_id": case_id, "patient_id": case_id})
+    return splits
+
+
+def _cases_of_datalist(path: Path, split: str) -> list[dict]:
+    listed = _read_datalist(path)
+    _check_disjoint(path, listed)
+    if not listed[split]:
+        raise ValueError(f"{path} lists no cases under {split!r}: it needs at least one each under {', '.join(SPLITS)}")
+    # MONAI turns relative paths into absolute ones, but also any other text that happens to be the name of a
+    # file or folder there, such as the id of a case with a folder of its own: the ids are put back.
+    cases = load_decathlon_datalist(path, is_segmentation=True, data_list_key=split)
+    cases = [
+        {**case, "case_id": entry["case_id"], "patient_id": entry["patient_id"]}
+        for case, entry in zip(cases, listed[split])
+    ]
+    named = [case[key] for case in cases for key in ("image", "label") if key in case]
+    missing = [file for file in named if not Path(file).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{path} names {len(missing)} file(s) under {split!r} that do not exist, the first is "
+            f"{missing[0]}: preparation was not finished or files moved; run the bundle's `prepare` again"
+        )
+    return cases
+
+
+def _read_datalist(path: Path) -> dict[str, list[dict]]:
+    """Entries of every split with their case and patient ids, paths as they stand in the file."""
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}): run the bundle's `prepare` again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object with the keys {', '.join(SPLITS)}")
+    listed: dict[str, list[dict]] = {}
+    for name in SPLITS:
+        entries = content.get(name, [])
+        if not isinstance(entries, list):
+            raise ValueError(f"{path}: {name!r} must be a list of cases, got {type(entries).__name__}")
+        listed[name] = [_with_ids(path, name, entry) for entry in entries]
+    return listed
+
+
+def _with_ids(path: Path, split: str, entry: dict | str) -> dict:
+    entry = {"image": entry} if isinstance(entry, str) else entry
+    if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
+        raise ValueError(f'{path}: every case under {split!r} needs "image": "<path>", got {entry!r}')
+    case_id = str(entry.get("case_id", _without_suffix(entry["image"]).strip("./").replace("/", "_")))
+    return {**entry, "case_id": case_id, "patient_id": str(entry.get("patient_id", case_id))}
+
+
+def _check_disjoint(path: Path, listed: dict[str, list[dict]]) -> None:
+    split_of: dict[str, str] = {}
+    cases: set[str] = set()
+    for name, entries in listed.items():
+        for entry in entries:
+            patient, case = entry["patient_id"], entry["case_id"]
+            if split_of.setdefault(patient, name) != name:
+                raise ValueError(
+                    f"{path} lists patient {patient} under {split_of[patient]!r} and under {name!r}: "
+                    "all volumes of a patient must be in one split"
+                )
+            if case in cases:
+                raise ValueError(f"{path} lists case {case} twice")
+            cases.add(case)
+
+
+def _file_hash(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _without_suffix(name: str) -> str:
+    for suffix in NIFTI_SUFFIXES:
+        if name.endswith(suffix):
+            return name[: -len(suffix)]
+    return name

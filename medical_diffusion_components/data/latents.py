@@ -1,0 +1,103 @@
+"""Latents of the training volumes, encoded once and kept on disk for the second stage."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
+
+from medical_diffusion_components import __version__
+from medical_diffusion_components.data.datasets import data_fingerprint
+from medical_diffusion_components.networks.vqgan import VQGAN
+from medical_diffusion_components.weights import file_hash, write_atomically
+
+__all__ = ["cache_latents", "held_out_draws"]
+
+
+@torch.no_grad()
+def cache_latents(
+    first_stage: VQGAN,
+    weights: str | os.PathLike,
+    cases: Sequence[dict],
+    preprocessing: Callable[[dict], dict],
+    preprocessing_text: str,
+    folder: str | os.PathLike,
+    flip_axis: int = 0,
+    device: torch.device | str = "cpu",
+) -> list[dict]:
+    """Encode every case and its mirror image, unless that was done before, and list the files.
+
+    The files lie in a folder named by a hash of the first stage's weights, of the data, of the preprocessing and of the
+    flip: whatever changes one of them changes the folder. Each file is written whole or not at all, so an interrupted
+    call goes on with the cases that are missing. Under ``torch.distributed`` the ranks share the work.
+
+    Args:
+        first_stage: the autoencoder with its weights loaded.
+        weights: the file that they came from.
+        cases: as :func:`~medical_diffusion_components.data.datasets.load_cases` lists them.
+        preprocessing: case -> dictionary with ``image`` (C, H, W, D) in [-1, 1].
+        preprocessing_text: description of ``preprocessing``, part of the hash.
+        folder: where the folders of latents are.
+        flip_axis: spatial axis of the mirror image, 0 for H.
+        device: where to encode.
+
+    Returns:
+        One entry per case: ``image``, the ``.npy`` file with (2, latent_channels, h, w, d), the plain and the mirrored
+        latent as float32, and ``case_id``.
+
+    Raises:
+        ValueError: a volume encodes to values that are not finite.
+    """
+    facts = {
+        "weights": file_hash(weights),
+        "data": data_fingerprint(cases),
+        "preprocessing": preprocessing_text,
+        "flip_axis": flip_axis,
+        "version": __version__,
+    }
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    folder = Path(folder) / key[:16]
+    entries = [
+        {
+            "image": str(folder / f"{hashlib.sha256(case['case_id'].encode()).hexdigest()[:20]}.npy"),
+            "case_id": case["case_id"],
+        }
+        for case in cases
+    ]
+    rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    missing = [
+        (case, entry)
+        for case, entry in list(zip(cases, entries))[rank::ranks]
+        if not Path(entry["image"]).exists()
+    ]
+    first_stage = first_stage.to(device).eval()
+    for case, entry in tqdm(missing, desc="encoding latents", unit="case", disable=rank > 0 or not missing):
+        image = torch.as_tensor(preprocessing(case)["image"]).to(device)
+        pair = [
+            first_stage.encode_stage_2_inputs(view[None])[0] for view in (image, image.flip(1 + flip_axis))
+        ]
+        latent = torch.stack(pair).float().cpu().numpy()
+        if not np.isfinite(latent).all():
+            raise ValueError(
+                f"case {case['case_id']} encodes to values that are not finite with the weights {weights}"
+            )
+        write_atomically(entry["image"], lambda temporary, array=latent: np.save(temporary, array))
+    if dist.is_initialized():
+        dist.barrier()
+    return entries
+
+
+def held_out_draws(entries: Sequence[dict], draws: int) -> list[dict]:
+    """Each latent ``draws`` times, numbered, for a validation loss at fixed timesteps and noise.
+
+    Returns:
+        The entries with ``draw`` in [0, draws) and ``draws`` added.
+    """
+    return [{**entry, "draw": draw, "draws": draws} for entry in entries for draw in range(draws)]

@@ -1,0 +1,89 @@
+"""Data order and augmentation that follow from a seed, the epoch and the case, and so survive an interruption."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch.distributed as dist
+from monai.data import CacheDataset
+from torch.utils.data import Dataset, DistributedSampler
+
+__all__ = ["ResumableSampler", "SeededDataset", "derive_seed"]
+
+
+def derive_seed(*parts: int) -> int:
+    """One 32-bit seed from several integers, without the collisions of their sum."""
+    return int(np.random.SeedSequence([int(part) for part in parts]).generate_state(1)[0])
+
+
+class _EpochIndex(int):
+    """Index of a case that also carries the epoch it is asked for in; survives the trip to a worker process."""
+
+    epoch: int = 0
+
+    def __new__(cls, index: int, epoch: int = 0) -> _EpochIndex:
+        self = super().__new__(cls, index)
+        self.epoch = epoch
+        return self
+
+    def __reduce__(self) -> tuple:
+        return _EpochIndex, (int(self), self.epoch)
+
+
+class ResumableSampler(DistributedSampler):
+    """Shuffles by (seed, epoch), shares the cases among ranks, and can start in the middle of an epoch.
+
+    MONAI engines announce the epoch to it as they do to every ``DistributedSampler``. Used with one process, too.
+
+    Args:
+        dataset: what to draw from.
+        seed: with the epoch it fixes the order.
+        shuffle: whether to shuffle at all.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int = 0, shuffle: bool = True) -> None:
+        distributed = dist.is_available() and dist.is_initialized()
+        super().__init__(
+            dataset,
+            num_replicas=dist.get_world_size() if distributed else 1,
+            rank=dist.get_rank() if distributed else 0,
+            shuffle=shuffle,
+            seed=seed,
+        )
+        self._skip = 0
+
+    def skip_once(self, num_samples: int) -> None:
+        """Leave out the first ``num_samples`` of this rank the next time that the sampler is iterated."""
+        self._skip = num_samples
+
+    def __iter__(self) -> Iterator[int]:
+        indices = list(super().__iter__())[self._skip :]
+        self._skip = 0
+        return iter([_EpochIndex(index, self.epoch) for index in indices])
+
+
+class SeededDataset(CacheDataset):
+    """MONAI's cache dataset whose random transforms are seeded by (seed, epoch, case).
+
+    The augmentation of a case does not depend on how many workers load it, on which batch it is in, or on whether
+    training was interrupted before. Needs the :class:`ResumableSampler` to know the epoch; indexed otherwise, the epoch
+    is 0.
+
+    Args:
+        data: one dictionary per case.
+        transform: MONAI's ``Compose``; what stands before its first random transform is computed once and cached.
+        seed: with epoch and index it fixes the augmentation.
+        cache_rate: share of the cases to keep in memory, in [0, 1].
+        num_workers: threads that fill the cache.
+    """
+
+    def __init__(
+        self, data: Sequence, transform, seed: int = 0, cache_rate: float = 1.0, num_workers: int | None = 1
+    ) -> None:
+        self.seed = seed
+        super().__init__(data, transform, cache_rate=cache_rate, num_workers=num_workers, progress=False)
+
+    def _transform(self, index: int):
+        self.transform.set_random_state(seed=derive_seed(self.seed, getattr(index, "epoch", 0), index))
+        return super()._transform(index)

@@ -1,0 +1,53 @@
+"""Gaussian noise as a pure function of (seed, step, position).
+
+Counter-based random numbers (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011), mixed by the
+finaliser of MurmurHash3 and turned into Gaussians by Box and Muller (1958). MONAI's schedulers draw the noise of the
+ancestral sampler for a whole batch from one generator, so that a volume depends on its neighbours in the batch and on
+the device; here it depends on its own seed only. Integer arithmetic, so alike on every device, and scriptable.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["counter_normal", "seeds_from_noise"]
+
+
+def _mix(x: Tensor) -> Tensor:
+    """Finaliser of MurmurHash3: int64 in [0, 2^32) -> int64 in [0, 2^32), a bijection in which every bit matters."""
+    x = ((x ^ (x >> 16)) * 0x85EBCA6B) & 0xFFFFFFFF
+    x = ((x ^ (x >> 13)) * 0xC2B2AE35) & 0xFFFFFFFF
+    return x ^ (x >> 16)
+
+
+def seeds_from_noise(noise: Tensor) -> Tensor:
+    """One seed per volume from its starting noise, read as fixed-point numbers with 20 binary places.
+
+    Shape:
+        noise: (B, ...) -> (B,) int64 in [0, 2^32)
+    """
+    numbers = (noise.detach().float().reshape(noise.shape[0], -1) * 1048576.0).long() & 0xFFFFFFFF
+    place = _mix(torch.arange(numbers.shape[1], device=noise.device))
+    return _mix(_mix(numbers ^ place).sum(1) & 0xFFFFFFFF)
+
+
+def counter_normal(seeds: Tensor, step: int, like: Tensor) -> Tensor:
+    """Standard normal noise, (B, ...) as ``like``: row b follows from ``seeds[b]`` and ``step`` alone.
+
+    Args:
+        seeds: (B,) int64 in [0, 2^32).
+        step: number of the draw.
+        like: gives shape, dtype and device.
+    """
+    count = like.numel() // like.shape[0]
+    stream = _mix(seeds ^ _mix(torch.full_like(seeds, step + 1)))[:, None]
+    place = torch.arange(count, device=like.device)[None]
+    first = _mix(_mix(place * 2 + 1) ^ stream)
+    second = _mix(_mix(place * 2 + 2) ^ stream)
+    # (n + 1/2) / 2^32 lies in (0, 1]: no logarithm of zero
+    radius = torch.sqrt(-2.0 * torch.log((first.float() + 0.5) / 4294967296.0))
+    angle = 2.0 * math.pi * (second.float() + 0.5) / 4294967296.0
+    return (radius * torch.cos(angle)).to(like.dtype).reshape(like.shape)

@@ -1,0 +1,201 @@
+"""Training and evaluation loops of the first stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from monai.engines import Evaluator, Trainer
+from monai.utils import ForwardMode
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+
+from medical_diffusion_components.losses.adversarial import AdversarialSchedule
+from medical_diffusion_components.losses.slices import random_slices
+from medical_diffusion_components.losses.vqgan import CriticPair, VQGANLoss
+
+__all__ = ["VQGANEvaluator", "VQGANTrainer", "unwrap"]
+
+
+def unwrap(network: nn.Module) -> nn.Module:
+    """The module inside a ``DistributedDataParallel``, or the module itself."""
+    return network.module if isinstance(network, DistributedDataParallel) else network
+
+
+def plain_images(batchdata: dict, device: torch.device, non_blocking: bool = False) -> Tensor:
+    """``batchdata["image"]`` (B, C, H, W, D) as a plain tensor on ``device``, without MONAI's metadata."""
+    image = batchdata["image"]
+    image = image.as_tensor() if hasattr(image, "as_tensor") else image
+    return image.to(device, non_blocking=non_blocking)
+
+
+@contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """Within the block no parameter of ``modules`` collects gradients; gradients still pass through."""
+    for module in modules:
+        module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.requires_grad_(True)
+
+
+class VQGANTrainer(Trainer):
+    """Trains a VQ-GAN and its two critics; one pass of encoder and decoder per batch serves all three.
+
+    Every batch: reconstruct; step the generator on the reconstruction terms, the commitment loss and, once the schedule
+    says so, the critics' terms; then step the critics on the same reconstruction, detached. ``engine.state.output`` is
+    a dict of detached scalars: the weighted terms, their sum ``loss``, and what the codebook reports.
+
+    Args:
+        device: where to train.
+        max_epochs: epochs in total, including those before a resume.
+        train_data_loader: batches with ``image`` (B, C, H, W, D) in [-1, 1] and ``case_id``.
+        network: the :class:`~medical_diffusion_components.networks.vqgan.VQGAN`, possibly distributed.
+        slice_critic: critic of slices (B, C, H, W).
+        volume_critic: critic of volumes (B, C, H, W, D).
+        optimizer: optimiser of ``network``.
+        critic_optimizer: optimiser of both critics.
+        loss_function: the weighted terms.
+        schedule: when critics and adversarial terms start, in batches.
+        gradient_clip: largest norm of the gradient of the network, and of the critics.
+        amp: bfloat16 autocast. float16 is not offered: the codebook's distances overflow in it.
+        train_handlers: MONAI or Ignite handlers.
+    """
+
+    def __init__(
+        self,
+        device: torch.device | str,
+        max_epochs: int,
+        train_data_loader: Iterable | DataLoader,
+        network: nn.Module,
+        slice_critic: nn.Module,
+        volume_critic: nn.Module,
+        optimizer: Optimizer,
+        critic_optimizer: Optimizer,
+        loss_function: VQGANLoss,
+        schedule: AdversarialSchedule,
+        gradient_clip: float = 1.0,
+        amp: bool = False,
+        train_handlers: Sequence | None = None,
+    ) -> None:
+        super().__init__(
+            device=device,
+            max_epochs=max_epochs,
+            data_loader=train_data_loader,
+            handlers=train_handlers,
+            decollate=False,
+        )
+        self.network = network
+        self.slice_critic = slice_critic
+        self.volume_critic = volume_critic
+        self.optimizer = optimizer
+        self.critic_optimizer = critic_optimizer
+        self.loss_function = loss_function
+        self.schedule = schedule
+        self.gradient_clip = gradient_clip
+        self.autocast = torch.autocast(self.state.device.type, dtype=torch.bfloat16, enabled=amp)
+
+    def _iteration(self, engine: Trainer, batchdata: dict) -> dict[str, Tensor]:
+        batch = engine.state.iteration - 1
+        real = plain_images(batchdata, engine.state.device, self.non_blocking)
+        self.network.train()
+        self.slice_critic.train()
+        self.volume_critic.train()
+        with self.autocast:
+            fake, coded = self.network(real)
+            fake_slice, real_slice = random_slices(fake, real)
+            terms = self.loss_function.reconstruction(fake, real, fake_slice, real_slice)
+        terms["commitment"] = coded.commitment_loss
+
+        real_verdict = None
+        if self.schedule.critics_train(batch):
+            real_verdict = self._criticise(real_slice, real)
+        weight = self.schedule.generator_weight(batch)
+        if weight > 0:
+            with frozen(self.slice_critic, self.volume_critic):
+                adversarial = self.loss_function.adversarial(self._criticise(fake_slice, fake), real_verdict)
+            terms |= {name: weight * term for name, term in adversarial.items()}
+        terms["loss"] = sum(terms.values())
+        self._step(self.optimizer, self.network, terms["loss"])
+
+        if real_verdict is not None:
+            fake_verdict = self._criticise(fake_slice.detach(), fake.detach())
+            critic_terms = self.loss_function.critics(fake_verdict, real_verdict)
+            self._step(
+                self.critic_optimizer,
+                nn.ModuleList([self.slice_critic, self.volume_critic]),
+                sum(critic_terms.values()),
+            )
+            terms |= critic_terms
+        codebook = {
+            "perplexity": coded.perplexity,
+            "used_codes": coded.used_codes,
+            "restarted_codes": coded.restarted_codes,
+        }
+        return {name: value.detach() for name, value in (terms | codebook).items()}
+
+    def _criticise(self, slices: Tensor, volumes: Tensor) -> CriticPair:
+        with self.autocast:
+            return CriticPair(self.slice_critic(slices), self.volume_critic(volumes))
+
+    def _step(self, optimizer: Optimizer, module: nn.Module, loss: Tensor) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(module.parameters(), self.gradient_clip)
+        optimizer.step()
+
+
+class VQGANEvaluator(Evaluator):
+    """Reconstructs held-out volumes; the codebook does not change.
+
+    ``engine.state.output`` holds ``image``, ``pred`` (the reconstruction), both (B, C, H, W, D), and ``indices``, the
+    codes used (B, h, w, d), for the metrics.
+
+    Args:
+        device: where to evaluate.
+        val_data_loader: batches with ``image`` and ``case_id``.
+        network: the VQ-GAN, possibly distributed.
+        key_val_metric: one metric, the one that decides which weights are best.
+        additional_metrics: further metrics.
+        val_handlers: MONAI or Ignite handlers.
+        metric_cmp_fn: ``(current, best) -> bool``, whether the key metric improved.
+        amp: bfloat16 autocast.
+    """
+
+    def __init__(
+        self,
+        device: torch.device | str,
+        val_data_loader: Iterable | DataLoader,
+        network: nn.Module,
+        key_val_metric: dict | None = None,
+        additional_metrics: dict | None = None,
+        val_handlers: Sequence | None = None,
+        amp: bool = False,
+        **kwargs,
+    ) -> None:
+        super().__init__(
+            device=device,
+            val_data_loader=val_data_loader,
+            key_val_metric=key_val_metric,
+            additional_metrics=additional_metrics,
+            val_handlers=val_handlers,
+            mode=ForwardMode.EVAL,
+            decollate=False,
+            **kwargs,
+        )
+        self.network = network
+        self.autocast = torch.autocast(self.state.device.type, dtype=torch.bfloat16, enabled=amp)
+
+    def _iteration(self, engine: Evaluator, batchdata: dict) -> dict[str, Tensor]:
+        image = plain_images(batchdata, engine.state.device, self.non_blocking)
+        network = unwrap(self.network)
+        network.eval()
+        with torch.no_grad(), self.autocast:
+            indices = network.codebook.nearest(network.encode(image))
+            pred = network.decode(network.codebook.embed(indices))
+        return {"image": image, "pred": pred.float(), "indices": indices}

@@ -1,0 +1,69 @@
+"""Keep the weights of the best validation, and hand them over when training is done."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+from monai.engines import Evaluator
+from torch import nn
+
+from medical_diffusion_components.weights import save_weights, write_atomically
+
+__all__ = ["BestWeights", "PublishWeights"]
+
+
+class BestWeights:
+    """Attached to an evaluator, save ``module`` whenever the key metric is better than ever before.
+
+    Args:
+        module: what to save.
+        path: where to; a note of what the weights were made from lies beside it.
+        made_from: facts for the note; epoch and metrics are added.
+    """
+
+    def __init__(self, module: nn.Module, path: str | Path, made_from: Mapping[str, Any]) -> None:
+        self.module = module
+        self.path = Path(path)
+        self.made_from = dict(made_from)
+
+    def attach(self, evaluator: Evaluator) -> None:
+        evaluator.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, evaluator: Evaluator) -> None:
+        state = evaluator.state
+        if state.best_metric_epoch == state.epoch and state.rank == 0:
+            metrics = {name: float(value) for name, value in state.metrics.items()}
+            save_weights(
+                self.module, self.path, {**self.made_from, "epoch": state.epoch, "validation": metrics}
+            )
+
+
+class PublishWeights:
+    """When training is complete, copy the best weights and their note to where the next stage looks for them.
+
+    Until then nothing is there, so an interrupted first stage is never taken for a finished one.
+
+    Args:
+        source: the best weights.
+        target: where the next stage looks.
+    """
+
+    def __init__(self, source: str | Path, target: str | Path) -> None:
+        self.source = Path(source)
+        self.target = Path(target)
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        if engine.state.rank > 0:
+            return
+        for suffix in (".json", ".pt"):  # the weights last: they are what the next stage waits for
+            source = self.source.with_suffix(suffix)
+            write_atomically(
+                self.target.with_suffix(suffix), lambda temporary, s=source: shutil.copyfile(s, temporary)
+            )

@@ -1,0 +1,164 @@
+"""Checkpoints that an interrupted training goes on from, bit for bit."""
+
+from __future__ import annotations
+
+import logging
+import time
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+
+from medical_diffusion_components.data.loading import ResumableSampler
+from medical_diffusion_components.weights import write_atomically
+
+__all__ = ["CheckpointError", "TrainingCheckpoint"]
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that does not belong to this training."""
+
+
+class TrainingCheckpoint:
+    """Save all that training needs to go on, and go on from it when training starts.
+
+    A checkpoint holds the state dicts of ``objects`` (networks with their codebook, optimisers, averaged weights), the
+    iteration, the evaluator's best metric, and torch's random state. Each is written under a temporary name and renamed;
+    the newest ``keep`` stay. At the start of a training the newest is loaded; one that is damaged is reported and the one
+    before it used.
+
+    Attach it after every other handler, so that what it saves is complete.
+
+    Args:
+        folder: where the checkpoints are.
+        objects: name -> anything with ``state_dict`` and ``load_state_dict``.
+        sampler: the loader's sampler, which is told where in the epoch to go on.
+        batch_size: samples per batch of that loader.
+        evaluator: engine whose best metric goes along.
+        made_from: facts that must be the same when training goes on, such as the hash of the data.
+        every_minutes: time between two checkpoints within an epoch; the end of an epoch always makes one.
+        accumulation_steps: checkpoints fall on optimiser steps only.
+        keep: how many to keep.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        objects: Mapping[str, Any],
+        sampler: ResumableSampler,
+        batch_size: int,
+        evaluator: Engine | None = None,
+        made_from: Mapping[str, Any] | None = None,
+        every_minutes: float = 10.0,
+        accumulation_steps: int = 1,
+        keep: int = 2,
+    ) -> None:
+        self.folder = Path(folder)
+        self.objects = dict(objects)
+        self.sampler = sampler
+        self.batch_size = batch_size
+        self.evaluator = evaluator
+        self.made_from = dict(made_from or {})
+        self.every_seconds = 60 * every_minutes
+        self.accumulation_steps = accumulation_steps
+        self.keep = max(keep, 1)
+        self.last_saved = time.monotonic()
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.resume)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._save_within_epoch)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+
+    def _save_within_epoch(self, engine: Engine) -> None:
+        place = engine.state.iteration % engine.state.epoch_length
+        due = time.monotonic() - self.last_saved >= self.every_seconds
+        if due and place and place % self.accumulation_steps == 0:
+            self.save(engine)
+
+    def save(self, engine: Engine) -> None:
+        """Write the checkpoint of the present iteration (first rank only) and remove the oldest.
+
+        Raises:
+            OSError: it cannot be written; those before it are untouched.
+        """
+        self.last_saved = time.monotonic()
+        if engine.state.rank > 0:
+            return
+        content = {
+            "iteration": engine.state.iteration,
+            "epoch_length": engine.state.epoch_length,
+            "made_from": self.made_from,
+            "random_state": torch.get_rng_state(),
+            "objects": {name: item.state_dict() for name, item in self.objects.items()},
+        }
+        if self.evaluator is not None:
+            content["best"] = [
+                float(self.evaluator.state.best_metric),
+                int(self.evaluator.state.best_metric_epoch),
+            ]
+        path = self.folder / f"checkpoint_{engine.state.iteration:09d}.pt"
+        write_atomically(path, lambda temporary: torch.save(content, temporary))
+        for old in self.checkpoints()[self.keep :]:
+            old.unlink()
+
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints in the folder, newest first."""
+        return sorted(self.folder.glob("checkpoint_*.pt"), reverse=True)
+
+    def resume(self, engine: Engine) -> None:
+        """Load the newest readable checkpoint, if there is one.
+
+        Raises:
+            CheckpointError: checkpoints are there but none is readable, or they are from other data, settings or
+                architecture.
+        """
+        paths = self.checkpoints()
+        for path in paths:
+            content = self._read(path)
+            if content is not None:
+                self._restore(engine, path, content)
+                return
+        if paths:
+            raise CheckpointError(
+                f"none of the {len(paths)} checkpoints in {self.folder} can be read; move them away to start afresh"
+            )
+
+    def _read(self, path: Path) -> dict | None:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                broken = archive.testzip()  # compares every record with its checksum
+            if broken is None:
+                return torch.load(path, map_location="cpu", weights_only=True)
+            reason = f"record {broken} is damaged"
+        except Exception as error:  # zipfile and torch raise many kinds for damaged files
+            reason = f"{type(error).__name__}: {error}"
+        logger.error(f"checkpoint {path} cannot be read ({reason}); trying the one before it")
+        return None
+
+    def _restore(self, engine: Engine, path: Path, content: dict) -> None:
+        here = {**self.made_from, "epoch_length": engine.state.epoch_length}
+        there = {**content["made_from"], "epoch_length": content["epoch_length"]}
+        for name in sorted(here.keys() | there.keys()):
+            if here.get(name) != there.get(name):
+                raise CheckpointError(
+                    f"{path} is from another training: its {name} is {there.get(name)}, this one's is {here.get(name)}. "
+                    "Use the same settings to go on, or another --output_dir to start afresh."
+                )
+        for name, item in self.objects.items():
+            try:
+                item.load_state_dict(content["objects"][name])
+            except (KeyError, RuntimeError, ValueError) as error:
+                raise CheckpointError(f"{path} does not fit the configured {name}: {error}") from error
+        iteration, epoch_length = content["iteration"], engine.state.epoch_length
+        engine.state.iteration = iteration
+        engine.state.epoch = iteration // epoch_length
+        self.sampler.skip_once(iteration % epoch_length * self.batch_size)
+        torch.set_rng_state(content["random_state"])
+        if self.evaluator is not None:
+            self.evaluator.state.best_metric, self.evaluator.state.best_metric_epoch = content["best"]
+        logger.info(f"going on from {path}: iteration {iteration}, epoch {engine.state.epoch}")

@@ -1,0 +1,64 @@
+"""Exponential moving average of weights.
+
+Polyak and Juditsky, 1992; for diffusion models Ho et al., "Denoising Diffusion Probabilistic Models", NeurIPS 2020.
+"""
+
+from __future__ import annotations
+
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+
+__all__ = ["ExponentialMovingAverage"]
+
+
+class ExponentialMovingAverage:
+    """Keep ``averaged`` a moving average of the weights of ``source``: a <- decay a + (1 - decay) w.
+
+    Steps are optimiser steps. Every ``every`` steps the average moves; before step ``start`` it is a copy. Without a
+    ``start`` the average would remember the random initialisation.
+
+    Args:
+        source: the network that is trained.
+        averaged: a network of the same architecture that receives the average.
+        decay: share of the old average, in [0, 1).
+        every: steps between two updates.
+        start: first step whose update averages rather than copies.
+        accumulation_steps: iterations per optimiser step.
+
+    Raises:
+        ValueError: a decay outside [0, 1).
+    """
+
+    def __init__(
+        self,
+        source: nn.Module,
+        averaged: nn.Module,
+        decay: float = 0.995,
+        every: int = 10,
+        start: int = 2000,
+        accumulation_steps: int = 1,
+    ) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay must be in [0, 1), got {decay}")
+        self.source = source
+        self.averaged = averaged.requires_grad_(False).eval()
+        self.decay = decay
+        self.every = every
+        self.start = start
+        self.accumulation_steps = accumulation_steps
+        averaged.load_state_dict(source.state_dict())
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    @torch.no_grad()
+    def __call__(self, engine: Engine) -> None:
+        step, rest = divmod(engine.state.iteration, self.accumulation_steps)
+        if rest or step % self.every:
+            return
+        weight = 1 - self.decay if step >= self.start else 1.0
+        new, old = list(self.source.parameters()), list(self.averaged.parameters())
+        torch._foreach_lerp_(old, new, weight)
+        for old_buffer, new_buffer in zip(self.averaged.buffers(), self.source.buffers()):
+            old_buffer.copy_(new_buffer)

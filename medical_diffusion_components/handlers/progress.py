@@ -1,0 +1,68 @@
+"""Progress of a whole training, with the time left."""
+
+from __future__ import annotations
+
+import sys
+
+from ignite.engine import Engine, Events
+from tqdm import tqdm
+
+__all__ = ["TrainingProgress"]
+
+
+class TrainingProgress:
+    """One bar for all epochs of a training, starting where a resumed one stands.
+
+    Args:
+        description: what is trained.
+        show: keys of ``engine.state.output`` to show behind the bar.
+    """
+
+    def __init__(self, description: str, show: tuple[str, ...] = ("loss",)) -> None:
+        self.description = description
+        self.show = tuple(show)
+        self.bar: tqdm | None = None
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED, self.open)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self.close)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
+
+    def open(self, engine: Engine) -> None:
+        """Open the bar in the first epoch of this run; only the first rank shows one."""
+        if self.bar is None:
+            total = engine.state.max_epochs * engine.state.epoch_length
+            # written to a log file, a bar that redraws ten times a second is a nuisance
+            pace = 0.5 if sys.stderr.isatty() else 30.0
+            self.bar = tqdm(
+                desc=self.description,
+                total=total,
+                initial=engine.state.iteration,
+                unit="batch",
+                mininterval=pace,
+                maxinterval=pace,
+                disable=engine.state.rank > 0,
+            )
+
+    def __call__(self, engine: Engine) -> None:
+        # reading a value waits for the device, so only when the bar is redrawn anyway
+        if self.bar.update(1):
+            values = {
+                key: f"{float(engine.state.output[key]):.4g}"
+                for key in self.show
+                if key in engine.state.output
+            }
+            self.bar.set_postfix(
+                epoch=f"{engine.state.epoch}/{engine.state.max_epochs}", **values, refresh=False
+            )
+
+    def close(self, engine: Engine) -> None:
+        """Close the bar."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+    def _fail(self, engine: Engine, error: BaseException) -> None:
+        self.close(engine)
+        raise error

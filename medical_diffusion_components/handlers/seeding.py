@@ -1,0 +1,30 @@
+"""Random state that follows from the iteration."""
+
+from __future__ import annotations
+
+import torch
+from ignite.engine import Engine, Events
+
+from medical_diffusion_components.data.loading import derive_seed
+
+__all__ = ["SeedIterations"]
+
+
+class SeedIterations:
+    """Seed torch before every iteration from (seed, iteration, rank).
+
+    What an iteration draws (noise, timesteps, slices, restarted codes) then depends on nothing that came before it, so a
+    resumed training draws what an uninterrupted one would, on every rank, without saving generators.
+
+    Args:
+        seed: the run's seed.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        torch.manual_seed(derive_seed(self.seed, engine.state.iteration, engine.state.rank))

@@ -1,0 +1,95 @@
+"""Write synthetic volumes, each with a note that tells how to make it again."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from ignite.engine import Engine, Events
+
+from medical_diffusion_components.montage import montage, save_montage
+from medical_diffusion_components.weights import file_hash, provenance, versions, write_atomically
+
+__all__ = ["SyntheticVolumeWriter"]
+
+
+class SyntheticVolumeWriter:
+    """Attached to an evaluator, write every prediction as ``.nii.gz`` with a JSON note, and a montage at the end.
+
+    Args:
+        folder: where they go.
+        weights: file of the generator's weights, for its hash and its note.
+        facts: what else goes into every note, such as sampler and steps.
+        name: the files are ``<name>_<seed>.nii.gz``.
+        window: intensities shown as black and white in the montage.
+        num_in_montage: how many volumes the montage shows.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        weights: str | Path,
+        facts: Mapping[str, Any],
+        name: str = "synthetic",
+        window: Sequence[float] = (0.0, 255.0),
+        num_in_montage: int = 8,
+    ) -> None:
+        self.folder = Path(folder)
+        self.weights = Path(weights)
+        self.facts = dict(facts)
+        self.name = name
+        self.window = tuple(window)
+        self.num_in_montage = num_in_montage
+        self.started = 0.0
+        self.shown: list[np.ndarray] = []
+        self.spacing: Sequence[float] = (1.0, 1.0, 1.0)
+
+    def attach(self, evaluator: Engine) -> None:
+        evaluator.add_event_handler(Events.STARTED, self._prepare)
+        evaluator.add_event_handler(Events.ITERATION_STARTED, self._start_clock)
+        evaluator.add_event_handler(Events.ITERATION_COMPLETED, self)
+        evaluator.add_event_handler(Events.COMPLETED, self._draw)
+
+    def _prepare(self, evaluator: Engine) -> None:
+        made = provenance(self.weights)
+        self.facts |= {
+            "weights_sha256": file_hash(self.weights),
+            "trained_on": made.get("data", "unknown: the weights came without a note"),
+            "notice": made.get("notice"),
+            "versions": versions(),
+        }
+
+    def _start_clock(self, evaluator: Engine) -> None:
+        self.started = time.perf_counter()
+
+    def __call__(self, evaluator: Engine) -> None:
+        drawn, made = evaluator.state.batch, evaluator.state.output
+        seconds = (time.perf_counter() - self.started) / len(made)
+        for seed, volume in ((int(item["seed"]), output["pred"]) for item, output in zip(drawn, made)):
+            affine = np.asarray(volume.affine, dtype=np.float64)
+            array = volume.as_tensor().float().cpu().numpy()[0]  # (H, W, D)
+            stem = self.folder / f"{self.name}_{seed:06d}"
+            image = nib.Nifti1Image(array, affine)
+            image.header.set_xyzt_units("mm")
+            write_atomically(
+                stem.with_suffix(".nii.gz"), lambda temporary, image=image: nib.save(image, temporary)
+            )
+            note = {"seed": seed, **self.facts, "seconds": round(seconds, 3)}
+            write_atomically(
+                stem.with_suffix(".json"),
+                lambda temporary, note=note: temporary.write_text(json.dumps(note, indent=2)),
+            )
+            if len(self.shown) < self.num_in_montage:
+                self.shown.append(array)
+                self.spacing = nib.affines.voxel_sizes(affine)
+
+    def _draw(self, evaluator: Engine) -> None:
+        figure = montage({"synthetic volumes": self.shown}, self.spacing, self.window)
+        path = self.folder / "montage.png"
+        save_montage(figure, path)
+        print(f"wrote {self.folder}\nmontage: {path}", flush=True)

@@ -1,0 +1,26 @@
+"""Feature matching: a reconstruction should excite the critic's layers as the real volume does.
+
+Salimans et al., "Improved Techniques for Training GANs", NeurIPS 2016; per layer as in Wang et al., CVPR 2018.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["feature_matching_loss"]
+
+
+def feature_matching_loss(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
+    """Mean over layers l of E|D_l(x) - D_l(G)|; the real features carry no gradient.
+
+    Raises:
+        ValueError: the two lists differ in length or are empty.
+    """
+    if len(real) != len(fake) or not real:
+        raise ValueError(
+            f"expected as many real as fake feature maps, at least one, got {len(real)} and {len(fake)}"
+        )
+    return sum(F.l1_loss(f, r.detach()) for r, f in zip(real, fake)) / len(real)

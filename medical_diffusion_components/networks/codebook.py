@@ -1,0 +1,349 @@
+"""Vector quantisation with a codebook learned by exponential moving averages (EMA).
+
+Every latent vector is replaced by the nearest of K codes; the codes follow the running mean of the latents
+assigned to them: van den Oord et al., "Neural Discrete Representation Learning", NeurIPS 2017, section 3 and
+appendix A.1. Initialisation from data and the restart of unused codes follow Dhariwal et al., "Jukebox: A
+Generative Model for Music", 2020.
+
+One example of shapes: latents ``(2, 8, 16, 16, 16)`` are N = 2 * 16^3 = 8192 vectors of 8 channels. With K =
+16,384 codes a whole distance matrix would hold 134 million numbers, so none is ever made: a k-d tree on the
+codes finds the nearest ones on a CPU, and blocks of ``chunk_size`` rows elsewhere. The running sums come from
+scatter-adds, not from products with a one-hot matrix.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from scipy.spatial import cKDTree
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# Above this many channels a k-d tree visits so much of itself that blocks of products are faster.
+TREE_MAX_DIM = 10
+# Below this running count a code has no mean to speak of (0 / 0 in the end) and stays where it is.
+NEGLIGIBLE_COUNT = 1e-5
+# Repeated draws of one latent are told apart by noise of this many standard deviations of the latents.
+JITTER = 0.01
+
+
+class CodebookOutput(NamedTuple):
+    """What :class:`EMACodebook` returns.
+
+    Attributes:
+        quantised: the nearest codes, ``(B, C, H, W, D)``, in the dtype and memory format of the input; the
+            gradient passes straight through to the input.
+        indices: which codes, ``(B, H, W, D)``, int64. In training they refer to the codes as they were found,
+            before this call's update.
+        commitment_loss: ``commitment_weight * mean((z - sg(quantised))^2)`` of this process's batch, float32.
+        perplexity: exp(entropy) of the use of the codes, float32, 1 (one code) to K (all codes alike). In
+            training it is that of the batch over all processes; in evaluation that of this process's batch.
+        used_codes: number of distinct codes in use, int64; over the same batch as ``perplexity``.
+        restarted_codes: number of codes restarted by this call, int64; 0 in evaluation and in the
+            initialising call.
+    """
+
+    quantised: Tensor
+    indices: Tensor
+    commitment_loss: Tensor
+    perplexity: Tensor
+    used_codes: Tensor
+    restarted_codes: Tensor
+
+
+class EMACodebook(nn.Module):
+    """Codebook with EMA updates, initialisation from data, and restarts of unused codes.
+
+    *Initialisation.* The first training batch gives the codes: a random draw of its latents without
+    replacement. Only when it has fewer than K latents are they repeated, the repetitions with noise of 1 % of
+    a standard deviation per channel. The flag ``initialised`` is part of the state, so a reloaded codebook
+    keeps its codes.
+
+    *Update.* With n_k latents of sum s_k assigned to code k: ``ema_counts`` and ``ema_sums`` move towards n_k
+    and s_k by ``1 - decay``, and ``code = ema_sums / ema_counts``. There is no Laplace smoothing: count and
+    sum of an unused code shrink alike, hence it stays where it is (and is no longer divided once its count is
+    negligible).
+
+    *Restarts.* A code whose running count (its mean number of latents per batch) falls below
+    ``restart_threshold`` moves to a random latent of the batch. Its count becomes twice the threshold and its
+    sum follows, so no stale sum pulls it back, and it has 69 batches (log 2 / -log decay) to find users
+    before it restarts again. Where batches have fewer latents than there are codes, the mean count is below 1
+    and most codes cannot stay: then at most about K / 69 of them restart per batch, and the codebook is a
+    reservoir of recent latents around a well-used core. Were the new count just the threshold, one batch
+    without users would restart a code, hence nearly all K in every batch; on latents from a slowly moving
+    curved surface (K = 4096, N = 256) that tripled the quantisation error. Initial counts are spread between
+    the threshold and its double for the like reason: codes that start alike would restart all at once.
+
+    *Several processes.* Counts, sums and the drawn latents are exchanged, so that every process makes the
+    same update whatever its share of the batch. Training calls are collective: all processes must make the
+    same number of them.
+
+    *Precision.* Codes and sums are float32 under autocast and after ``.half()`` alike; distances are float64.
+    Latents that are not finite raise on a CPU. On other devices, where a check would make the host wait, they
+    leave the codebook as it is and surface in the loss; TorchScript does not check either.
+
+    A training call changes the codes, so do not put it into activation checkpointing, which repeats the call.
+
+    Args:
+        num_codes: K, number of codes.
+        dim: C, channels of a latent vector.
+        decay: of the running count and sum, in [0, 1).
+        commitment_weight: weight of the commitment loss, >= 0.
+        restart_threshold: latents per batch, >= 0; 0 switches restarts off.
+        chunk_size: rows per block of distances where no tree is used; a block has
+            ``chunk_size * num_codes`` float64.
+
+    Shape:
+        - input: ``(B, C, H, W, D)`` with C = ``dim``
+        - output: :class:`CodebookOutput`
+
+    Raises:
+        ValueError: for an argument out of its range, an input that is not ``(B, dim, H, W, D)`` or is empty,
+            and, on a CPU, latents that are not finite.
+    """
+
+    def __init__(
+        self,
+        num_codes: int = 16384,
+        dim: int = 8,
+        decay: float = 0.99,
+        commitment_weight: float = 0.25,
+        restart_threshold: float = 1.0,
+        chunk_size: int = 512,
+    ) -> None:
+        super().__init__()
+        for name, number in (("num_codes", num_codes), ("dim", dim), ("chunk_size", chunk_size)):
+            if number < 1:
+                raise ValueError(f"{name} must be at least 1, got {number}")
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay must be in [0, 1), got {decay}")
+        for name, weight in (
+            ("commitment_weight", commitment_weight),
+            ("restart_threshold", restart_threshold),
+        ):
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"{name} must be finite and not negative, got {weight}")
+        self.num_codes = num_codes
+        self.dim = dim
+        self.decay = decay
+        self.commitment_weight = commitment_weight
+        self.restart_threshold = restart_threshold
+        self.chunk_size = chunk_size
+        self.fresh_count = 2 * restart_threshold if restart_threshold > 0 else 1.0
+        codes = torch.randn(num_codes, dim)
+        self.register_buffer("codes", codes)  # (K, C)
+        self.register_buffer("ema_counts", torch.full((num_codes,), self.fresh_count))  # (K,)
+        self.register_buffer("ema_sums", codes * self.fresh_count)  # (K, C)
+        self.register_buffer("initialised", torch.tensor(False))
+
+    @torch.jit.unused
+    def forward(self, z: Tensor) -> CodebookOutput:
+        """Quantise ``z``; in training mode also initialise, update and restart the codes."""
+        with torch.autocast(z.device.type, enabled=False):
+            nearest, indices, counts, restarted = self._assign(z.detach())
+            loss = self.commitment_weight * F.mse_loss(z.float(), nearest)
+            share = counts / counts.sum()
+            perplexity = torch.exp(torch.special.entr(share).sum())
+        # z - z.detach() is an exact zero: the codes to the bit, with the gradient and memory format of z.
+        quantised = (z - z.detach()) + nearest.to(z.dtype)
+        return CodebookOutput(quantised, indices, loss, perplexity, (counts > 0).sum(), restarted)
+
+    @torch.jit.unused
+    @torch.no_grad()
+    def _assign(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Codes ``(B, C, H, W, D)``, indices ``(B, H, W, D)``, use of each code ``(K,)``, restarts."""
+        latents = self._rows(z)  # (N, C)
+        restarted = torch.zeros((), dtype=torch.int64, device=z.device)
+        may_restart = self.initialised.clone()
+        if self.training:
+            candidates = self._draw_candidates(latents)  # (K, C)
+            self._initialise(candidates)
+        rows = self._nearest_rows(latents)  # (N,)
+        indices = rows.view(z.shape[0], z.shape[2], z.shape[3], z.shape[4])
+        nearest = self.embed(indices)  # a copy: the update below does not reach it
+        counts, sums = self._sums_per_code(latents, rows)  # (K,), (K, C)
+        if self.training:
+            restarted = self._update(counts, sums, candidates, may_restart)
+        return nearest, indices, counts, restarted
+
+    @torch.jit.export
+    def nearest(self, z: Tensor) -> Tensor:
+        """Indices of the codes at the least Euclidean distance.
+
+        Distances are compared in float64. Between codes at exactly the same distance (duplicates) the lowest
+        index wins in blocks; the k-d tree takes one of them, the same one each time.
+
+        Shape:
+            - input: ``(B, C, H, W, D)``
+            - output: ``(B, H, W, D)``, int64
+        """
+        rows = self._nearest_rows(self._rows(z.detach()))
+        return rows.view(z.shape[0], z.shape[2], z.shape[3], z.shape[4])
+
+    @torch.jit.export
+    def quantise(self, z: Tensor) -> Tensor:
+        """The nearest codes in the dtype and memory format of ``z``, without gradient and without change of state.
+
+        Shape:
+            - input and output: ``(B, C, H, W, D)``
+        """
+        return torch.empty_like(z).copy_(self.embed(self.nearest(z)))
+
+    @torch.jit.export
+    def embed(self, indices: Tensor) -> Tensor:
+        """Codes of the given indices, float32.
+
+        Shape:
+            - input: ``(B, H, W, D)``, integers in [0, K)
+            - output: ``(B, C, H, W, D)``
+        """
+        if indices.dim() != 4:
+            raise ValueError(f"expected indices (B, H, W, D), got shape {list(indices.shape)}")
+        return F.embedding(indices, self.codes).permute(0, 4, 1, 2, 3).contiguous()
+
+    @torch.jit.export
+    def value_range(self) -> tuple[Tensor, Tensor]:
+        """Least and greatest number in the codebook (scalars): what latents are scaled by."""
+        return self.codes.min(), self.codes.max()
+
+    def _rows(self, z: Tensor) -> Tensor:
+        """``(B, C, H, W, D)`` to float32 ``(N, C)``, checked."""
+        if z.dim() != 5 or z.shape[1] != self.dim or z.numel() == 0:
+            raise ValueError(f"expected non-empty latents (B, {self.dim}, H, W, D), got shape {list(z.shape)}")
+        return z.permute(0, 2, 3, 4, 1).reshape(-1, self.dim).float()
+
+    def _nearest_rows(self, latents: Tensor) -> Tensor:
+        """``(N, C)`` to ``(N,)``. A tree on a CPU (few channels); blocks on a GPU and in TorchScript."""
+        if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript drops this branch only if the call stands alone)
+            if latents.device.type == "cpu":
+                return self._checked_nearest_rows(latents)
+        return nearest_by_products(latents, self.codes, self.chunk_size)
+
+    @torch.jit.unused
+    def _checked_nearest_rows(self, latents: Tensor) -> Tensor:
+        for name, vectors in (("latents", latents), ("codes", self.codes)):
+            finite = torch.isfinite(vectors)
+            if not finite.all():
+                raise ValueError(
+                    f"expected finite {name}, got {int((~finite).sum())} of {finite.numel()} nan or infinite"
+                )
+        if self.dim <= TREE_MAX_DIM:
+            return nearest_by_tree(latents, self.codes)
+        return nearest_by_products(latents, self.codes, self.chunk_size)
+
+    def _draw_candidates(self, latents: Tensor) -> Tensor:
+        """K random latents ``(K, C)`` of the batch over all processes, equal on every process.
+
+        Each process draws the same number from its own share of the batch, so unequal shares need no
+        agreement.
+        """
+        world_size = _world_size()
+        draws = -(-self.num_codes // world_size)
+        n = latents.shape[0]
+        order = torch.randperm(n, device=latents.device).repeat(-(-draws // n))[:draws]
+        # Adds zero, or nan where any latent is not finite: then no process uses the batch.
+        drawn = latents[order] + (latents * 0).sum()
+        if draws > n:
+            noise = torch.randn_like(drawn[n:]) * latents.std(dim=0, correction=0)
+            drawn[n:] += JITTER * noise
+        if world_size > 1:
+            shares = [torch.empty_like(drawn) for _ in range(world_size)]
+            dist.all_gather(shares, drawn)
+            drawn = torch.stack(shares, dim=1).flatten(0, 1)[: self.num_codes]  # first draws of all first
+        return drawn
+
+    def _initialise(self, candidates: Tensor) -> None:
+        # Chosen by a tensor, not by `if`: reading the flag would make the host wait for a GPU at every step.
+        usable = candidates.isfinite().all()
+        keep = self.initialised | ~usable
+        self.codes.copy_(torch.where(keep, self.codes, candidates))
+        # Repeated draws come last and have the least counts, so they are the first to make way.
+        halvings = torch.linspace(0, 1, self.num_codes + 1, device=candidates.device)[:-1]
+        counts = self.fresh_count * torch.exp2(-halvings)  # (K,)
+        self.ema_counts.copy_(torch.where(keep, self.ema_counts, counts))
+        self.ema_sums.copy_(torch.where(keep, self.ema_sums, candidates * counts[:, None]))
+        self.initialised.logical_or_(usable)
+
+    def _sums_per_code(self, latents: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Number ``(K,)`` and sum ``(K, C)`` of each code's latents; over all processes in training."""
+        if rows.device.type == "cpu":
+            counts = torch.bincount(rows, minlength=self.num_codes).float()
+        else:  # bincount reads its maximum, for which the host waits
+            counts = torch.zeros_like(self.ema_counts).index_add_(0, rows, torch.ones_like(latents[:, 0]))
+        sums = torch.zeros_like(self.ema_sums).index_add_(0, rows, latents)
+        if self.training and _world_size() > 1:
+            dist.all_reduce(counts)
+            dist.all_reduce(sums)
+        return counts, sums
+
+    def _update(self, counts: Tensor, sums: Tensor, candidates: Tensor, may_restart: Tensor) -> Tensor:
+        """EMA step and restarts; the number of restarted codes."""
+        ema_counts = self.ema_counts.lerp(counts, 1 - self.decay)
+        ema_sums = self.ema_sums.lerp(sums, 1 - self.decay)
+        means = ema_sums / ema_counts.clamp(min=NEGLIGIBLE_COUNT)[:, None]
+        codes = torch.where((ema_counts > NEGLIGIBLE_COUNT)[:, None], means, self.codes)
+
+        stale = (ema_counts < self.restart_threshold) & may_restart
+        # The i-th stale code takes the i-th draw, so repeated draws come last.
+        fresh = candidates[(stale.cumsum(0) - 1).clamp(min=0)]
+        codes = torch.where(stale[:, None], fresh, codes)
+        ema_counts = torch.where(stale, self.fresh_count, ema_counts)
+        ema_sums = torch.where(stale[:, None], fresh * self.fresh_count, ema_sums)
+
+        usable = candidates.isfinite().all()
+        self.codes.copy_(torch.where(usable, codes, self.codes))
+        self.ema_counts.copy_(torch.where(usable, ema_counts, self.ema_counts))
+        self.ema_sums.copy_(torch.where(usable, ema_sums, self.ema_sums))
+        return (stale & usable).sum()
+
+    def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
+        """Move between devices as any module does, but stay float32 when the network around is cast."""
+
+        def without_cast(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(without_cast, recurse)
+
+
+def nearest_by_products(latents: Tensor, codes: Tensor, chunk_size: int) -> Tensor:
+    """Nearest codes as the least ``|c|^2 / 2 - z c``, block by block.
+
+    That difference of large numbers cancels badly in float32 and worse in TF32; float64 about the codes' mean
+    keeps the order of all distances that float32 latents can tell apart, and no autocast touches float64.
+
+    Shape:
+        - latents: ``(N, C)``; codes: ``(K, C)``
+        - output: ``(N,)``, int64
+    """
+    centre = codes.double().mean(dim=0)
+    centred = (codes.double() - centre).t().contiguous()  # (C, K)
+    half_norms = centred.square().sum(dim=0) / 2  # (K,)
+    nearest = torch.empty(latents.shape[0], dtype=torch.int64, device=latents.device)
+    for start in range(0, latents.shape[0], chunk_size):
+        block = latents[start : start + chunk_size].double() - centre
+        scores = torch.addmm(half_norms, block, centred, alpha=-1.0)  # (chunk, K)
+        nearest[start : start + chunk_size] = scores.argmin(dim=1)
+    return nearest
+
+
+def nearest_by_tree(latents: Tensor, codes: Tensor) -> Tensor:
+    """Nearest codes by a k-d tree, built anew because the codes move at every step (6 ms for 16,384 x 8).
+
+    Exact, in float64 differences. Many times faster than products where the codes lie among the latents; with
+    all codes in one place it visits them all and takes about as long as products.
+
+    Shape:
+        - latents: ``(N, C)``; codes: ``(K, C)``, both finite and on a CPU
+        - output: ``(N,)``, int64
+    """
+    tree = cKDTree(codes.double().numpy())
+    _, nearest = tree.query(latents.double().numpy(), workers=torch.get_num_threads())
+    return torch.from_numpy(nearest).long()
+
+
+def _world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

@@ -1,0 +1,384 @@
+"""The denoising network: a 3D U-Net with in-plane convolutions and factorised attention.
+
+Activations are ``(D, B, H, W, C)`` throughout: the memory of a channels-last batch of slices, so that convolutions,
+norms, products over channels and sequences along the depth all read it as it lies.
+
+The architecture is that of video diffusion models (Ho et al., "Video diffusion models", NeurIPS 2022) with the depth of
+a volume in the place of time, as in Khader et al., "Denoising diffusion probabilistic models for 3D medical image
+generation", Scientific Reports 13, 7303 (2023). The diffusion timestep enters as in Ho et al., "Denoising diffusion
+probabilistic models", NeurIPS 2020.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+from medical_diffusion_components.networks.attention import (
+    DepthAttention,
+    DepthPosition,
+    LinearSpatialAttention,
+    SpatialAttention,
+)
+
+
+class InPlaneConv(nn.Conv2d):
+    """Convolution within the slices of a volume.
+
+    The depth counts as part of the batch, which is many times faster than a ``k x k x 1`` 3D convolution.
+
+    Shape:
+        ``(D, B, H, W, C)`` -> ``(D, B, H', W', C')``
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self._conv_forward(x.flatten(0, 1).permute(0, 3, 1, 2), self.weight, self.bias)
+        # In channels-last memory the way back is a view, and ``contiguous`` copies nothing.
+        return y.permute(0, 2, 3, 1).contiguous().unflatten(0, (x.shape[0], x.shape[1]))
+
+
+class InPlaneUpsample(nn.ConvTranspose2d):
+    """Transposed convolution within the slices that doubles height and width.
+
+    Shape:
+        ``(D, B, H, W, C)`` -> ``(D, B, 2H, 2W, C)``
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, kernel_size=4, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.conv_transpose2d(x.flatten(0, 1).permute(0, 3, 1, 2), self.weight, self.bias, stride=2, padding=1)
+        return y.permute(0, 2, 3, 1).contiguous().unflatten(0, (x.shape[0], x.shape[1]))
+
+
+def _group_moments(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
+    """Mean and reciprocal standard deviation of each channel's group, ``(B, 1, C)``, at least float32.
+
+    Sums run over one axis after the other and deviations are taken from each channel's own mean: as exact as a two-pass
+    variance, and many times faster than ``var_mean`` over these axes.
+    """
+    _, batch, positions, channels = x.shape
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    mean = x.sum(2, dtype=dtype).mean(0) / positions  # (B, C)
+    mean_square = (x - mean[:, None]).square_().sum(2).mean(0) / positions
+    mean = mean.view(batch, groups, -1)
+    group_mean = mean.mean(2, keepdim=True)
+    # Variance within the channels plus variance between them.
+    variance = mean_square.view(batch, groups, -1).mean(2, keepdim=True)
+    variance = variance + (mean - group_mean).square().mean(2, keepdim=True)
+    rstd = (variance + eps).rsqrt()
+    return group_mean.expand_as(mean).reshape(batch, 1, channels), rstd.expand_as(mean).reshape(batch, 1, channels)
+
+
+class _NormModulateSiLU(torch.autograd.Function):
+    """``silu(normalised(x) * gain + offset)`` with a hand-written backward pass.
+
+    Only ``x`` is kept for the backward pass, and gradients are summed per channel before anything is spread over the
+    volume again. PyTorch's own group norm either copies this memory layout or is slow in it.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, gain: Tensor, offset: Tensor, groups: int, eps: float) -> Tensor:
+        mean, rstd = _group_moments(x, groups, eps)
+        slope = rstd * gain
+        intercept = offset - mean * slope
+        ctx.save_for_backward(x, gain, mean, rstd, slope, intercept)
+        ctx.groups = groups
+        return F.silu(_affine(x, slope, intercept), inplace=True)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, gain, mean, rstd, slope, intercept = ctx.saved_tensors
+        depth, batch, positions, channels = x.shape
+        grad = torch.ops.aten.silu_backward(grad, _affine(x, slope, intercept))
+        grad_offset = grad.sum(2, keepdim=True, dtype=mean.dtype).sum(0)  # (B, 1, C)
+        grad_gain = rstd * ((grad * x).sum(2, keepdim=True, dtype=mean.dtype).sum(0) - mean * grad_offset)
+
+        def group_mean(t: Tensor) -> Tensor:
+            t = t.view(batch, ctx.groups, -1)
+            return (t.mean(2, keepdim=True) / (depth * positions)).expand_as(t).reshape(batch, 1, channels)
+
+        along = -rstd.square() * group_mean(gain * grad_gain)
+        constant = -rstd * group_mean(gain * grad_offset) - along * mean
+        grad = _affine(grad, slope, _affine(x, along, constant))
+        return grad, grad_gain, grad_offset, None, None
+
+
+def _affine(x: Tensor, slope: Tensor, intercept: Tensor) -> Tensor:
+    """``x * slope + intercept`` in the data type of ``x``; the arithmetic is that of the widest operand."""
+    return torch.addcmul(intercept, x, slope, out=torch.empty_like(x))
+
+
+class VolumeNormSiLU(nn.Module):
+    """Group norm over whole volumes, optional scale and shift, SiLU.
+
+    Statistics run over the height, width, depth and channels of a group and are float32 under any autocast.
+
+    Args:
+        groups: number of channel groups.
+        channels: channels of the input, a multiple of ``groups``.
+        eps: added to the variance.
+
+    Shape:
+        ``(D, B, H, W, C)`` -> ``(D, B, H, W, C)``; ``scale`` and ``shift`` ``(B, C)``.
+    """
+
+    def __init__(self, groups: int, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.groups = groups
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        gain = self.weight.to(dtype).expand(x.shape[1], 1, -1)
+        offset = self.bias.to(dtype).expand(x.shape[1], 1, -1)
+        if scale is not None and shift is not None:
+            factor = (1 + scale.to(dtype))[:, None]
+            gain = gain * factor
+            offset = offset * factor + shift.to(dtype)[:, None]
+        flat = x.flatten(2, 3)  # (D, B, H*W, C)
+        if torch.jit.is_scripting():
+            mean, rstd = _group_moments(flat, self.groups, self.eps)
+            slope = rstd * gain
+            y = F.silu((flat * slope + (offset - mean * slope)).to(x.dtype))
+        else:
+            y = _NormModulateSiLU.apply(flat, gain, offset, self.groups, self.eps)
+        return y.view_as(x)
+
+
+class ResidualBlock(nn.Module):
+    """Two in-plane convolutions with group norm and SiLU, and a shortcut around them.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output; where they differ, the shortcut is a ``1^3`` convolution.
+        groups: groups of the norms.
+        embedding_channels: channels of the time embedding that scales and shifts after the first norm; 0 for none.
+
+    Shape:
+        ``(D, B, H, W, C)`` -> ``(D, B, H, W, C')``; ``embedding`` ``(B, E)``, already through SiLU.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, groups: int, embedding_channels: int = 0) -> None:
+        super().__init__()
+        self.modulation = nn.Linear(embedding_channels, 2 * out_channels) if embedding_channels else None
+        self.conv1 = InPlaneConv(in_channels, out_channels, kernel_size=3, padding=1)
+        self.norm1 = VolumeNormSiLU(groups, out_channels)
+        self.conv2 = InPlaneConv(out_channels, out_channels, kernel_size=3, padding=1)
+        self.norm2 = VolumeNormSiLU(groups, out_channels)
+        self.shortcut = nn.Identity() if in_channels == out_channels else nn.Linear(in_channels, out_channels)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        h = self.conv1(x)
+        if self.modulation is not None:
+            scale, shift = self.modulation(embedding).chunk(2, dim=1)
+            h = self.norm1(h, scale, shift)
+        else:
+            h = self.norm1(h)
+        return self.norm2(self.conv2(h)) + self.shortcut(x)
+
+
+class TimeEmbedding(nn.Module):
+    """Sinusoidal embedding of the diffusion timestep and a small network on it (Ho et al. 2020).
+
+    Shape:
+        ``(B,)`` -> ``(B, 4 * channels)``
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.linear1 = nn.Linear(channels, 4 * channels)
+        self.linear2 = nn.Linear(4 * channels, 4 * channels)
+
+    def forward(self, timesteps: Tensor) -> Tensor:
+        half = self.channels // 2
+        dtype = torch.promote_types(self.linear1.weight.dtype, torch.float32)
+        index = torch.arange(half, device=timesteps.device, dtype=dtype)
+        angle = timesteps.to(dtype)[:, None] * torch.exp(index * (-math.log(10000.0) / (half - 1)))
+        waves = torch.cat((angle.sin(), angle.cos()), dim=1).to(self.linear1.weight.dtype)
+        return self.linear2(F.gelu(self.linear1(waves)))
+
+
+class Level(nn.Module):
+    """What each resolution of the U-Net does: two residual blocks, spatial attention, depth attention.
+
+    Shape:
+        ``(D, B, H, W, C)`` -> ``(D, B, H, W, C')``; ``embedding`` ``(B, E)``; position from ``DepthPosition``.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, num_heads: int, head_channels: int, groups: int, embedding: int
+    ) -> None:
+        super().__init__()
+        self.block1 = ResidualBlock(in_channels, out_channels, groups, embedding)
+        self.block2 = ResidualBlock(out_channels, out_channels, groups, embedding)
+        self.spatial = LinearSpatialAttention(out_channels, num_heads, head_channels)
+        self.depth = DepthAttention(out_channels, num_heads, head_channels)
+
+    def forward(self, x: Tensor, embedding: Tensor, position: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        x = self.block2(self.block1(x, embedding), embedding)
+        return self.depth(self.spatial(x), position)
+
+
+class Middle(nn.Module):
+    """The lowest resolution: residual block, full spatial attention, depth attention, residual block."""
+
+    def __init__(self, channels: int, num_heads: int, head_channels: int, groups: int, embedding: int) -> None:
+        super().__init__()
+        self.block1 = ResidualBlock(channels, channels, groups, embedding)
+        self.spatial = SpatialAttention(channels, num_heads, head_channels)
+        self.depth = DepthAttention(channels, num_heads, head_channels)
+        self.block2 = ResidualBlock(channels, channels, groups, embedding)
+
+    def forward(self, x: Tensor, embedding: Tensor, position: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        x = self.depth(self.spatial(self.block1(x, embedding)), position)
+        return self.block2(x, embedding)
+
+
+class Denoiser(nn.Module):
+    """Predicts the noise in a noisy latent volume.
+
+    Convolutions and spatial attention act within slices, depth attention between them; only height and width are
+    reduced. Called as MONAI's ``DiffusionModelUNet`` is, so MONAI's inferers and schedulers work with it.
+
+    Args:
+        in_channels: channels of the latent, in and out.
+        base_channels: channels of the first level (by default the latent's height), a multiple of ``norm_groups``.
+        channel_multipliers: channels of each level over ``base_channels``; one level per number.
+        num_heads: attention heads.
+        head_channels: channels of a head, even.
+        norm_groups: groups of the group norms.
+        first_kernel: in-plane size of the first convolution, odd.
+        relative_position_buckets: buckets of the depth attention's position bias, a multiple of 4.
+        relative_position_max_distance: distance in slices from which on all share a bucket.
+        train_rotary_frequencies: train the rotary frequencies too.
+        use_checkpointing: recompute each level in the backward pass instead of keeping its activations (less memory,
+            about a third more time).
+
+    Shape:
+        ``x (B, C, H, W, D)``, ``timesteps (B,)`` -> ``(B, C, H, W, D)``. H and W must be divisible by
+        ``2^(levels - 1)``, D is free.
+
+    Raises:
+        ValueError: sizes that do not fit together, or conditioning, which this network does not have.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 8,
+        base_channels: int = 32,
+        channel_multipliers: Sequence[int] = (1, 2, 4, 8),
+        num_heads: int = 8,
+        head_channels: int = 32,
+        norm_groups: int = 8,
+        first_kernel: int = 7,
+        relative_position_buckets: int = 32,
+        relative_position_max_distance: int = 32,
+        train_rotary_frequencies: bool = False,
+        use_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if base_channels < 4 or base_channels % 2 or base_channels % norm_groups:
+            raise ValueError(
+                f"base_channels must be even, at least 4 and divisible by norm_groups ({norm_groups}), "
+                f"got {base_channels}"
+            )
+        if len(channel_multipliers) == 0 or min(channel_multipliers) < 1:
+            raise ValueError(f"channel_multipliers must be one or more positive numbers, got {channel_multipliers}")
+        if first_kernel % 2 == 0:
+            raise ValueError(f"first_kernel must be odd, got {first_kernel}")
+        self.in_channels = in_channels
+        self.divisor = 2 ** (len(channel_multipliers) - 1)
+        self.use_checkpointing = use_checkpointing
+        attention = (num_heads, head_channels)
+        embedding = 4 * base_channels
+        widths = [base_channels * multiplier for multiplier in channel_multipliers]
+
+        self.time = TimeEmbedding(base_channels)
+        self.position = DepthPosition(
+            *attention, relative_position_buckets, relative_position_max_distance, train_rotary_frequencies
+        )
+        self.first = InPlaneConv(in_channels, base_channels, first_kernel, padding=first_kernel // 2)
+        self.first_depth = DepthAttention(base_channels, *attention)
+        self.down = nn.ModuleList()
+        self.downsample = nn.ModuleList()
+        for before, width in zip([base_channels, *widths], widths):
+            self.down.append(Level(before, width, *attention, norm_groups, embedding))
+            self.downsample.append(InPlaneConv(width, width, kernel_size=4, stride=2, padding=1))
+        self.downsample[-1] = nn.Identity()
+        self.middle = Middle(widths[-1], *attention, norm_groups, embedding)
+        self.up = nn.ModuleList()
+        self.upsample = nn.ModuleList()
+        for before, width in zip([base_channels, *widths][-2::-1], widths[::-1]):
+            self.up.append(Level(2 * width, before, *attention, norm_groups, embedding))
+            self.upsample.append(InPlaneUpsample(before))
+        self.upsample[-1] = nn.Identity()
+        self.last_block = ResidualBlock(2 * base_channels, base_channels, norm_groups)
+        self.last = nn.Linear(base_channels, in_channels)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(
+        self, x: Tensor, timesteps: Tensor, context: Tensor | None = None, class_labels: Tensor | None = None
+    ) -> Tensor:
+        if context is not None or class_labels is not None:
+            raise ValueError("this denoiser is unconditional: context and class_labels must be None")
+        self._check(x, timesteps)
+        embedding = F.silu(self.time(timesteps))
+        position = self.position(x.shape[4])
+        h = self.first(x.permute(4, 0, 2, 3, 1).contiguous())  # (D, B, H, W, C)
+        first = h
+        skips: list[Tensor] = []
+        if torch.jit.is_scripting():
+            h = self.first_depth(h, position)
+        else:
+            h = self._run(self.first_depth, h, position)
+        for level, downsample in zip(self.down, self.downsample):
+            if torch.jit.is_scripting():
+                h = level(h, embedding, position)
+            else:
+                h = self._run(level, h, embedding, position)
+            skips.append(h)
+            h = downsample(h)
+        h = self.middle(h, embedding, position)
+        for level, upsample in zip(self.up, self.upsample):
+            h = torch.cat((h, skips.pop()), dim=-1)
+            if torch.jit.is_scripting():
+                h = level(h, embedding, position)
+            else:
+                h = self._run(level, h, embedding, position)
+            h = upsample(h)
+        h = self.last_block(torch.cat((h, first), dim=-1), embedding)
+        return self.last(h).permute(1, 4, 2, 3, 0).contiguous().to(x.dtype)  # (B, C, H, W, D)
+
+    @torch.jit.unused
+    def _run(self, module: nn.Module, *inputs: Any) -> Tensor:
+        """``module(*inputs)``, with or without keeping its activations for the backward pass."""
+        if self.use_checkpointing and torch.is_grad_enabled():
+            return checkpoint(module, *inputs, use_reentrant=False)
+        return module(*inputs)
+
+    def _check(self, x: Tensor, timesteps: Tensor) -> None:
+        if x.dim() != 5 or x.shape[1] != self.in_channels:
+            raise ValueError(f"expected x of shape (B, {self.in_channels}, H, W, D), got {list(x.shape)}")
+        if timesteps.dim() != 1 or timesteps.shape[0] != x.shape[0]:
+            raise ValueError(f"expected one timestep per volume, ({x.shape[0]},), got {list(timesteps.shape)}")
+        height, width, divisor = x.shape[2], x.shape[3], self.divisor
+        if height % divisor or width % divisor:
+            lower = [max(height // divisor, 1) * divisor, max(width // divisor, 1) * divisor]
+            upper = [-(-height // divisor) * divisor, -(-width // divisor) * divisor]
+            raise ValueError(
+                f"height and width must be divisible by {divisor}, got {height} x {width}; the nearest sizes that are "
+                f"{lower[0]} x {lower[1]} and {upper[0]} x {upper[1]}"
+            )

@@ -1,0 +1,55 @@
+"""Patch discriminators, the critics of the first stage.
+
+Isola et al., "Image-to-Image Translation with Conditional Adversarial Networks", CVPR 2017, for the patch
+discriminator; one in two dimensions on slices and one in three on volumes, as in Ge et al., ECCV 2022.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from monai.networks.nets import PatchDiscriminator
+from torch import Tensor
+
+__all__ = ["CriticOutput", "PatchCritic"]
+
+
+class CriticOutput(NamedTuple):
+    """Patch logits (B, 1, ...) and the features of every layer before them, from the first to the last."""
+
+    logits: Tensor
+    features: list[Tensor]
+
+
+class PatchCritic(PatchDiscriminator):
+    """MONAI's patch discriminator with the paper's settings, returning logits and features by name.
+
+    Four convolutions of 64, 128, 256 and 512 channels (kernel 4, leaky ReLU 0.2, batch norm from the second on, stride
+    2 up to the third) and one to the logits. The padding of 2 lets it see inputs down to 8 voxels a side.
+
+    Args:
+        spatial_dims: 2 for slices, 3 for volumes.
+        in_channels: channels of the image.
+        channels: channels after the first convolution.
+        num_layers: layers between the first convolution and the last.
+    """
+
+    def __init__(
+        self, spatial_dims: int, in_channels: int = 1, channels: int = 64, num_layers: int = 3
+    ) -> None:
+        super().__init__(
+            spatial_dims=spatial_dims,
+            channels=channels,
+            in_channels=in_channels,
+            num_layers_d=num_layers,
+            kernel_size=4,
+            activation=("LEAKYRELU", {"negative_slope": 0.2}),
+            norm="BATCH",
+            bias=True,
+            padding=2,
+        )
+
+    def forward(self, x: Tensor) -> CriticOutput:
+        """(B, C, H, W) or (B, C, H, W, D) -> logits and features."""
+        *features, logits = super().forward(x)
+        return CriticOutput(logits, features)

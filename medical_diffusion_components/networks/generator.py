@@ -1,0 +1,106 @@
+"""The generator: starting noise in, synthetic volume out.
+
+Ho et al., "Denoising Diffusion Probabilistic Models", NeurIPS 2020 (ancestral sampling), and Song et al., "Denoising
+Diffusion Implicit Models", ICLR 2021 (fewer steps), in the latent space of a first stage (Rombach et al., CVPR 2022).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from monai.networks.schedulers.scheduler import Scheduler
+from torch import Tensor, nn
+
+from medical_diffusion_components.diffusion.counter_noise import counter_normal, seeds_from_noise
+from medical_diffusion_components.networks.vqgan import VQGAN
+
+__all__ = ["LatentDiffusionGenerator"]
+
+
+class LatentDiffusionGenerator(nn.Module):
+    r"""First stage, denoiser and noise schedule in one module that turns a noise latent into a volume.
+
+    With a_t the cumulative product of alphas, one step from t to s < t is equation 12 of Song et al.:
+
+        x0 = clip((x_t - sqrt(1 - a_t) e(x_t, t)) / sqrt(a_t), -1, 1)
+        e' = (x_t - sqrt(a_t) x0) / sqrt(1 - a_t)
+        x_s = sqrt(a_s) x0 + sqrt(1 - a_s - sigma^2) e' + sigma z,
+        sigma^2 = eta^2 (1 - a_s) / (1 - a_t) (1 - a_t / a_s)
+
+    eta = 1 over all steps is ancestral sampling with the posterior of Ho et al. (equations 6 and 7), eta = 0 is DDIM.
+    The volume is a function of the starting noise alone: z is drawn from a seed that is a hash of it.
+
+    Args:
+        first_stage: decodes latents.
+        denoiser: predicts the noise, called as ``denoiser(x, timesteps)``.
+        scheduler: MONAI scheduler whose ``alphas_cumprod`` the denoiser was trained with.
+        sampler: ``"ddpm"``, ancestral over all steps, or ``"ddim"``, deterministic with any number of steps.
+        num_inference_steps: how many steps; None is all of them.
+
+    Shape:
+        noise (B, latent_channels, h, w, d) -> volume (B, C, H, W, D) in about [-1, 1]
+
+    Raises:
+        ValueError: an unknown sampler, ancestral sampling with fewer steps than trained, or a number of steps
+            outside [1, T].
+    """
+
+    def __init__(
+        self,
+        first_stage: VQGAN,
+        denoiser: nn.Module,
+        scheduler: Scheduler,
+        sampler: str = "ddpm",
+        num_inference_steps: int | None = None,
+    ) -> None:
+        super().__init__()
+        total = int(scheduler.num_train_timesteps)
+        steps = total if num_inference_steps is None else int(num_inference_steps)
+        if sampler not in ("ddpm", "ddim"):
+            raise ValueError(f'sampler must be "ddpm" or "ddim", got {sampler!r}')
+        if not 1 <= steps <= total:
+            raise ValueError(f"num_inference_steps must be in [1, {total}], got {steps}")
+        if sampler == "ddpm" and steps != total:
+            raise ValueError(
+                f"ancestral sampling (ddpm) takes all {total} steps, got {steps}; for fewer steps use the sampler ddim"
+            )
+        self.first_stage = first_stage
+        self.denoiser = denoiser
+        self.eta = 1.0 if sampler == "ddpm" else 0.0
+        # in the state dict, so that weights never meet another schedule than the one they were trained with
+        self.register_buffer("alphas_cumprod", scheduler.alphas_cumprod.detach().clone().float())
+        timesteps = torch.linspace(total - 1, 0, steps).round().long()
+        self.register_buffer("timesteps", timesteps, persistent=False)
+        self.progress: Any = None
+
+    def forward(self, noise: Tensor) -> Tensor:
+        """Synthesise one volume per noise latent."""
+        return self.first_stage.decode_stage_2_outputs(self.sample_latent(noise)).float()
+
+    @torch.jit.export
+    def sample_latent(self, noise: Tensor) -> Tensor:
+        """Reverse diffusion from ``noise`` to a latent in [-1, 1], (B, latent_channels, h, w, d) both."""
+        seeds = seeds_from_noise(noise)
+        x = noise.float()
+        steps = self.timesteps.shape[0]
+        one = torch.ones_like(self.alphas_cumprod[0])
+        for i in range(steps):
+            t = self.timesteps[i]
+            a_t = self.alphas_cumprod[t]
+            a_s = self.alphas_cumprod[self.timesteps[i + 1]] if i + 1 < steps else one
+            predicted = self.denoiser(x, t.expand(x.shape[0])).float()
+            x0 = ((x - (1.0 - a_t).sqrt() * predicted) / a_t.sqrt()).clamp(-1.0, 1.0)
+            direction = (x - a_t.sqrt() * x0) / (1.0 - a_t).sqrt()
+            variance = self.eta * self.eta * (1.0 - a_s) / (1.0 - a_t) * (1.0 - a_t / a_s)
+            x = a_s.sqrt() * x0 + (1.0 - a_s - variance).clamp(min=0.0).sqrt() * direction
+            if self.eta > 0.0 and i + 1 < steps:
+                x = x + variance.sqrt() * counter_normal(seeds, i, x)
+            if not torch.jit.is_scripting():
+                self._report_step()
+        return x
+
+    @torch.jit.unused
+    def _report_step(self) -> None:
+        if self.progress is not None:
+            self.progress()

@@ -1,0 +1,65 @@
+"""Read a cached latent, plain or mirrored."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform, RandomizableTransform
+from torch import Tensor
+
+__all__ = ["RandLoadLatent", "RandLoadLatentd"]
+
+
+class RandLoadLatent(RandomizableTransform):
+    """Read a pair of latents (see ``cache_latents``) and return the mirrored one with probability ``flip_prob``.
+
+    Args:
+        flip_prob: probability of the mirrored latent, in [0, 1]; 0 for validation.
+
+    Shape:
+        file of (2, C, h, w, d) -> (C, h, w, d)
+
+    Raises:
+        ValueError: a file that is damaged or no pair of latents.
+    """
+
+    def __init__(self, flip_prob: float = 0.5) -> None:
+        super().__init__(prob=flip_prob)
+
+    def __call__(self, filename: str) -> Tensor:
+        self.randomize(None)
+        try:
+            pair = np.load(filename, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise ValueError(
+                f"{filename} is no cached latent ({error}): delete it, and it is made again"
+            ) from error
+        if pair.ndim != 5 or pair.shape[0] != 2:
+            raise ValueError(
+                f"{filename}: expected a pair of latents (2, C, h, w, d), got shape {pair.shape}"
+            )
+        return torch.from_numpy(np.array(pair[int(self._do_transform)]))
+
+
+class RandLoadLatentd(MapTransform, RandomizableTransform):
+    """Dictionary form of :class:`RandLoadLatent`."""
+
+    def __init__(self, keys: KeysCollection, flip_prob: float = 0.5) -> None:
+        """Args: keys: entries that hold file names; flip_prob: see :class:`RandLoadLatent`."""
+        MapTransform.__init__(self, keys)
+        self.load = RandLoadLatent(flip_prob)
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None):
+        """Seed the choice between the plain and the mirrored latent."""
+        self.load.set_random_state(seed, state)
+        return self
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        data = dict(data)
+        for key in self.key_iterator(data):
+            data[key] = self.load(data[key])
+        return data

@@ -1,0 +1,99 @@
+"""Reading of one 3D NIfTI volume with an error that a person can act on."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, Orientation, Transform
+from monai.transforms.utils import TransformBackends
+from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys
+
+from medical_diffusion_components.transforms.volume_error import NamesItsFailure, VolumeError
+
+
+class LoadVolume(Transform):
+    """Read a 3D NIfTI file: channel first, RAS axes, float32, affine and file name kept.
+
+    What MONAI's ``LoadImage``, ``EnsureChannelFirst`` and ``Orientation`` do, for files that hold one volume.
+    Where those three would go on with a slice, a time series or a colour image, or end in a page of
+    traceback, this raises one error that names the file.
+
+    Shape:
+        file -> (1, H, W, D)
+
+    Raises:
+        VolumeError: the file is missing, is no NIfTI file, is damaged, does not hold a 3D volume, or has a
+            singular affine.
+    """
+
+    backend = (TransformBackends.TORCH,)
+
+    def __init__(self) -> None:
+        self.orient = Orientation(axcodes="RAS", labels=None)
+
+    def __call__(self, filename: str | os.PathLike) -> MetaTensor:
+        """Read a ``.nii`` or ``.nii.gz`` file."""
+        if not os.path.isfile(filename):
+            raise VolumeError(f"{filename}: there is no such file")
+        if not str(filename).endswith((".nii", ".nii.gz")):
+            raise VolumeError(f"{filename}: expected a NIfTI file (.nii or .nii.gz)")
+        try:
+            voxels, affine = _read(Path(filename))
+        except Exception as error:  # nibabel, gzip and zlib raise a dozen kinds
+            cause = " ".join(str(error).split()) or type(error).__name__
+            raise VolumeError(
+                f"{filename}: cannot be read as a NIfTI volume, it may be damaged or incomplete: {cause}"
+            ) from error
+        shape = tuple(voxels.shape)
+        if len(shape) > 3 and all(n == 1 for n in shape[3:]):
+            voxels = voxels.reshape(shape[:3])  # a single time point is a volume
+        if voxels.ndim != 3:
+            kind = "a single slice" if voxels.ndim < 3 else "a time series or several channels"
+            raise VolumeError(f"{filename}: expected one 3D volume, got shape {shape}: {kind}")
+        if not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
+            raise VolumeError(f"{filename}: expected an invertible affine, got {affine.tolist()}")
+        meta = {
+            ImageMetaKey.FILENAME_OR_OBJ: str(filename),
+            MetaKeys.ORIGINAL_AFFINE: affine,
+            MetaKeys.SPATIAL_SHAPE: np.array(voxels.shape),
+            MetaKeys.SPACE: SpaceKeys.RAS,
+        }
+        volume = MetaTensor(voxels, affine=torch.from_numpy(affine), meta=meta)
+        return self.orient(volume.unsqueeze(0))
+
+
+class LoadVolumed(NamesItsFailure, MapTransform):
+    """Dictionary form of :class:`LoadVolume`, for the entries that hold file names."""
+
+    backend = LoadVolume.backend
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.load = LoadVolume()
+
+    def __call__(self, data: Mapping[Hashable, str]) -> dict[Hashable, MetaTensor]:
+        data = dict(data)
+        for key in self.key_iterator(data):
+            with self.remembering_failure():
+                data[key] = self.load(data[key])
+        return data
+
+
+def _read(path: Path) -> tuple[torch.Tensor, np.ndarray]:
+    content = path.read_bytes()
+    if path.suffix == ".gz":
+        # the whole stream, so that its checksum is compared: nibabel stops at the last voxel, before it
+        content = gzip.decompress(content)
+    image = type(nib.load(path)).from_bytes(content)
+    if image.get_data_dtype().kind not in "biuf":
+        raise TypeError(f"expected real numbers, got voxels of type {image.get_data_dtype()}")
+    voxels = np.ascontiguousarray(image.get_fdata(dtype=np.float32))  # NIfTI counts the first axis fastest
+    return torch.from_numpy(voxels), image.affine.astype(np.float64)

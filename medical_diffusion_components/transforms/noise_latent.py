@@ -1,0 +1,60 @@
+"""Starting noise of a synthetic volume."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform, Transform
+from torch import Tensor
+
+__all__ = ["NoiseLatent", "NoiseLatentd"]
+
+
+class NoiseLatent(Transform):
+    """Draw standard normal noise from ``seed`` plus the number of the volume, always on the CPU.
+
+    The same seed and number give the same noise on every machine, whatever else is in the batch.
+
+    Args:
+        shape: (C, h, w, d) of the latent.
+        seed: seed of volume 0; volume i has seed + i.
+    """
+
+    def __init__(self, shape: Sequence[int], seed: int = 0) -> None:
+        self.shape = tuple(int(n) for n in shape)
+        self.seed = int(seed)
+
+    def __call__(self, number: int = 0) -> Tensor:
+        generator = torch.Generator().manual_seed(self.seed + number)
+        return torch.randn(self.shape, generator=generator)
+
+
+class NoiseLatentd(MapTransform):
+    """Dictionary form of :class:`NoiseLatent`: entries that hold a number become noise, and ``seed_key`` the seed.
+
+    Anything but a number (a file name, as an annotation server passes) counts as volume 0.
+
+    Args:
+        keys: entries to replace.
+        shape: (C, h, w, d) of the latent.
+        seed: seed of volume 0.
+        seed_key: entry that receives the seed of the volume.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, shape: Sequence[int], seed: int = 0, seed_key: str = "seed"
+    ) -> None:
+        super().__init__(keys)
+        self.noise = NoiseLatent(shape, seed)
+        self.seed_key = seed_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        data = dict(data)
+        for key in self.key_iterator(data):
+            number = data[key] if isinstance(data[key], int) else 0
+            data[key] = self.noise(number)
+            data[self.seed_key] = self.noise.seed + number
+        return data

@@ -1,0 +1,42 @@
+"""The error of a volume that cannot be used, worded so that its cause survives MONAI's traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from monai.utils import ImageMetaKey
+
+
+class VolumeError(ValueError):
+    """A volume that cannot be used; the message names the file, what was expected and what came."""
+
+
+class NamesItsFailure:
+    """Mixin for dictionary transforms: once failed, the transform's text form tells why.
+
+    ``Compose`` turns whatever a transform raises into ``RuntimeError("applying transform <transform>")``, and
+    that is the last line of the traceback, where people look. With this mixin it reads
+    ``applying transform LoadVolumed: /data/knee.nii.gz: there is no such file``.
+    """
+
+    failure: str | None = None
+
+    @contextmanager
+    def remembering_failure(self) -> Iterator[None]:
+        """Keep the text of a :class:`VolumeError` raised inside, and let it go on."""
+        try:
+            yield
+        except VolumeError as error:
+            self.failure = str(error)
+            raise
+
+    def __str__(self) -> str:
+        name = type(self).__name__
+        return name if self.failure is None else f"{name}: {self.failure}"
+
+
+def file_name(img: torch.Tensor) -> str:
+    """The file that a volume was read from, for messages."""
+    return str(getattr(img, "meta", {}).get(ImageMetaKey.FILENAME_OR_OBJ, "a volume without a file name"))

@@ -1,0 +1,138 @@
+"""Weight files: plain state dicts, written whole or not at all, each with a note of what it was made from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import nn
+
+__all__ = ["WeightsError", "file_hash", "load_weights", "provenance", "save_weights", "write_atomically"]
+
+
+class WeightsError(ValueError):
+    """A weight file that is missing, damaged, or made for another architecture."""
+
+
+def write_atomically(path: str | os.PathLike, write: Callable[[Path], None]) -> Path:
+    """Let ``write`` fill a temporary file beside ``path``, then rename it: ``path`` is never half-written.
+
+    Raises:
+        OSError: the folder cannot be made or written, or the disk is full; a file that was at ``path`` is untouched.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=f"_{path.name}")
+        os.close(handle)
+    except OSError as error:
+        raise type(error)(error.errno, f"cannot write {path}: {error.strerror}") from error
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        free = shutil.disk_usage(path.parent).free / 2**20
+        raise OSError(f"cannot write {path} ({free:,.0f} MiB free on its disk): {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def file_hash(path: str | os.PathLike) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return (
+            hashlib.file_digest(file, "sha256").hexdigest()
+            if hasattr(hashlib, "file_digest")
+            else _digest(file)
+        )
+
+
+def _digest(file) -> str:  # Python 3.10 has no hashlib.file_digest
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def save_weights(module: nn.Module, path: str | os.PathLike, made_from: Mapping) -> Path:
+    """Write ``module.state_dict()`` to ``path`` and a note beside it (``model.pt`` -> ``model.json``).
+
+    Args:
+        module: what to save; its tensors are moved to the CPU.
+        path: where to.
+        made_from: what the weights were made from (data, settings, metrics); hash and versions are added.
+    """
+    state = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
+    path = write_atomically(path, lambda temporary: torch.save(state, temporary))
+    note = {"sha256": file_hash(path), **made_from, "versions": versions()}
+    write_atomically(
+        path.with_suffix(".json"), lambda temporary: temporary.write_text(json.dumps(note, indent=2))
+    )
+    return path
+
+
+def load_weights(module: nn.Module, path: str | os.PathLike) -> str:
+    """Load a plain state dict into ``module``, every tensor of it, and return the file's SHA-256.
+
+    Raises:
+        WeightsError: the file is missing or damaged, or its tensors are not those of ``module``.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"expected weights at {path}, but there is no such file")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for damaged files
+        raise WeightsError(f"{path} cannot be read as weights: {type(error).__name__}: {error}") from error
+    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()} if isinstance(state, dict) else {}
+    if wanted != found:
+        raise WeightsError(
+            f"{path} is from another architecture than the configured {_difference(wanted, found)}"
+        )
+    module.load_state_dict(state)
+    return file_hash(path)
+
+
+def _difference(wanted: dict, found: dict) -> str:
+    shapes = [
+        f"{n}: expected {wanted[n]}, got {found[n]}" for n in wanted if n in found and wanted[n] != found[n]
+    ]
+    missing = [n for n in wanted if n not in found]
+    extra = [n for n in found if n not in wanted]
+    parts = [
+        f"{len(items)} {what} (such as {'; '.join(items[:3])})"
+        for what, items in (("of other shape", shapes), ("missing", missing), ("unexpected", extra))
+        if items
+    ]
+    return "one; tensors: " + ", ".join(parts)
+
+
+def provenance(path: str | os.PathLike) -> dict:
+    """The note beside the weights at ``path``, or an empty one if the weights came without."""
+    note = Path(path).with_suffix(".json")
+    return json.loads(note.read_text()) if note.is_file() else {}
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package and of what its results depend on."""
+    names = ("medical-diffusion-bundles", "monai", "torch", "numpy")
+    return {name: version(name) for name in names}

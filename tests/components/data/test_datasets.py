@@ -1,0 +1,206 @@
+"""Which cases a folder gives, and what is said when it gives none."""
+
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medical_diffusion_components.data.datasets import data_fingerprint, load_cases, median_spacing
+from medical_diffusion_components.data.splits import SPLITS, split_patients
+
+
+def write_nifti(path, seed=0, affine=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    volume = np.random.default_rng(seed).random((4, 5, 6), dtype=np.float32)
+    nib.save(nib.Nifti1Image(volume, np.eye(4) if affine is None else affine), path)
+    return str(path)
+
+
+@pytest.fixture
+def plain(tmp_path):
+    """Nine volumes in a folder without a datalist, and what does not count."""
+    folder = tmp_path / "plain"
+    for i in range(6):
+        write_nifti(folder / f"case{i}.nii.gz", i)
+    for name in ("site.1/a.nii", "site.1/deep/b.nii.gz", "site.2/a.nii"):
+        write_nifti(folder / name)
+    write_nifti(folder / ".hidden.nii.gz")
+    write_nifti(folder / ".cache" / "c.nii.gz")
+    (folder / "notes.txt").write_text("not a volume")
+    return folder
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """Five cases of four patients with labels, as `prepare` would write them; a case has a folder of its id."""
+    folder = tmp_path / "prepared"
+    entries = [
+        {"image": f"case{i}/image.nii.gz", "label": f"case{i}/label.nii.gz", "case_id": f"case{i}", "patient_id": p}
+        for i, p in enumerate("aabcd")
+    ]
+    for i, entry in enumerate(entries):
+        write_nifti(folder / entry["image"], i)
+        write_nifti(folder / entry["label"], i + 10)
+    rewrite(folder, training=entries[1::-1], validation=entries[2:3], test=entries[3:])
+    return folder
+
+
+def rewrite(folder, **content):
+    path = folder / "dataset.json"
+    before = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**before, **content}))
+
+
+def listed(folder, split):
+    return json.loads((folder / "dataset.json").read_text())[split]
+
+
+def test_a_plain_folder_gives_every_visible_volume_once(plain):
+    cases = [case for split in SPLITS for case in load_cases(plain, split)]
+    expected = [f"case{i}" for i in range(6)] + ["site.1_a", "site.1_deep_b", "site.2_a"]
+    assert sorted(case["case_id"] for case in cases) == expected
+    assert {case["case_id"]: case["image"] for case in cases}["site.1_deep_b"] == str(
+        plain / "site.1" / "deep" / "b.nii.gz"
+    )
+
+
+def test_a_plain_folder_is_split_by_the_rule_for_patients(plain):
+    found = {case["patient_id"]: split for split in SPLITS for case in load_cases(plain, split)}
+    assert found == split_patients(found)
+
+
+def test_cases_are_sorted_and_the_same_each_time(plain):
+    names = [case["case_id"] for case in load_cases(plain, "training")]
+    assert names == sorted(names) and load_cases(plain, "training") == load_cases(str(plain) + "/", "training")
+
+
+def test_two_files_of_one_case_id_are_refused(plain):
+    write_nifti(plain / "site.1_a.nii.gz")
+    with pytest.raises(ValueError, match=r"both be case site\.1_a"):
+        load_cases(plain, "training")
+
+
+def test_a_datalist_gives_absolute_paths_and_its_own_ids(prepared):
+    cases = load_cases(prepared, "training")
+    assert [case["case_id"] for case in cases] == ["case0", "case1"]
+    assert cases[1] == {
+        "image": str(prepared / "case1" / "image.nii.gz"),
+        "label": str(prepared / "case1" / "label.nii.gz"),
+        "case_id": "case1",
+        "patient_id": "a",
+    }
+
+
+def test_a_datalist_of_other_origin_gets_ids_from_its_files(tmp_path):
+    names = {"training": "imagesTr/knee_1", "validation": "imagesTr/knee_2", "test": "imagesTs/knee_3"}
+    for name in names.values():
+        write_nifti(tmp_path / f"{name}.nii.gz")
+    entries = {split: [{"image": f"./{name}.nii.gz"}] for split, name in names.items()}
+    rewrite(tmp_path, **{**entries, "test": ["./imagesTs/knee_3.nii.gz"]})
+    assert load_cases(tmp_path, "training")[0]["case_id"] == "imagesTr_knee_1"
+    assert load_cases(tmp_path, "test")[0]["patient_id"] == "imagesTs_knee_3"
+
+
+def test_a_folder_that_is_not_there_is_no_reason_to_take_another(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist: check dataset_dir"):
+        load_cases(tmp_path / "nowhere", "training")
+
+
+def test_a_file_is_not_a_folder(plain):
+    with pytest.raises(NotADirectoryError, match=r"case0\.nii\.gz is a file"):
+        load_cases(plain / "case0.nii.gz", "training")
+
+
+def test_a_folder_without_volumes_is_refused(tmp_path):
+    (tmp_path / "scan.dcm").write_text("")
+    with pytest.raises(FileNotFoundError, match=r"no NIfTI files .* `prepare`"):
+        load_cases(tmp_path, "training")
+
+
+def test_two_volumes_are_too_few_to_split(tmp_path):
+    for name in "ab":
+        write_nifti(tmp_path / f"{name}.nii.gz")
+    with pytest.raises(ValueError, match=r"holds 2 volume\(s\): at least 3"):
+        load_cases(tmp_path, "test")
+
+
+def test_an_unknown_split_is_refused(prepared):
+    with pytest.raises(ValueError, match="training, validation, test; got 'train'"):
+        load_cases(prepared, "train")
+
+
+@pytest.mark.parametrize("content", [{"test": []}, {"test": None}])
+def test_a_split_without_cases_is_refused(prepared, content):
+    rewrite(prepared, **content)
+    with pytest.raises(ValueError, match="'test'"):
+        load_cases(prepared, "test")
+
+
+def test_a_patient_in_two_splits_is_refused_whichever_is_asked_for(prepared):
+    rewrite(prepared, test=[{**listed(prepared, "test")[0], "patient_id": "a"}])
+    for split in SPLITS:
+        with pytest.raises(ValueError, match="lists patient a under 'training' and under 'test'"):
+            load_cases(prepared, split)
+
+
+def test_a_case_listed_twice_is_refused(prepared):
+    rewrite(prepared, training=listed(prepared, "training") * 2)
+    with pytest.raises(ValueError, match="case1 twice"):
+        load_cases(prepared, "validation")
+
+
+@pytest.mark.parametrize("name", ["image", "label"])
+def test_missing_files_are_named_and_counted(prepared, name):
+    (prepared / "case3" / f"{name}.nii.gz").unlink()
+    with pytest.raises(FileNotFoundError, match=rf"1 file\(s\) under 'test' .*case3/{name}\.nii\.gz"):
+        load_cases(prepared, "test")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"training": [', "is not valid JSON"),
+        ("[1, 2]", "must hold a JSON object"),
+        ('{"training": {"image": "a.nii"}}', "must be a list of cases, got dict"),
+        ('{"training": [{"label": "a.nii"}]}', 'needs "image"'),
+        ('{"training": [{"image": ["a.nii", "b.nii"]}]}', 'needs "image"'),
+    ],
+)
+def test_a_broken_datalist_is_named(prepared, text, message):
+    (prepared / "dataset.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"dataset\.json.*{message}"):
+        load_cases(prepared, "training")
+
+
+def test_the_fingerprint_follows_the_data_and_not_the_place(prepared, tmp_path):
+    moved = shutil.copytree(prepared, tmp_path / "elsewhere")
+    cases = load_cases(moved, "training")
+    assert data_fingerprint(cases[::-1]) == data_fingerprint(load_cases(prepared, "training"))
+
+
+@pytest.mark.parametrize("name", ["image", "label"])
+def test_the_fingerprint_changes_with_every_file(prepared, name):
+    cases = load_cases(prepared, "training")
+    before = data_fingerprint(cases)
+    write_nifti(prepared / "case1" / f"{name}.nii.gz", seed=99)
+    assert data_fingerprint(cases) != before
+
+
+def test_the_fingerprint_changes_when_two_cases_swap_names(prepared):
+    first, second = load_cases(prepared, "training")
+    swapped = [{**first, "case_id": "case1"}, {**second, "case_id": "case0"}]
+    assert data_fingerprint(swapped) != data_fingerprint([first, second])
+
+
+def test_median_spacing_is_taken_along_ras_axes(tmp_path):
+    sagittal = np.array([[0, 0, 3.0, 0], [0.5, 0, 0, 0], [0, -0.7, 0, 0], [0, 0, 0, 1]])  # voxel axes A, I, R
+    affines = [sagittal, np.diag([1, 1, 1, 1]), np.diag([-5, 0.6, 0.9, 1])]
+    cases = [{"image": write_nifti(tmp_path / f"{i}.nii.gz", affine=a)} for i, a in enumerate(affines)]
+    assert median_spacing(cases) == pytest.approx((3.0, 0.6, 0.9))
+
+
+def test_the_spacing_of_no_cases_is_refused():
+    with pytest.raises(ValueError, match="no cases"):
+        median_spacing([])

@@ -1,0 +1,125 @@
+"""Stored values of every encoding that is read."""
+
+import base64
+import sys
+import tracemalloc
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, JPEGLSLossless, RLELossless
+
+from medical_diffusion_components.data.dicom_series import Refusal, SeriesRefused, read_series
+
+# JPEG-LS stream of a 6 x 5 image of 12 bits, by CharLS
+JPEG_LS = "/9j/9wALCwAGAAUBAREA/9oACAEBAAAAAIpKUdFABkVJCMVAAyREJASDw/fPSMt3js0RFsZMFyEA/9k="
+
+
+def compressed_by_itk(stored, compressor, path):
+    writer = sitk.ImageFileWriter()
+    writer.SetImageIO("GDCMImageIO")
+    writer.UseCompressionOn()
+    writer.SetCompressor(compressor)
+    writer.SetFileName(str(path))
+    writer.Execute(sitk.GetImageFromArray(stored[None]))
+    return pydicom.dcmread(path)
+
+
+def put_pixels(dataset, encapsulated, syntax):
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.PixelData = encapsulated
+    dataset["PixelData"].VR = "OB"
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("compressor", ["JPEG", "JPEG2000"])
+def test_lossless_jpeg_is_decoded_before_slope_and_intercept(series, case, volume, tmp_path, compressor, signed):
+    volume = volume if signed else volume + 1024
+
+    def compress(dataset, _):
+        stored = np.frombuffer(dataset.PixelData, np.int16 if signed else np.uint16).reshape(20, 10)
+        source = compressed_by_itk(stored, compressor, tmp_path / "slice.dcm")
+        put_pixels(dataset, source.PixelData, source.file_meta.TransferSyntaxUID)
+
+    series(volume=volume[..., :4] * 0.5, slope=0.5, intercept=-8, signed=signed, adjust=compress)
+    np.testing.assert_array_equal(read_series(case).array, volume[..., :4] * 0.5)
+
+
+def test_jpeg_ls_is_decoded(series, case):
+    stored = np.arange(30).reshape(6, 5) * 37 % 4096
+
+    def compress(dataset, _):
+        put_pixels(dataset, pydicom.encaps.encapsulate([base64.b64decode(JPEG_LS)]), JPEGLSLossless)
+
+    options = {"bits_stored": 12, "signed": False, "intercept": -1000, "adjust": compress}
+    series(volume=np.zeros((5, 6, 3)) - 1000, **options)
+    np.testing.assert_array_equal(read_series(case).array[:, :, 1], stored.T - 1000)
+
+
+def test_without_itk_lossless_jpeg_is_refused_by_name(series, case, monkeypatch):
+    def compress(dataset, _):
+        put_pixels(dataset, pydicom.encaps.encapsulate([base64.b64decode(JPEG_LS)]), JPEGLSLossless)
+
+    series(volume=np.zeros((5, 6, 3)), bits_stored=12, adjust=compress)
+    monkeypatch.setitem(sys.modules, "itk", None)
+    with pytest.raises(SeriesRefused, match="JPEG-LS Lossless Image Compression needs the package itk") as caught:
+        read_series(case)
+    assert caught.value.reason is Refusal.UNSUPPORTED_COMPRESSION
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff\xd9", base64.b64decode(JPEG_LS)[:40]])
+@pytest.mark.parametrize("syntax", [JPEGLSLossless, RLELossless])
+def test_damaged_compressed_pixels_are_refused(series, case, content, syntax):
+    def damage(dataset, k):
+        put_pixels(dataset, pydicom.encaps.encapsulate([content or b"\0"]), syntax)
+
+    series(volume=np.zeros((5, 6, 3)), bits_stored=12, adjust=damage)
+    with pytest.raises(SeriesRefused) as caught:
+        read_series(case)
+    assert caught.value.reason is Refusal.DAMAGED_PIXELS
+
+
+@pytest.mark.parametrize("syntax", [DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless])
+@pytest.mark.parametrize(("bits", "signed"), [(12, False), (12, True), (16, False), (16, True), (9, True)])
+def test_any_number_of_bits_is_read(series, case, syntax, bits, signed):
+    low = -(1 << (bits - 1)) if signed else 0
+    volume = np.random.default_rng(0).integers(low, low + (1 << bits), (5, 7, 4))
+    volume[0, 0] = low
+    volume[1, 1] = low + (1 << bits) - 1
+    series(volume=volume, bits_stored=bits, signed=signed, transfer_syntax=syntax)
+    np.testing.assert_array_equal(read_series(case).array, volume)
+
+
+def test_the_sign_is_that_of_the_highest_stored_bit_where_the_bits_above_are_zero(series, case):
+    volume = np.random.default_rng(0).integers(-2048, 2048, (5, 7, 4))
+
+    def clear(dataset, _):
+        words = np.frombuffer(dataset.PixelData, np.uint16) & 0x0FFF
+        dataset.PixelData = words.tobytes()
+
+    series(volume=volume, bits_stored=12, adjust=clear)
+    np.testing.assert_array_equal(read_series(case).array, volume)
+
+
+def test_eight_bits_with_an_odd_number_of_pixels_are_read(series, case):
+    volume = np.random.default_rng(0).integers(0, 256, (5, 7, 4))
+
+    def to_bytes(dataset, _):
+        dataset.BitsAllocated = 8
+        dataset.PixelData = np.frombuffer(dataset.PixelData, np.uint16).astype(np.uint8).tobytes() + b"\0"
+
+    series(volume=volume, bits_stored=8, signed=False, adjust=to_bytes)
+    np.testing.assert_array_equal(read_series(case).array, volume)
+
+
+def test_size_is_checked_before_memory_is_taken(series, case):
+    def grow(dataset, _):
+        dataset.Rows = dataset.Columns = 8000
+
+    series(adjust=grow)
+    tracemalloc.start()
+    with pytest.raises(SeriesRefused, match="8000 x 8000 pixels need 128000000 bytes, the whole file has"):
+        read_series(case)
+    assert tracemalloc.get_traced_memory()[1] < 10e6  # bytes
+    tracemalloc.stop()
