@@ -142,9 +142,7 @@ def ensure_first_stage(path: str, dataset_dir: str | None) -> None:
         return
     workflow = _running_workflow()
     if workflow is None:
-        raise RuntimeError(
-            f"no first stage at {path}, and no running workflow to train it: run train_autoencoder.yaml"
-        )
+        raise RuntimeError(f"no first stage at {path}, and no running workflow to train it: run train_autoencoder.yaml")
     config = workflow.config_root_path / FIRST_STAGE_CONFIG
     logger.info(f"no first stage at {path}: training it with {config}")
     stage = ConfigWorkflow(config_file=str(config), workflow_type="train")

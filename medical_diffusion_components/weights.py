@@ -10,11 +10,22 @@ import tempfile
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["WeightsError", "file_hash", "load_weights", "provenance", "save_weights", "write_atomically"]
+__all__ = [
+    "WeightsError",
+    "file_hash",
+    "load_weights",
+    "provenance",
+    "save_weights",
+    "unwrap",
+    "versions",
+    "write_atomically",
+]
 
 
 class WeightsError(ValueError):
@@ -58,11 +69,7 @@ def _umask() -> int:
 def file_hash(path: str | os.PathLike) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as file:
-        return (
-            hashlib.file_digest(file, "sha256").hexdigest()
-            if hasattr(hashlib, "file_digest")
-            else _digest(file)
-        )
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
 
 
 def _digest(file) -> str:  # Python 3.10 has no hashlib.file_digest
@@ -70,6 +77,11 @@ def _digest(file) -> str:  # Python 3.10 has no hashlib.file_digest
     while block := file.read(1 << 20):
         digest.update(block)
     return digest.hexdigest()
+
+
+def unwrap(item: Any) -> Any:
+    """The module inside a ``DistributedDataParallel``; anything else as it is."""
+    return item.module if isinstance(item, DistributedDataParallel) else item
 
 
 def save_weights(module: nn.Module, path: str | os.PathLike, made_from: Mapping) -> Path:
@@ -83,9 +95,7 @@ def save_weights(module: nn.Module, path: str | os.PathLike, made_from: Mapping)
     state = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
     path = write_atomically(path, lambda temporary: torch.save(state, temporary))
     note = {"sha256": file_hash(path), **made_from, "versions": versions()}
-    write_atomically(
-        path.with_suffix(".json"), lambda temporary: temporary.write_text(json.dumps(note, indent=2))
-    )
+    write_atomically(path.with_suffix(".json"), lambda temporary: temporary.write_text(json.dumps(note, indent=2)))
     return path
 
 
@@ -105,17 +115,13 @@ def load_weights(module: nn.Module, path: str | os.PathLike) -> str:
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in state.items()} if isinstance(state, dict) else {}
     if wanted != found:
-        raise WeightsError(
-            f"{path} is from another architecture than the configured {_difference(wanted, found)}"
-        )
+        raise WeightsError(f"{path} is from another architecture than the configured {_difference(wanted, found)}")
     module.load_state_dict(state)
     return file_hash(path)
 
 
 def _difference(wanted: dict, found: dict) -> str:
-    shapes = [
-        f"{n}: expected {wanted[n]}, got {found[n]}" for n in wanted if n in found and wanted[n] != found[n]
-    ]
+    shapes = [f"{n}: expected {wanted[n]}, got {found[n]}" for n in wanted if n in found and wanted[n] != found[n]]
     missing = [n for n in wanted if n not in found]
     extra = [n for n in found if n not in wanted]
     parts = [

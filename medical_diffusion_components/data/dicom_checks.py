@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from medical_diffusion_components.data.dicom_geometry import continues, offsets_along_normal
+from medical_diffusion_components.data.dicom_geometry import UNIT_TOLERANCE, continues, offsets_along_normal, skewness
 from medical_diffusion_components.data.dicom_headers import (
     MIN_SLICES,
     FolderScan,
@@ -66,8 +66,8 @@ def _scanner_series(header: SliceHeader) -> tuple[str | None, float] | None:
 
 
 def _is_localiser(stack: list[SliceHeader], other: list[SliceHeader]) -> bool:
-    """Whether a few slices beside a stack are rightly there: another orientation, or a scout by name."""
-    if other[0].orientation is None:
+    """Whether a few slices beside a stack are rightly there: another true orientation, or a scout by name."""
+    if is_placeless(other[0]) or max(skewness(header.orientation) for header in other) > UNIT_TOLERANCE:
         return False
     turned = np.abs(np.subtract(stack[0].orientation, other[0].orientation)).max() >= SAME_DIRECTION
     return bool(turned) or "LOCALIZER" in (other[0].image_type or "")

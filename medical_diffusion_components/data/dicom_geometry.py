@@ -38,6 +38,13 @@ def slice_normal(orientation: Sequence[float]) -> np.ndarray:
     return normal / max(np.linalg.norm(normal), 1e-12)
 
 
+def skewness(orientation: Sequence[float]) -> float:
+    """How far the direction cosines are from two orthogonal unit vectors."""
+    row, column = np.asarray(orientation[:3]), np.asarray(orientation[3:])
+    lengths = np.linalg.norm([row, column], axis=1)
+    return float(max(np.abs(lengths - 1).max(), abs(row @ column)))
+
+
 def offsets_along_normal(headers: Sequence[SliceHeader]) -> np.ndarray:
     """Distance of each slice from the origin along the first slice's normal, mm. Shape: ``(N,)``."""
     return np.array([header.position for header in headers]) @ slice_normal(headers[0].orientation)
@@ -95,9 +102,7 @@ def fit_stack(headers: Sequence[SliceHeader]) -> Stack:
 
 def _orientation(headers: Sequence[SliceHeader]) -> tuple[np.ndarray, np.ndarray]:
     cosines = np.array([header.orientation for header in headers])  # (N, 6)
-    row, column = cosines[:, :3], cosines[:, 3:]
-    lengths = np.stack([np.linalg.norm(row, axis=1), np.linalg.norm(column, axis=1)])
-    worst = max(np.abs(lengths - 1).max(), np.abs((row * column).sum(1)).max())
+    worst = max(skewness(six) for six in cosines)
     if worst > UNIT_TOLERANCE:
         raise SeriesRefused(
             Refusal.INCONSISTENT_HEADERS,

@@ -1,7 +1,7 @@
 """Compressed DICOM slices decoded by ITK, in a process of its own.
 
-The codecs inside ITK can crash on a damaged stream, and take the process with them. Apart, a crash is an error like any
-other. Run as a module with a folder as its argument, this file decodes the folder's ``*.dcm`` into ``*.npy`` beside them.
+The codecs inside ITK can crash on a damaged stream, and take the process with them. Apart, a crash is an error like
+any other. Run as a module with a folder as its argument, this file decodes the folder's ``*.dcm`` into ``*.npy``.
 """
 
 from __future__ import annotations

@@ -63,6 +63,7 @@ def breast_phantom(
     size: Sequence[int] = (96, 96, 32),
     spacing: Sequence[float] | None = None,
     fat_saturated: bool = False,
+    centre: Sequence[float] = (0.0, 0.0, 0.0),
 ) -> Phantom:
     """Make invented breast MR number ``subject`` of the cohort ``seed``.
 
@@ -76,6 +77,7 @@ def breast_phantom(
         spacing: mm; by default `BREAST_FIELD_OF_VIEW_MM` shared out among the voxels. The anatomy is the same
             at every size and spacing.
         fat_saturated: suppress the signal of fat, as in dynamic series; the anatomy stays the same.
+        centre: of the volume in the world, mm: between the breasts and the back, at the height of the nipples.
 
     Returns:
         Intensities from 0 to about 1,200. ``label`` as in `BREAST_LABELS`: its outline, ``mask``, is the breasts
@@ -93,8 +95,8 @@ def breast_phantom(
     def paint(scene: Scene) -> None:
         _paint(scene, anatomy, CONTRAST[bool(fat_saturated)])
 
-    image, label = render(paint, size, spacing, 0.0, warp, amplitude=3.0)
-    return Phantom(with_receiver_noise(image, rng, sigma), centred_affine(size, spacing), label, {})
+    image, label = render(paint, size, spacing, 0.0, warp, amplitude=3.0, centre=centre)
+    return Phantom(with_receiver_noise(image, rng, sigma), centred_affine(size, spacing, centre), label, {})
 
 
 def _draw(rng: np.random.Generator) -> _Anatomy:

@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from medical_diffusion_components.data.cohort_writing import checked_size
+
 SLAB_VOXELS = 1 << 22  # as many are painted at a time, so that large volumes need little memory beside their own
 FAINTEST = 0.08  # share of a voxel; thinner tubes are left out
 
@@ -25,8 +27,7 @@ class Phantom(NamedTuple):
 
     ``image`` is float32: Hounsfield units for CT, intensities from 0 for MR. ``label`` is uint8 and names
     the structure of each voxel by the anatomy's table of labels; 0 is outside the body or the organ that the
-    anatomy is about. ``affine`` maps voxels to mm; the world's origin is the centre of the volume.
-    ``findings`` says what was drawn into this subject that others lack.
+    anatomy is about. ``affine`` maps voxels to mm. ``findings`` says what was drawn into this subject that others lack.
 
     Shape: ``image`` and ``label`` are ``(H, W, D)``, along right, anterior, superior; ``affine`` ``(4, 4)``.
     """
@@ -239,6 +240,7 @@ def render(
     background: float,
     warp: Sequence[SmoothField],
     amplitude: float,
+    centre: Sequence[float] = (0.0, 0.0, 0.0),
 ) -> tuple[np.ndarray, np.ndarray]:
     """Paint a volume slab by slab: image (float32) and label (uint8), both ``(H, W, D)``.
 
@@ -249,10 +251,11 @@ def render(
         background: value before anything is painted.
         warp: one field per axis, the subject's own deformation.
         amplitude: standard deviation of the deformation, mm.
+        centre: of the volume in the world, mm.
     """
     image = np.full(size, background, dtype=np.float32)
     label = np.zeros(size, dtype=np.uint8)
-    axes = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(size, spacing)]
+    axes = [(np.arange(n) - (n - 1) / 2) * s + middle for n, s, middle in zip(size, spacing, centre)]
     edge = float(np.prod(spacing) ** (1 / 3))
     for part in _slabs(size):
         cut = [axes[0], axes[1], axes[2][part]]
@@ -273,21 +276,21 @@ def checked_grid(
     """
     if subject < 0 or seed < 0:
         raise ValueError(f"subject and seed start at 0, got subject {subject}, seed {seed}")
-    size = tuple(np.atleast_1d(size).tolist())
-    if len(size) != 3 or any(int(n) != n or n < 8 for n in size):
-        raise ValueError(f"size must be three whole numbers of at least 8 voxels (H, W, D), got {size}")
+    size = checked_size(size)
     if spacing is None:
         spacing = [length / n for length, n in zip(field_of_view, size)]
     spacing = tuple(float(s) for s in np.atleast_1d(spacing))
     if len(spacing) != 3 or not all(0 < s < np.inf for s in spacing):
         raise ValueError(f"spacing must be three positive numbers in mm, got {spacing}")
-    return tuple(int(n) for n in size), spacing
+    return size, spacing
 
 
-def centred_affine(size: Sequence[int], spacing: Sequence[float]) -> np.ndarray:
-    """RAS affine (4, 4) that puts the world's origin at the centre of the volume."""
+def centred_affine(
+    size: Sequence[int], spacing: Sequence[float], centre: Sequence[float] = (0.0, 0.0, 0.0)
+) -> np.ndarray:
+    """RAS affine (4, 4) of a volume whose centre lies at ``centre`` in the world, mm."""
     affine = np.diag([*spacing, 1.0])
-    affine[:3, 3] = [-s * (n - 1) / 2 for n, s in zip(size, spacing)]
+    affine[:3, 3] = [middle - s * (n - 1) / 2 for n, s, middle in zip(size, spacing, centre)]
     return affine
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,7 +32,7 @@ from medical_diffusion_components.data.splits import SPLITS, split_patients
 from medical_diffusion_components.data.transform_description import settings_hash
 from medical_diffusion_components.weights import versions, write_atomically
 
-__all__ = ["Preparation", "TooManyRefused"]
+__all__ = ["Preparation", "TooManyRefused", "run_or_exit"]
 
 UNFINISHED = "The preparation of this folder was not finished: run `prepare` again."
 
@@ -171,7 +172,8 @@ class Preparation:
             while waiting or running:
                 try:
                     while waiting and len(running) < self.in_flight:
-                        running[self._submit(executor, waiting[0])] = waiting.popleft()
+                        future = self._submit(executor, waiting[0])
+                        running[future] = waiting.popleft()
                     done, _ = wait(running, return_when=FIRST_COMPLETED)
                     for future in done:
                         result = _result_of(future, running[future])
@@ -224,6 +226,14 @@ class Preparation:
         _write_json(self.dataset_dir / "dataset.json", content)
         if empty := [split for split in SPLITS if not listed[split]]:
             print(f"No volume in {', '.join(empty)}: this folder cannot be trained on as it is", flush=True)
+
+
+def run_or_exit(make: Callable[[], Preparation]) -> PreparationReport:
+    """Run what ``make`` makes; what the user can mend ends the program with one line instead of a traceback."""
+    try:
+        return make().run()
+    except (TooManyRefused, ValueError, OSError, ImportError) as error:
+        sys.exit(f"prepare: {error}")
 
 
 def _selected(manifest: Manifest, select: Mapping[str, Sequence[Any]] | None) -> Manifest:

@@ -12,10 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
-import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -26,13 +23,14 @@ import torch
 from scipy.ndimage import binary_erosion, gaussian_filter
 from tqdm import tqdm
 
+from medical_diffusion_components.data.cohort_writing import checked_size, save_case, split_entries, write_cohort
 from medical_diffusion_components.data.random_diffeomorphism import (
     Diffeomorphism,
     random_velocity,
     sample,
     smooth_noise,
 )
-from medical_diffusion_components.data.splits import SPLITS, split_patients
+from medical_diffusion_components.data.splits import split_patients
 
 TEMPLATE_COHORT_NOTICE = (
     "These are not patients: every volume is a randomly warped copy of ONE brain, the MNI152 template. "
@@ -101,7 +99,7 @@ def template_subject(index: int, size: Sequence[int] = (64, 64, 64), seed: int =
     Raises:
         ValueError: negative index or seed, or a size that is not three numbers of at least 8.
     """
-    size = _checked_size(size)
+    size = checked_size(size)
     if index < 0 or seed < 0:
         raise ValueError(f"index and seed start at 0, got index {index}, seed {seed}")
     with _one_thread():
@@ -127,32 +125,22 @@ def write_template_cohort(
 
     Raises:
         ValueError: fewer than 3 subjects, or a bad size or seed.
-        FileExistsError: the folder holds something else.
+        FileExistsError: the folder holds something else, or has lost files.
     """
-    folder = Path(folder).expanduser()
     parameters = {
         "num_subjects": int(num_subjects),
-        "size": list(_checked_size(size)),
+        "size": list(checked_size(size)),
         "seed": int(seed),
         "version": COHORT_VERSION,
     }
-    splits = split_patients(_case(i) for i in range(num_subjects))
-    if _holds_cohort(folder, parameters):
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        unfinished.chmod(0o755)  # mkdtemp keeps others out
+    cases = [_case(index) for index in range(num_subjects)]
+    split_patients(cases)  # refuses too few before anything is written
+
+    def fill(unfinished: Path) -> dict:
         _write_volumes(unfinished, parameters)
-        (unfinished / "dataset.json").write_text(json.dumps(_datalist(splits, parameters), indent=1) + "\n")
-        try:
-            os.replace(unfinished, folder)
-        except OSError:  # another process was first: its cohort must be this one
-            if not _holds_cohort(folder, parameters):
-                raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return folder
+        return _datalist(cases)
+
+    return write_cohort(folder, "template cohort", parameters, cases, fill)
 
 
 @contextlib.contextmanager
@@ -196,70 +184,24 @@ def _make_subject(rng: np.random.Generator, size: tuple[int, int, int]) -> Templ
     return TemplateSubject(image, label, affine)
 
 
-def _checked_size(size: Sequence[int]) -> tuple[int, int, int]:
-    size = tuple(np.atleast_1d(size).tolist())
-    if len(size) != 3 or any(int(n) != n or n < 8 for n in size):
-        raise ValueError(f"size must be three whole numbers of at least 8 voxels (H, W, D), got {size}")
-    return tuple(int(n) for n in size)
-
-
-def _holds_cohort(folder: Path, parameters: dict) -> bool:
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return False
-    try:
-        found = json.loads((folder / "dataset.json").read_text())["template_cohort"]
-    except (OSError, ValueError, KeyError, TypeError):  # no cohort of ours: not there, not JSON, another dataset
-        found = None
-    if found != parameters:
-        raise FileExistsError(
-            f"{folder} should hold the template cohort {parameters}, but holds "
-            + (f"the template cohort {found}" if found else "something else")
-            + ": remove it or choose another folder"
-        )
-    kinds = ("images", "labels")
-    cases = [_case(index) for index in range(found["num_subjects"])]
-    lost = sum(not (folder / kind / f"{case}.nii.gz").is_file() for kind in kinds for case in cases)
-    if lost:
-        raise FileExistsError(f"the template cohort in {folder} has lost {lost} of its files: remove the folder")
-    return True
-
-
 def _case(index: int) -> str:
     return f"template_{index:04d}"
 
 
 def _write_volumes(folder: Path, parameters: dict) -> None:
-    for kind in ("images", "labels"):
-        (folder / kind).mkdir()
     for index in tqdm(range(parameters["num_subjects"]), desc="template cohort", unit="subject"):
         subject = template_subject(index, parameters["size"], parameters["seed"])
-        for kind, volume in (("images", subject.image), ("labels", subject.label)):
-            nifti = nib.Nifti1Image(volume, subject.affine)
-            nifti.header.set_xyzt_units("mm")
-            nifti.header["descrip"] = b"warped MNI152 template, not a patient"
-            nib.save(nifti, folder / kind / f"{_case(index)}.nii.gz")
+        save_case(folder, _case(index), *subject, "warped MNI152 template, not a patient")
 
 
-def _datalist(splits: dict[str, str], parameters: dict) -> dict:
-    datalist: dict = {
+def _datalist(cases: Sequence[str]) -> dict:
+    return {
         "name": "template cohort",
         "description": TEMPLATE_COHORT_NOTICE,
         "licence": TEMPLATE_COHORT_LICENCE,
         "labels": LABELS,
-        "template_cohort": parameters,
+        **split_entries({case: case for case in cases}),
     }
-    for split in SPLITS:
-        datalist[split] = [
-            {
-                "image": f"images/{case}.nii.gz",
-                "label": f"labels/{case}.nii.gz",
-                "case_id": case,
-                "patient_id": case,
-            }
-            for case in sorted(splits)
-            if splits[case] == split
-        ]
-    return datalist
 
 
 def _random_anatomy(rng: np.random.Generator) -> tuple[Diffeomorphism, torch.Tensor]:

@@ -9,20 +9,15 @@ import torch
 from monai.engines import Evaluator, Trainer
 from monai.utils import ForwardMode
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from medical_diffusion_components.losses.adversarial import AdversarialSchedule
 from medical_diffusion_components.losses.slices import random_slices
 from medical_diffusion_components.losses.vqgan import CriticPair, VQGANLoss
+from medical_diffusion_components.weights import unwrap
 
-__all__ = ["VQGANEvaluator", "VQGANTrainer", "unwrap"]
-
-
-def unwrap(network: nn.Module) -> nn.Module:
-    """The module inside a ``DistributedDataParallel``, or the module itself."""
-    return network.module if isinstance(network, DistributedDataParallel) else network
+__all__ = ["VQGANEvaluator", "VQGANTrainer"]
 
 
 def plain_images(batchdata: dict, device: torch.device, non_blocking: bool = False) -> Tensor:

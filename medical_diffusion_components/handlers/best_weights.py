@@ -37,9 +37,7 @@ class BestWeights:
         state = evaluator.state
         if state.best_metric_epoch == state.epoch and state.rank == 0:
             metrics = {name: float(value) for name, value in state.metrics.items()}
-            save_weights(
-                self.module, self.path, {**self.made_from, "epoch": state.epoch, "validation": metrics}
-            )
+            save_weights(self.module, self.path, {**self.made_from, "epoch": state.epoch, "validation": metrics})
 
 
 class PublishWeights:
@@ -64,6 +62,4 @@ class PublishWeights:
             return
         for suffix in (".json", ".pt"):  # the weights last: they are what the next stage waits for
             source = self.source.with_suffix(suffix)
-            write_atomically(
-                self.target.with_suffix(suffix), lambda temporary, s=source: shutil.copyfile(s, temporary)
-            )
+            write_atomically(self.target.with_suffix(suffix), lambda temporary, s=source: shutil.copyfile(s, temporary))

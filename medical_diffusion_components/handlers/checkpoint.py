@@ -13,7 +13,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from medical_diffusion_components.data.loading import ResumableSampler
-from medical_diffusion_components.weights import write_atomically
+from medical_diffusion_components.weights import unwrap, write_atomically
 
 __all__ = ["CheckpointError", "TrainingCheckpoint"]
 
@@ -59,7 +59,7 @@ class TrainingCheckpoint:
         keep: int = 2,
     ) -> None:
         self.folder = Path(folder)
-        self.objects = dict(objects)
+        self.objects = {name: unwrap(item) for name, item in objects.items()}
         self.sampler = sampler
         self.batch_size = batch_size
         self.evaluator = evaluator

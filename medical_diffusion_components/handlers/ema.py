@@ -9,6 +9,8 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
+from medical_diffusion_components.weights import unwrap
+
 __all__ = ["ExponentialMovingAverage"]
 
 
@@ -41,13 +43,13 @@ class ExponentialMovingAverage:
     ) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be in [0, 1), got {decay}")
-        self.source = source
+        self.source = unwrap(source)
         self.averaged = averaged.requires_grad_(False).eval()
         self.decay = decay
         self.every = every
         self.start = start
         self.accumulation_steps = accumulation_steps
-        averaged.load_state_dict(source.state_dict())
+        averaged.load_state_dict(self.source.state_dict())
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)

@@ -103,9 +103,7 @@ class SampleMontage:
         if engine.state.rank > 0 or (epoch % self.every_epochs and epoch != last):
             return
         self.generator.eval()
-        samples = [
-            self.generator(self.noise(n)[None].to(engine.state.device)) for n in range(self.num_volumes)
-        ]
+        samples = [self.generator(self.noise(n)[None].to(engine.state.device)) for n in range(self.num_volumes)]
         volumes = [sample[0, 0].cpu().numpy() for sample in samples]
         figure = montage({"synthetic volumes": volumes}, self.spacing, title=f"samples, epoch {epoch}")
         save_montage(figure, self.folder / f"samples_{epoch:05d}.png")

@@ -48,14 +48,8 @@ class TrainingProgress:
     def __call__(self, engine: Engine) -> None:
         # reading a value waits for the device, so only when the bar is redrawn anyway
         if self.bar.update(1):
-            values = {
-                key: f"{float(engine.state.output[key]):.4g}"
-                for key in self.show
-                if key in engine.state.output
-            }
-            self.bar.set_postfix(
-                epoch=f"{engine.state.epoch}/{engine.state.max_epochs}", **values, refresh=False
-            )
+            values = {key: f"{float(engine.state.output[key]):.4g}" for key in self.show if key in engine.state.output}
+            self.bar.set_postfix(epoch=f"{engine.state.epoch}/{engine.state.max_epochs}", **values, refresh=False)
 
     def close(self, engine: Engine) -> None:
         """Close the bar."""

@@ -76,9 +76,7 @@ class SyntheticVolumeWriter:
             stem = self.folder / f"{self.name}_{seed:06d}"
             image = nib.Nifti1Image(array, affine)
             image.header.set_xyzt_units("mm")
-            write_atomically(
-                stem.with_suffix(".nii.gz"), lambda temporary, image=image: nib.save(image, temporary)
-            )
+            write_atomically(stem.with_suffix(".nii.gz"), lambda temporary, image=image: nib.save(image, temporary))
             note = {"seed": seed, **self.facts, "seconds": round(seconds, 3)}
             write_atomically(
                 stem.with_suffix(".json"),

@@ -20,7 +20,5 @@ def feature_matching_loss(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Ten
         ValueError: the two lists differ in length or are empty.
     """
     if len(real) != len(fake) or not real:
-        raise ValueError(
-            f"expected as many real as fake feature maps, at least one, got {len(real)} and {len(fake)}"
-        )
+        raise ValueError(f"expected as many real as fake feature maps, at least one, got {len(real)} and {len(fake)}")
     return sum(F.l1_loss(f, r.detach()) for r, f in zip(real, fake)) / len(real)

@@ -47,9 +47,7 @@ class VQGANLoss:
     volume_weight: float = 1.0
     feature_matching_weight: float = 4.0
 
-    def reconstruction(
-        self, fake: Tensor, real: Tensor, fake_slice: Tensor, real_slice: Tensor
-    ) -> dict[str, Tensor]:
+    def reconstruction(self, fake: Tensor, real: Tensor, fake_slice: Tensor, real_slice: Tensor) -> dict[str, Tensor]:
         """Terms that compare reconstruction and image: volumes (B, C, H, W, D), slices (B, C, H, W)."""
         return {
             "l1": self.l1_weight * F.l1_loss(fake, real),

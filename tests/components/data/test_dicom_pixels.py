@@ -8,8 +8,16 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, JPEGLSLossless, RLELossless
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+)
 
+from medical_diffusion_components.data import dicom_itk
 from medical_diffusion_components.data.dicom_series import Refusal, SeriesRefused, read_series
 
 # JPEG-LS stream of a 6 x 5 image of 12 bits, by CharLS
@@ -33,16 +41,17 @@ def put_pixels(dataset, encapsulated, syntax):
 
 
 @pytest.mark.parametrize("signed", [False, True])
-@pytest.mark.parametrize("compressor", ["JPEG", "JPEG2000"])
-def test_lossless_jpeg_is_decoded_before_slope_and_intercept(series, case, volume, tmp_path, compressor, signed):
+def test_lossless_jpeg_is_decoded_before_slope_and_intercept(series, case, volume, tmp_path, signed):
     volume = volume if signed else volume + 1024
 
-    def compress(dataset, _):
+    def compress(dataset, k):
         stored = np.frombuffer(dataset.PixelData, np.int16 if signed else np.uint16).reshape(20, 10)
-        source = compressed_by_itk(stored, compressor, tmp_path / "slice.dcm")
+        source = compressed_by_itk(stored, ("JPEG", "JPEG2000")[k % 2], tmp_path / "slice.dcm")
         put_pixels(dataset, source.PixelData, source.file_meta.TransferSyntaxUID)
 
-    series(volume=volume[..., :4] * 0.5, slope=0.5, intercept=-8, signed=signed, adjust=compress)
+    paths = series(volume=volume[..., :4] * 0.5, slope=0.5, intercept=-8, signed=signed, adjust=compress)
+    syntaxes = [pydicom.dcmread(path, stop_before_pixels=True).file_meta.TransferSyntaxUID for path in paths]
+    assert syntaxes == [JPEGLosslessSV1, JPEG2000Lossless] * 2
     np.testing.assert_array_equal(read_series(case).array, volume[..., :4] * 0.5)
 
 
@@ -68,16 +77,37 @@ def test_without_itk_lossless_jpeg_is_refused_by_name(series, case, monkeypatch)
     assert caught.value.reason is Refusal.UNSUPPORTED_COMPRESSION
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff\xd9", base64.b64decode(JPEG_LS)[:40]])
-@pytest.mark.parametrize("syntax", [JPEGLSLossless, RLELossless])
-def test_damaged_compressed_pixels_are_refused(series, case, content, syntax):
-    def damage(dataset, k):
-        put_pixels(dataset, pydicom.encaps.encapsulate([content or b"\0"]), syntax)
+@pytest.mark.parametrize("content", [b"\0\0", b"\xff\xd8\xff\xd9" * 20])
+def test_damaged_rle_is_refused(series, case, content):
+    def damage(dataset, _):
+        put_pixels(dataset, pydicom.encaps.encapsulate([content]), RLELossless)
 
-    series(volume=np.zeros((5, 6, 3)), bits_stored=12, adjust=damage)
+    series(adjust=damage)
     with pytest.raises(SeriesRefused) as caught:
         read_series(case)
     assert caught.value.reason is Refusal.DAMAGED_PIXELS
+
+
+@pytest.mark.parametrize(
+    ("ending", "limit_s", "cause"),
+    [("os.kill(os.getpid(), signal.SIGSEGV)", 60.0, "SIGSEGV"), ("time.sleep(60)", 1.0, "timed out")],
+)
+def test_a_decoder_that_crashes_or_hangs_is_a_refusal(series, case, tmp_path, monkeypatch, ending, limit_s, cause):
+    def compress(dataset, _):
+        put_pixels(dataset, pydicom.encaps.encapsulate([base64.b64decode(JPEG_LS)[:40]]), JPEGLSLossless)
+
+    series(volume=np.zeros((5, 6, 3)), bits_stored=12, adjust=compress)
+    (tmp_path / "itk.py").write_text(f"import os, signal, time\n{ending}\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(dicom_itk, "_START_S", limit_s)
+    monkeypatch.setattr(dicom_itk, "_SLICE_S", 0.0)
+    with pytest.raises(SeriesRefused) as caught:
+        read_series(case)
+    assert caught.value.reason is Refusal.DAMAGED_PIXELS
+    causes, error = [], caught.value
+    while error := error.__cause__:
+        causes.append(str(error))
+    assert cause in causes[-1]
 
 
 @pytest.mark.parametrize("syntax", [DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless])

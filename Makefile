@@ -1,0 +1,39 @@
+# make demo: set up, train on the embedded cohort, sample, and print where the picture is
+# make test: set up with the development tools and run every test
+# make lint: the style checks alone
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CONFIGS := bundles/adni_ldm/configs
+# Fresh pages cost more than they should when large tensors come and go: let malloc keep what it has (glibc only).
+export MALLOC_MMAP_THRESHOLD_ ?= 4000000000
+export MALLOC_TRIM_THRESHOLD_ ?= 8000000000
+# No progress of installers or of Python's buffers: what is printed is for the person who waits.
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+export PYTHONUNBUFFERED = 1
+
+.PHONY: demo test lint clean-demo
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m monai.bundle run training --config_file "['$(CONFIGS)/train.yaml','$(CONFIGS)/demo.yaml']"
+	$(BIN)/python -m monai.bundle run --config_file "['$(CONFIGS)/inference.json','$(CONFIGS)/demo.yaml']"
+	$(BIN)/python -m monai.bundle run --config_file "['$(CONFIGS)/evaluate.yaml','$(CONFIGS)/demo.yaml']"
+
+test: $(VENV)/.installed-dev lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean-demo:
+	rm -rf bundles/*/demo
+
+$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[prepare,segmentation,manifests,dev]"
+	touch $@
