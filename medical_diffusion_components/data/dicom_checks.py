@@ -74,8 +74,7 @@ def _is_localiser(stack: list[SliceHeader], other: list[SliceHeader]) -> bool:
 
 
 def _skipped_numbers(stack: list[SliceHeader], series: list[SliceHeader]) -> str | None:
-    """Instance numbers 1, 3, 5, ... with the even ones nowhere: every other slice is lost, the rest is
-    uniform.
+    """Instance numbers 1, 3, 5, ... with the even ones nowhere: every other slice is lost, the rest is uniform.
 
     A header that states the distance as it is, or slices as thick as their distance, speak against it.
     """

@@ -181,6 +181,10 @@ def select_series(
     if modality not in (None, group.modality):
         raise _refused(group, Refusal.WRONG_MODALITY, f"expected modality {modality}, got {group.modality}")
     if num_slices not in (None, len(group.slices)):
+        try:
+            check_group(group)  # why slices are missing says more than that they are
+        except SeriesRefused as refused:
+            raise _refused(group, refused.reason, refused.text) from refused
         raise _refused(group, Refusal.WRONG_COUNT, f"expected {num_slices} slices, got {len(group.slices)}")
     return group
 

@@ -53,8 +53,10 @@ def cache_latents(
         latent as float32, and ``case_id``.
 
     Raises:
-        ValueError: a volume encodes to values that are not finite.
+        ValueError: a ``flip_axis`` other than 0, 1, 2, or a volume encodes to values that are not finite.
     """
+    if flip_axis not in (0, 1, 2):
+        raise ValueError(f"flip_axis must be 0, 1 or 2 (H, W or D), got {flip_axis}")
     facts = {
         "weights": file_hash(weights),
         "data": data_fingerprint(cases),

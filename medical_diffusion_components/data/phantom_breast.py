@@ -25,7 +25,7 @@ from medical_diffusion_components.data.phantom_shapes import (
     with_receiver_noise,
 )
 
-BREAST_FIELD_OF_VIEW_MM = (360.0, 340.0, 180.0)
+BREAST_FIELD_OF_VIEW_MM = (350.0, 350.0, 180.0)
 BREAST_LABELS = {"0": "outside the breasts", "1": "fat and skin of the breasts", "2": "fibroglandular tissue"}
 FATTY, GLANDULAR = 1, 2
 FILLET_MM = 26.0  # rounds the groove between breast and chest
@@ -101,7 +101,7 @@ def breast_phantom(
 
 def _draw(rng: np.random.Generator) -> _Anatomy:
     overall = float(np.clip(rng.normal(1, 0.13), 0.75, 1.25))
-    density = rng.normal(-0.5, 0.55)
+    density = rng.normal(-0.9, 0.55)
     droop = rng.uniform(0.85, 1.25)
     breasts = []
     for side in (1.0, -1.0):

@@ -20,7 +20,7 @@ from pydicom.dataset import Dataset
 
 from medical_diffusion_components.data.dicom_writing import stable_uid, write_series
 from medical_diffusion_components.data.phantom_chest import LOWEST_HU
-from medical_diffusion_components.data.phantom_knee import FINDINGS, KNEE_FIELD_OF_VIEW_MM
+from medical_diffusion_components.data.phantom_knee import FINDINGS
 from medical_diffusion_components.data.phantom_shapes import Phantom
 from medical_diffusion_components.data.phantoms import (
     PHANTOM_NOTICE,
@@ -38,6 +38,7 @@ __all__ = ["first_cases", "subject_number", "write_breast_dicom_tree", "write_ch
 NOTICE_FILE = "PHANTOMS.txt"
 # where columns (to the right), rows (upwards) and slices of each plane point
 PLANES = {"sagittal": "PSR", "coronal": "LSA", "axial": "LAS"}
+_KNEE_EXTENT_MM = (160.0, 160.0, 112.0)  # along columns, rows, slices
 _GREATEST = 255  # of the arrays' bytes
 
 
@@ -91,9 +92,9 @@ def write_knee_npy_tree(
         subject = subject_number(case["patient_id"])
         for index, (plane, axcodes) in enumerate(PLANES.items()):
             own = np.random.default_rng([seed, subject, index]).integers(20, 45)
-            size = ras_order((in_plane, in_plane, int(own) if num_slices is None else num_slices), axcodes)
-            spacing = [max(length, 112) / n for length, n in zip(KNEE_FIELD_OF_VIEW_MM, size)]
-            phantom = knee_phantom(subject, seed, size, spacing)
+            size = (in_plane, in_plane, int(own) if num_slices is None else num_slices)
+            spacing = [length / n for length, n in zip(_KNEE_EXTENT_MM, size)]
+            phantom = knee_phantom(subject, seed, ras_order(size, axcodes), ras_order(spacing, axcodes))
             slices = _slices(on_axes(phantom, axcodes).image)
             path = root / folder / plane / name
             write_atomically(path, lambda file, slices=slices: np.save(file, slices))
@@ -154,7 +155,7 @@ def write_chest_dicom_tree(
 ) -> list[dict[str, Any]]:
     """Write chest CT as ``<PatientID>/<study UID>/<series UID>/1-NNN.dcm`` with the cases' identifiers.
 
-    The extent of the volume is that of the case's ``geometry``, if it has one; no case has defects. Padding outside
+    The volume is as wide and as high as the case's ``geometry`` says, if it has one; no case has defects. Padding outside
     the field of view is stored below what a rescaled pixel can mean, and named in the header, as scanners do.
 
     Args:
@@ -177,7 +178,8 @@ def write_chest_dicom_tree(
         spacing, thickness = None, None
         if geometry:
             real_spacing = [geometry[f"{key}_mm"] for key in ("pixel_spacing", "pixel_spacing", "slice_spacing")]
-            spacing = [float(f"{s * n / m:.6g}") for s, n, m in zip(real_spacing, real, grid)]
+            shares = (grid[0] / real[0], grid[0] / real[0], grid[2] / real[2])  # pixels stay square
+            spacing = [float(f"{s / share:.6g}") for s, share in zip(real_spacing, shares)]
             thickness = geometry["slice_thickness_mm"]
             case["geometry"] = {
                 **geometry,

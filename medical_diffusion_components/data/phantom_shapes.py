@@ -71,7 +71,7 @@ def superquadric(
     if rotation is not None:
         columns = np.asarray(rotation, dtype=np.float32).T
         offsets = [sum(c * o for c, o in zip(column, offsets)) for column in columns]
-    level = squared_slope = np.float32(1e-12)
+    level, squared_slope = np.float32(1e-12), np.float32(1e-30)  # not zero in the middle
     for offset, radius in zip(offsets, radii):
         if np.isfinite(radius):
             scaled = np.abs(offset) * np.float32(1 / radius)
@@ -224,8 +224,10 @@ class Scene:
         for start, end, first, last in zip(path[:-1], path[1:], radii[:-1], radii[1:]):
             shown = [max(radius, float(self.edge) / 2) for radius in (first, last)]
             opacity = ((first + last) / sum(shown)) ** 2
+            if opacity < FAINTEST:
+                continue
             part, box = self.near(np.minimum(start, end) - max(shown), np.maximum(start, end) + max(shown))
-            if opacity < FAINTEST or part.image.size == 0:
+            if part.image.size == 0:
                 continue
             distance = capsule(part.points, start, end, *shown)
             if inside is not None:

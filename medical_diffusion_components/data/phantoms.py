@@ -28,6 +28,7 @@ __all__ = [
     "chest_phantom",
     "knee_phantom",
     "on_axes",
+    "ras_order",
     "write_phantom_cohort",
 ]
 

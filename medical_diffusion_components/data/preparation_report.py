@@ -97,7 +97,7 @@ class PreparationReport(NamedTuple):
         ]
         if self.shares:
             lines.append(f"Time: {', '.join(f'{share:.0%} {name}' for name, share in self.shares.items())}.")
-        lines += [f"Noticed: {name} in {number} volumes." for name, number in self.remarks.items()]
+        lines += [f"Noticed: {name} in {number} of the volumes." for name, number in self.remarks.items()]
         lines += ["", "| case | status | reason | remarks |", "|---|---|---|---|"]
         order = {status: place for place, status in enumerate(("refused", "absent", "made", "skipped"))}
         for result in sorted(self.results, key=lambda result: (order[result.status], result.case_id)):

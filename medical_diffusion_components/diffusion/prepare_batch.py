@@ -21,6 +21,7 @@ class HeldOutPrepareBatch(DiffusionPrepareBatch):
 
     Args:
         num_train_timesteps: length of the schedule.
+        condition_name: entry of the batch that the network is conditioned on; None for no condition.
     """
 
     def __call__(self, batchdata: dict, device=None, non_blocking: bool = False, **kwargs):
@@ -31,7 +32,10 @@ class HeldOutPrepareBatch(DiffusionPrepareBatch):
         ]
         noise = torch.stack([noise for noise, _ in drawn]).to(images)
         timesteps = torch.tensor([timestep for _, timestep in drawn], device=images.device)
-        return images, noise, (), {"noise": noise, "timesteps": timesteps}
+        inputs = {"noise": noise, "timesteps": timesteps}
+        if self.condition_name is not None:
+            inputs["condition"] = batchdata[self.condition_name].to(device, non_blocking=non_blocking, **kwargs)
+        return images, noise, (), inputs
 
     def _draw(self, case_id: str, draw: int, draws: int, shape: torch.Size) -> tuple[Tensor, int]:
         seed = int.from_bytes(hashlib.sha256(f"{case_id}/{draw}".encode()).digest()[:6], "big")

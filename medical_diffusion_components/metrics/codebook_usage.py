@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from ignite.exceptions import NotComputableError
 from ignite.metrics import Metric
 from ignite.metrics.metric import reinit__is_reduced, sync_all_reduce
 from torch import Tensor
@@ -21,6 +22,9 @@ class CodebookPerplexity(Metric):
         num_codes: size of the codebook.
         output_transform: takes the indices (any shape, int64) from ``engine.state.output``.
         device: where to count.
+
+    Raises:
+        NotComputableError: when asked for before the first batch.
     """
 
     def __init__(
@@ -34,13 +38,15 @@ class CodebookPerplexity(Metric):
 
     @reinit__is_reduced
     def reset(self) -> None:
-        self.counts = torch.zeros(self.num_codes, dtype=torch.float64)
+        self.counts = torch.zeros(self.num_codes, dtype=torch.float64, device=self._device)
 
     @reinit__is_reduced
     def update(self, indices: Tensor) -> None:
-        self.counts += torch.bincount(indices.reshape(-1).cpu(), minlength=self.num_codes)
+        self.counts += torch.bincount(indices.reshape(-1).to(self._device), minlength=self.num_codes)
 
     @sync_all_reduce("counts")
     def compute(self) -> float:
+        if self.counts.sum() == 0:
+            raise NotComputableError("the perplexity of a codebook needs at least one batch of indices")
         share = self.counts[self.counts > 0] / self.counts.sum()
         return float(torch.exp(-(share * share.log()).sum()))

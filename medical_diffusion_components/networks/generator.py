@@ -42,8 +42,8 @@ class LatentDiffusionGenerator(nn.Module):
         noise (B, latent_channels, h, w, d) -> volume (B, C, H, W, D) in about [-1, 1]
 
     Raises:
-        ValueError: an unknown sampler, ancestral sampling with fewer steps than trained, or a number of steps
-            outside [1, T].
+        ValueError: a scheduler that predicts anything but noise, an unknown sampler, ancestral sampling with fewer
+            steps than trained, or a number of steps outside [1, T].
     """
 
     def __init__(
@@ -57,6 +57,8 @@ class LatentDiffusionGenerator(nn.Module):
         super().__init__()
         total = int(scheduler.num_train_timesteps)
         steps = total if num_inference_steps is None else int(num_inference_steps)
+        if getattr(scheduler, "prediction_type", "epsilon") != "epsilon":
+            raise ValueError(f'scheduler must have the prediction_type "epsilon", got {str(scheduler.prediction_type)!r}')
         if sampler not in ("ddpm", "ddim"):
             raise ValueError(f'sampler must be "ddpm" or "ddim", got {sampler!r}')
         if not 1 <= steps <= total:
@@ -80,24 +82,25 @@ class LatentDiffusionGenerator(nn.Module):
 
     @torch.jit.export
     def sample_latent(self, noise: Tensor) -> Tensor:
-        """Reverse diffusion from ``noise`` to a latent in [-1, 1], (B, latent_channels, h, w, d) both."""
+        """Reverse diffusion from ``noise`` to a latent in [-1, 1], (B, latent_channels, h, w, d) both; no gradient."""
         seeds = seeds_from_noise(noise)
         x = noise.float()
         steps = self.timesteps.shape[0]
         one = torch.ones_like(self.alphas_cumprod[0])
-        for i in range(steps):
-            t = self.timesteps[i]
-            a_t = self.alphas_cumprod[t]
-            a_s = self.alphas_cumprod[self.timesteps[i + 1]] if i + 1 < steps else one
-            predicted = self.denoiser(x, t.expand(x.shape[0])).float()
-            x0 = ((x - (1.0 - a_t).sqrt() * predicted) / a_t.sqrt()).clamp(-1.0, 1.0)
-            direction = (x - a_t.sqrt() * x0) / (1.0 - a_t).sqrt()
-            variance = self.eta * self.eta * (1.0 - a_s) / (1.0 - a_t) * (1.0 - a_t / a_s)
-            x = a_s.sqrt() * x0 + (1.0 - a_s - variance).clamp(min=0.0).sqrt() * direction
-            if self.eta > 0.0 and i + 1 < steps:
-                x = x + variance.sqrt() * counter_normal(seeds, i, x)
-            if not torch.jit.is_scripting():
-                self._report_step()
+        with torch.no_grad():  # a graph through every step would not fit in memory
+            for i in range(steps):
+                t = self.timesteps[i]
+                a_t = self.alphas_cumprod[t]
+                a_s = self.alphas_cumprod[self.timesteps[i + 1]] if i + 1 < steps else one
+                predicted = self.denoiser(x, t.expand(x.shape[0])).float()
+                x0 = ((x - (1.0 - a_t).sqrt() * predicted) / a_t.sqrt()).clamp(-1.0, 1.0)
+                direction = (x - a_t.sqrt() * x0) / (1.0 - a_t).sqrt()
+                variance = self.eta * self.eta * (1.0 - a_s) / (1.0 - a_t) * (1.0 - a_t / a_s)
+                x = a_s.sqrt() * x0 + (1.0 - a_s - variance).clamp(min=0.0).sqrt() * direction
+                if self.eta > 0.0 and i + 1 < steps:
+                    x = x + variance.sqrt() * counter_normal(seeds, i, x)
+                if not torch.jit.is_scripting():
+                    self._report_step()
         return x
 
     @torch.jit.unused

@@ -49,7 +49,7 @@ def check_divisible(size: Sequence[int], divisor: Sequence[int], what: str = "im
     if len(size) == len(divisor) and all(s > 0 and s % d == 0 for s, d in zip(size, divisor)):
         return
     below = tuple(max(s // d, 1) * d for s, d in zip(size, divisor))
-    above = tuple(-(-s // d) * d for s, d in zip(size, divisor))
+    above = tuple(max(-(-s // d), 1) * d for s, d in zip(size, divisor))
     raise ValueError(
         f"{what} {tuple(size)} must be divisible by {tuple(divisor)}: the nearest that are: {below} and {above}"
     )
@@ -65,7 +65,7 @@ def _same_padding(kernel: int, stride: Sequence[int]) -> list[int]:
 
 
 class SameConv3d(nn.Module):
-    """3D convolution with replicate padding; the output has ceil(size / stride) voxels per axis."""
+    """3D convolution with replicate padding; the output has floor(size / stride) voxels per axis."""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel: int, stride: Sequence[int] = (1, 1, 1)

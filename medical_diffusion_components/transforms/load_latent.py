@@ -24,10 +24,12 @@ class RandLoadLatent(RandomizableTransform):
         file of (2, C, h, w, d) -> (C, h, w, d)
 
     Raises:
-        ValueError: a file that is damaged or no pair of latents.
+        ValueError: a probability outside [0, 1]; when called, a file that is damaged or no pair of latents.
     """
 
     def __init__(self, flip_prob: float = 0.5) -> None:
+        if not 0 <= flip_prob <= 1:  # MONAI would clamp it
+            raise ValueError(f"flip_prob must be in [0, 1], got {flip_prob}")
         super().__init__(prob=flip_prob)
 
     def __call__(self, filename: str) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Hashable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -35,13 +37,16 @@ class NoiseLatent(Transform):
 class NoiseLatentd(MapTransform):
     """Dictionary form of :class:`NoiseLatent`: entries that hold a number become noise, and ``seed_key`` the seed.
 
-    Anything but a number (a file name, as an annotation server passes) counts as volume 0.
+    A file name (as an annotation server passes) counts as volume 0.
 
     Args:
         keys: entries to replace.
         shape: (C, h, w, d) of the latent.
         seed: seed of volume 0.
         seed_key: entry that receives the seed of the volume.
+
+    Raises:
+        ValueError: an entry that is neither a whole number nor a file name.
     """
 
     def __init__(
@@ -54,7 +59,15 @@ class NoiseLatentd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         data = dict(data)
         for key in self.key_iterator(data):
-            number = data[key] if isinstance(data[key], int) else 0
+            number = self._number(key, data[key])
             data[key] = self.noise(number)
             data[self.seed_key] = self.noise.seed + number
         return data
+
+    @staticmethod
+    def _number(key: Hashable, value: Any) -> int:
+        if isinstance(value, Integral):  # NumPy's integers, too
+            return int(value)
+        if isinstance(value, (str, os.PathLike)):
+            return 0
+        raise ValueError(f"expected the number of a volume or a file name at {key!r}, got {value!r}")

@@ -27,7 +27,7 @@ class SpacingAffine(Transform):
 
     def __init__(self, spacing: Sequence[float]) -> None:
         self.spacing = [float(s) for s in spacing]
-        if len(self.spacing) != 3 or min(self.spacing) <= 0:
+        if len(self.spacing) != 3 or not all(0 < s < float("inf") for s in self.spacing):
             raise ValueError(f"spacing must be three positive numbers in mm, got {list(spacing)}")
 
     def __call__(self, volume: torch.Tensor) -> MetaTensor:

@@ -168,6 +168,8 @@ def test_expectations_are_checked(series, case):
     assert "expected 31 slices, got 30" in str(refusal(case, num_slices=31))
     groups = find_series(case)
     assert select_series(groups, num_slices=30, modality="CT") is groups[0]
+    next(case.iterdir()).write_bytes(b"")
+    assert refusal(case, num_slices=30).reason is Refusal.DAMAGED_FILE
 
 
 def test_a_folder_without_images_is_refused_and_a_missing_one_is_an_error(case):

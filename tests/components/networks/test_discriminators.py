@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from medical_diffusion_components.networks.discriminators import PatchCritic
+
+
+@pytest.mark.parametrize("spatial_dims, count", [(2, 2_764_481), (3, 11_049_665)])
+def test_default_critic_has_the_expected_number_of_parameters(spatial_dims, count):
+    with torch.device("meta"):
+        critic = PatchCritic(spatial_dims)
+    assert sum(parameter.numel() for parameter in critic.parameters()) == count
+
+
+def test_features_are_those_of_four_convolutions_and_logits_those_of_one_more():
+    critic = PatchCritic(2, channels=3).double()
+    convolutions = [m for m in critic.modules() if isinstance(m, torch.nn.Conv2d)]
+    norms = [None, *(m for m in critic.modules() if isinstance(m, torch.nn.BatchNorm2d))]
+    x = h = torch.randn(2, 1, 17, 22, dtype=torch.float64)
+    expected = []
+    for conv, norm, stride in zip(convolutions, norms, (2, 2, 2, 1)):
+        h = F.conv2d(F.pad(h, [2, 2, 2, 2]), conv.weight, conv.bias, stride)
+        if norm is not None:
+            spread = h.var((0, 2, 3), correction=0, keepdim=True)
+            h = (h - h.mean((0, 2, 3), keepdim=True)) / (spread + 1e-5).sqrt()
+            h = h * norm.weight[:, None, None] + norm.bias[:, None, None]
+        h = torch.where(h > 0, h, 0.2 * h)
+        expected.append(h)
+    verdict = critic(x)
+    assert [feature.shape[1] for feature in verdict.features] == [3, 6, 12, 24]
+    for ours, theirs in zip(verdict.features, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    logits = F.conv2d(F.pad(h, [1, 1, 1, 1]), convolutions[4].weight, convolutions[4].bias)
+    torch.testing.assert_close(verdict.logits, logits)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 9, 8)])
+def test_padding_lets_inputs_of_8_voxels_through(shape):
+    critic = PatchCritic(len(shape), in_channels=2, channels=4)
+    verdict = critic(torch.randn(2, 2, *shape))
+    assert verdict.logits.shape == (2, 1, *[2] * len(shape)) and verdict.logits.std() > 0
+
+
+def test_number_of_layers_sets_the_number_of_features():
+    assert len(PatchCritic(2, channels=2, num_layers=2)(torch.randn(2, 1, 16, 16)).features) == 3
