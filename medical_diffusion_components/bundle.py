@@ -17,6 +17,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.utils import ID_SEP_KEY
 
 from medical_diffusion_components.data.datasets import data_fingerprint, load_cases
+from medical_diffusion_components.data.phantoms import PHANTOM_NOTICE, write_phantom_cohort
 from medical_diffusion_components.data.splits import SPLITS
 from medical_diffusion_components.data.template_cohort import TEMPLATE_COHORT_NOTICE, write_template_cohort
 from medical_diffusion_components.weights import provenance
@@ -33,7 +34,8 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 FIRST_STAGE_CONFIG = "train_autoencoder.yaml"
-TEMPLATE_COHORT = "embedded template cohort"
+EMBEDDED = "embedded "  # how the note of weights that were made from an embedded cohort begins
+USERS_DATA = "the user's dataset_dir"
 _WRAPPERS = ("Failed to evaluate", "Failed to instantiate", "applying transform")  # how MONAI's messages begin
 _RULE = "=" * 100
 
@@ -59,9 +61,14 @@ def _running_workflow() -> ConfigWorkflow | None:
 
 
 def resolve_dataset(
-    dataset_dir: str | None, output_dir: str, num_subjects: int, size: tuple[int, int, int], seed: int = 0
+    dataset_dir: str | None,
+    output_dir: str,
+    num_subjects: int,
+    size: tuple[int, int, int],
+    cohort: str | None = "template",
+    seed: int = 0,
 ) -> str:
-    """The folder to train on: ``dataset_dir``, or, where none is given, the embedded template cohort.
+    """The folder to train on: ``dataset_dir``, or, where none is given, the bundle's embedded cohort.
 
     The cohort is written below ``output_dir`` once and announced in a banner each time.
 
@@ -70,23 +77,35 @@ def resolve_dataset(
         output_dir: where the bundle writes.
         num_subjects: how many subjects the cohort has.
         size: voxels (H, W, D) of each.
+        cohort: ``template`` (warped copies of a brain template), an anatomy that ``write_phantom_cohort`` draws, or None
+            for a bundle that has no cohort.
         seed: number of the cohort.
 
     Raises:
-        FileNotFoundError, NotADirectoryError, ValueError: a folder that is given and cannot be used; nothing replaces it.
+        FileNotFoundError, NotADirectoryError, ValueError: a folder that is given and cannot be used, which nothing
+            replaces; or none is given and there is no cohort.
     """
     if dataset_dir is not None:
         for split in SPLITS:
             load_cases(dataset_dir, split)
         return str(dataset_dir)
-    folder = Path(output_dir) / f"template_cohort_{num_subjects}_{'x'.join(str(s) for s in size)}_{seed}"
-    if not dist.is_initialized() or dist.get_rank() == 0:
-        print(
-            f"{_RULE}\nNo dataset_dir was given: using the {TEMPLATE_COHORT}.\n{TEMPLATE_COHORT_NOTICE}\n{_RULE}",
-            flush=True,
+    if cohort is None:
+        raise ValueError(
+            "no dataset_dir was given, and this bundle has no embedded cohort to take its place: give --dataset_dir, a "
+            "folder that the bundle's `prepare` made, or one of NIfTI files of one size"
         )
-        write_template_cohort(folder, num_subjects, size, seed)
-    logger.info(f"using the {TEMPLATE_COHORT}: {TEMPLATE_COHORT_NOTICE}")
+    name, notice = f"{cohort} phantom cohort", PHANTOM_NOTICE
+    if cohort == "template":
+        name, notice = "template cohort", TEMPLATE_COHORT_NOTICE
+    times = "x".join(str(s) for s in size)
+    folder = Path(output_dir) / f"{name.replace(' ', '_')}_{num_subjects}_{times}_{seed}"
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        print(f"{_RULE}\nNo dataset_dir was given: using the {EMBEDDED}{name}.\n{notice}\n{_RULE}", flush=True)
+        if cohort == "template":
+            write_template_cohort(folder, num_subjects, size, seed)
+        else:
+            write_phantom_cohort(folder, cohort, num_subjects, size, seed=seed)
+    logger.info(f"using the {EMBEDDED}{name}: {notice}")
     if dist.is_initialized():
         dist.barrier()
     return str(folder)
@@ -97,12 +116,16 @@ def describe_data(dataset_dir: str | None, resolved_dir: str) -> dict[str, Any]:
 
     Args:
         dataset_dir: what the user gave, or None.
-        resolved_dir: the folder in use.
+        resolved_dir: the folder in use; an embedded cohort says in its ``dataset.json`` what it is.
     """
     cases = {split: load_cases(resolved_dir, split) for split in SPLITS}
+    kind, notice = USERS_DATA, None
+    if dataset_dir is None:
+        cohort = json.loads((Path(resolved_dir) / "dataset.json").read_text())
+        kind, notice = EMBEDDED + cohort["name"], cohort["description"]
     return {
-        "data": TEMPLATE_COHORT if dataset_dir is None else "the user's dataset_dir",
-        "notice": TEMPLATE_COHORT_NOTICE if dataset_dir is None else None,
+        "data": kind,
+        "notice": notice,
         "data_sha256": data_fingerprint([case for split in SPLITS for case in cases[split]]),
         "cases": {split: len(cases[split]) for split in SPLITS},
     }
@@ -126,16 +149,17 @@ def ensure_first_stage(path: str, dataset_dir: str | None) -> None:
 
     Args:
         path: weights of the first stage.
-        dataset_dir: the user's folder, or None for the template cohort.
+        dataset_dir: the user's folder, or None for the embedded cohort.
 
     Raises:
-        ValueError: the weights at ``path`` were made from the template cohort, but data of the user's are given.
+        ValueError: the weights at ``path`` were made from an embedded cohort, but data of the user's are given.
         RuntimeError: there is no running workflow to take the configuration from.
     """
     if Path(path).is_file():
-        if dataset_dir is not None and provenance(path).get("data") == TEMPLATE_COHORT:
+        made_from = str(provenance(path).get("data", ""))
+        if dataset_dir is not None and made_from.startswith(EMBEDDED):
             raise ValueError(
-                f"the first stage {path} was trained on the {TEMPLATE_COHORT}, but dataset_dir is {dataset_dir}: move it "
+                f"the first stage {path} was trained on the {made_from}, but dataset_dir is {dataset_dir}: move it "
                 "away to train one on your data, or keep both with --models_dir and --output_dir"
             )
         logger.info(f"using the first stage {path}")
@@ -154,12 +178,14 @@ def ensure_first_stage(path: str, dataset_dir: str | None) -> None:
     stage.parser.update({id: value for id, value in changed if id in stage.parser and not id.startswith("_")})
     stage.initialize()
     stage.run()  # no finalize: what it would close, such as a process group, is still in use
+    if dist.is_initialized():
+        dist.barrier()  # the first rank alone publishes the weights, which all load next
 
 
 def start_run() -> None:
-    """First thing in every workflow's ``initialize``: check the overrides, and have errors end with their cause."""
-    check_overrides()
+    """First thing in every workflow's ``initialize``: have errors end with their cause, and check the overrides."""
     sys.excepthook = _traceback_with_cause
+    check_overrides()
 
 
 def _traceback_with_cause(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
@@ -169,7 +195,10 @@ def _traceback_with_cause(kind: type[BaseException], error: BaseException, trace
     while cause.__cause__ is not None and str(cause).startswith(_WRAPPERS):
         cause = cause.__cause__
     if cause is not error:
-        print(f"\nStopped: {type(cause).__name__}: {cause}", file=sys.stderr)
+        text = str(cause)
+        if text.startswith("Caught "):  # in a loader's process, whose traceback torch makes a part of the message
+            text = text.strip().splitlines()[-1]
+        print(f"\nStopped: {type(cause).__name__}: {' '.join(text.split())}", file=sys.stderr)
 
 
 def check_overrides() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from medical_diffusion_components.orientation import to_ras, world_axes
 from medical_diffusion_components.weights import write_atomically
 
 __all__ = ["montage", "save_montage"]
@@ -21,18 +22,21 @@ def montage(
     spacing: Sequence[float] = (1.0, 1.0, 1.0),
     window: tuple[float, float] = (-1.0, 1.0),
     title: str = "",
+    axcodes: str = "RAS",
 ) -> Figure:
-    """Draw groups of volumes, a column per volume and a row per plane.
+    """Draw groups of volumes, a column per volume and a row per plane, turned alike whatever their axes.
 
     Args:
-        groups: heading -> volumes (H, W, D) on RAS axes, drawn side by side.
+        groups: heading -> volumes (H, W, D), drawn side by side.
         spacing: mm per voxel along H, W, D.
         window: intensities shown as black and white.
         title: text above all.
+        axcodes: where H, W and D point in the patient; ``"RAS"`` is right, anterior, superior.
 
     Raises:
-        ValueError: no volume at all.
+        ValueError: no volume at all, or ``axcodes`` that are none.
     """
+    groups, spacing = _on_ras_axes(groups, spacing, axcodes)
     columns = max((len(volumes) for volumes in groups.values()), default=0)
     if columns == 0:
         raise ValueError("a montage needs at least one volume")
@@ -79,6 +83,16 @@ def montage(
                 if row == 0 and column == 0:
                     axes.set_title(heading, color="white", fontsize=9, loc="left", pad=3)
     return figure
+
+
+def _on_ras_axes(
+    groups: Mapping[str, Sequence[np.ndarray]], spacing: Sequence[float], axcodes: str
+) -> tuple[dict[str, list[np.ndarray]], list[float]]:
+    turned = {heading: [to_ras(np.asarray(volume), axcodes) for volume in group] for heading, group in groups.items()}
+    ras_spacing = [0.0, 0.0, 0.0]
+    for (axis, _), length in zip(world_axes(axcodes), spacing):
+        ras_spacing[axis] = length
+    return turned, ras_spacing
 
 
 def _draw(axes, volume: np.ndarray, axis: int, spacing: Sequence[float], window: tuple[float, float]) -> None:

@@ -21,6 +21,7 @@ __all__ = [
     "file_hash",
     "load_weights",
     "provenance",
+    "save_tensors",
     "save_weights",
     "unwrap",
     "versions",
@@ -52,9 +53,11 @@ def write_atomically(path: str | os.PathLike, write: Callable[[Path], None]) -> 
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+    except (OSError, RuntimeError) as error:
+        # torch reports a full disk as a RuntimeError about positions
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
         free = shutil.disk_usage(path.parent).free / 2**20
-        raise OSError(f"cannot write {path} ({free:,.0f} MiB free on its disk): {error}") from error
+        raise OSError(f"cannot write {path} ({free:,.0f} MiB free on its disk): {cause}") from error
     finally:
         temporary.unlink(missing_ok=True)
     return path
@@ -84,6 +87,12 @@ def unwrap(item: Any) -> Any:
     return item.module if isinstance(item, DistributedDataParallel) else item
 
 
+def save_tensors(content: Any, path: Path) -> None:
+    """``torch.save`` whose bytes follow from ``content`` alone: given a path, it would write the file's name into it."""
+    with open(path, "wb") as file:
+        torch.save(content, file)
+
+
 def save_weights(module: nn.Module, path: str | os.PathLike, made_from: Mapping) -> Path:
     """Write ``module.state_dict()`` to ``path`` and a note beside it (``model.pt`` -> ``model.json``).
 
@@ -93,7 +102,7 @@ def save_weights(module: nn.Module, path: str | os.PathLike, made_from: Mapping)
         made_from: what the weights were made from (data, settings, metrics); hash and versions are added.
     """
     state = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
-    path = write_atomically(path, lambda temporary: torch.save(state, temporary))
+    path = write_atomically(path, lambda temporary: save_tensors(state, temporary))
     note = {"sha256": file_hash(path), **made_from, "versions": versions()}
     write_atomically(path.with_suffix(".json"), lambda temporary: temporary.write_text(json.dumps(note, indent=2)))
     return path
@@ -111,9 +120,12 @@ def load_weights(module: nn.Module, path: str | os.PathLike) -> str:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for damaged files
-        raise WeightsError(f"{path} cannot be read as weights: {type(error).__name__}: {error}") from error
+        cause = str(error).partition("\n")[0]  # what follows is advice to trust the file
+        raise WeightsError(f"{path} cannot be read as weights: {type(error).__name__}: {cause}") from error
+    if not isinstance(state, dict) or not all(torch.is_tensor(tensor) for tensor in state.values()):
+        raise WeightsError(f"{path} holds no plain state dict; a checkpoint of a training, for one, is no weight file")
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in state.items()} if isinstance(state, dict) else {}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if wanted != found:
         raise WeightsError(f"{path} is from another architecture than the configured {_difference(wanted, found)}")
     module.load_state_dict(state)

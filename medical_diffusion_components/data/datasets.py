@@ -16,6 +16,7 @@ import numpy as np
 from monai.data import load_decathlon_datalist
 
 from medical_diffusion_components.data.splits import SPLITS, split_patients
+from medical_diffusion_components.orientation import world_axes
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 
@@ -49,7 +50,7 @@ def load_cases(dataset_dir: str | os.PathLike, split: str) -> list[dict]:
     if not folder.exists():
         raise FileNotFoundError(
             f"the dataset folder {folder} does not exist: check dataset_dir "
-            "(it is never replaced by other data; leave it out to train on the embedded template cohort)"
+            "(it is never replaced by other data; leave it out to train on the bundle's embedded cohort)"
         )
     if not folder.is_dir():
         raise NotADirectoryError(
@@ -79,11 +80,15 @@ def data_fingerprint(cases: Sequence[dict]) -> str:
     return whole.hexdigest()
 
 
-def median_spacing(cases: Sequence[dict]) -> tuple[float, float, float]:
-    """Median voxel spacing in mm along the RAS axes of the cases' images, read from their headers alone.
+def median_spacing(cases: Sequence[dict], axcodes: str = "RAS") -> tuple[float, float, float]:
+    """Median voxel spacing in mm of the cases' images, read from their headers alone.
+
+    Args:
+        cases: as ``load_cases`` returns them.
+        axcodes: the axes, in this order, along which to give it; the files may have theirs in any order.
 
     Raises:
-        ValueError: no cases.
+        ValueError: no cases, or ``axcodes`` that are none.
     """
     if not cases:
         raise ValueError("the median spacing of no cases is not defined")
@@ -94,8 +99,9 @@ def median_spacing(cases: Sequence[dict]) -> tuple[float, float, float]:
         spacing = np.empty(3)
         spacing[order] = nib.affines.voxel_sizes(affine)
         spacings.append(spacing)
-    median = np.median(spacings, axis=0)
-    return float(median[0]), float(median[1]), float(median[2])
+    median = np.median(spacings, axis=0)  # along right, anterior, superior
+    first, second, third = (float(median[axis]) for axis, _ in world_axes(axcodes))
+    return first, second, third
 
 
 def _cases_of_plain_folder(folder: Path) -> dict[str, list[dict]]:

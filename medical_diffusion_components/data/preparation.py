@@ -133,9 +133,7 @@ class Preparation:
             results.sort(key=lambda result: result.case_id)
             self._write_datalist(results)
             wall = time.monotonic() - started
-            report = PreparationReport(
-                tuple(results), wall, self.settings, self.max_refused_share, self.allow_absent
-            )
+            report = PreparationReport(tuple(results), wall, self.settings, self.max_refused_share, self.allow_absent)
             write_report(report, self.dataset_dir)
         print(report.as_text().split("\n| case")[0].strip(), f"\nDetails: {self.dataset_dir / 'report.md'}", flush=True)
         if report.refused_share > self.max_refused_share:
@@ -182,12 +180,14 @@ class Preparation:
                 except BrokenExecutor:
                     suspects = list(running.values())
                     running.clear()
+                    executor = self._replace(executor)
                     for case in suspects:
-                        _discard(executor)
-                        executor = self.executor()
-                        yield self._alone(executor, case)
-                    _discard(executor)
-                    executor = self.executor()
+                        try:
+                            result = _result_of(self._submit(executor, case), case)
+                        except BrokenExecutor:
+                            result = _crashed(case)
+                            executor = self._replace(executor)
+                        yield result
         finally:
             if executor is not None:
                 for future in running:
@@ -195,16 +195,12 @@ class Preparation:
                 executor.shutdown(wait=True)
 
     def _submit(self, executor: Executor, case: RawCase) -> Future:
-        return executor.submit(
-            prepare_case, case, self.steps, str(self.raw_dir), str(self.dataset_dir), self.settings
-        )
+        return executor.submit(prepare_case, case, self.steps, str(self.raw_dir), str(self.dataset_dir), self.settings)
 
-    def _alone(self, executor: Executor, case: RawCase) -> CaseResult:
-        try:
-            return _result_of(self._submit(executor, case), case)
-        except BrokenExecutor:
-            text = "its worker process died, perhaps for want of memory"
-            return CaseResult(*case[:3], "refused", "crashed", text)
+    def _replace(self, broken: Executor) -> Executor:
+        with suppress(Exception):  # it has no working processes that could object
+            broken.shutdown(wait=False)
+        return self.executor()
 
     def _write_datalist(self, results: Sequence[CaseResult]) -> None:
         made = [result for result in results if result.outputs]
@@ -256,9 +252,9 @@ def _result_of(future: Future, case: RawCase) -> CaseResult:
         return CaseResult(*case[:3], "refused", "worker_failed", text)
 
 
-def _discard(executor: Executor) -> None:
-    with suppress(Exception):  # it is broken already
-        executor.shutdown(wait=False)
+def _crashed(case: RawCase) -> CaseResult:
+    text = "its worker process died, perhaps for want of memory"
+    return CaseResult(*case[:3], "refused", "crashed", text)
 
 
 def _datalist(listed: Mapping[str, list[dict]], description: str) -> dict[str, Any]:

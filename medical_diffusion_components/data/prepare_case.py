@@ -54,9 +54,7 @@ class CaseResult(NamedTuple):
     peak_mib: float = 0.0
 
 
-def prepare_case(
-    case: RawCase, steps: Sequence[Callable], raw_dir: str, dataset_dir: str, settings: str
-) -> CaseResult:
+def prepare_case(case: RawCase, steps: Sequence[Callable], raw_dir: str, dataset_dir: str, settings: str) -> CaseResult:
     """Run a case through the steps and write what comes out; whatever goes wrong makes it a refused one.
 
     Args:

@@ -1,4 +1,4 @@
-"""Noise and timesteps of a validation batch, the same in every epoch."""
+"""What the denoiser is given and what it should say, in training and in validation."""
 
 from __future__ import annotations
 
@@ -6,13 +6,38 @@ import hashlib
 
 import torch
 from monai.engines import DiffusionPrepareBatch
+from monai.networks.schedulers.scheduler import Scheduler
 from torch import Tensor
 
-__all__ = ["HeldOutPrepareBatch"]
+__all__ = ["HeldOutPrepareBatch", "TrainingPrepareBatch"]
 
 
-class HeldOutPrepareBatch(DiffusionPrepareBatch):
-    """MONAI's diffusion batch with noise and timestep that follow from case and draw.
+class TrainingPrepareBatch(DiffusionPrepareBatch):
+    """MONAI's diffusion batch, with the target that the scheduler's ``prediction_type`` asks for.
+
+    That is the noise e (``epsilon``, the paper's choice), the clean latent x (``sample``), or
+    v = sqrt(a_t) e - sqrt(1 - a_t) x (``v_prediction``; Salimans and Ho, ICLR 2022).
+
+    Args:
+        scheduler: MONAI scheduler; its length is that of the schedule.
+        condition_name: entry of the batch that the network is conditioned on; None for no condition.
+    """
+
+    def __init__(self, scheduler: Scheduler, condition_name: str | None = None) -> None:
+        super().__init__(int(scheduler.num_train_timesteps), condition_name)
+        self.scheduler = scheduler
+
+    def get_target(self, images: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Target of the loss for latents ``images`` (B, C, h, w, d) with ``noise`` added at ``timesteps`` (B,)."""
+        if self.scheduler.prediction_type == "sample":
+            return images
+        if self.scheduler.prediction_type == "v_prediction":
+            return self.scheduler.get_velocity(images, noise, timesteps)
+        return noise
+
+
+class HeldOutPrepareBatch(TrainingPrepareBatch):
+    """The batch with noise and timestep that follow from case and draw.
 
     The loss of a held-out latent is then a number that only the network changes, so epochs can be compared. Draw k of n
     has its timestep in the k-th of n equal parts of the schedule.
@@ -20,7 +45,7 @@ class HeldOutPrepareBatch(DiffusionPrepareBatch):
     Needs the entries ``case_id``, ``draw`` and ``draws`` in the batch (see ``held_out_draws``).
 
     Args:
-        num_train_timesteps: length of the schedule.
+        scheduler: MONAI scheduler.
         condition_name: entry of the batch that the network is conditioned on; None for no condition.
     """
 
@@ -35,7 +60,7 @@ class HeldOutPrepareBatch(DiffusionPrepareBatch):
         inputs = {"noise": noise, "timesteps": timesteps}
         if self.condition_name is not None:
             inputs["condition"] = batchdata[self.condition_name].to(device, non_blocking=non_blocking, **kwargs)
-        return images, noise, (), inputs
+        return images, self.get_target(images, noise, timesteps), (), inputs
 
     def _draw(self, case_id: str, draw: int, draws: int, shape: torch.Size) -> tuple[Tensor, int]:
         seed = int.from_bytes(hashlib.sha256(f"{case_id}/{draw}".encode()).digest()[:6], "big")

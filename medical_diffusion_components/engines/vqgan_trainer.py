@@ -193,4 +193,4 @@ class VQGANEvaluator(Evaluator):
         with torch.no_grad(), self.autocast:
             indices = network.codebook.nearest(network.encode(image))
             pred = network.decode(network.codebook.embed(indices))
-        return {"image": image, "pred": pred.float(), "indices": indices}
+        return {"image": image, "pred": pred.float().clamp(-1.0, 1.0), "indices": indices}

@@ -13,7 +13,8 @@ import torch
 from ignite.engine import Engine, Events
 
 from medical_diffusion_components.data.loading import ResumableSampler
-from medical_diffusion_components.weights import unwrap, write_atomically
+from medical_diffusion_components.handlers.non_finite import NonFiniteLossError
+from medical_diffusion_components.weights import save_tensors, unwrap, write_atomically
 
 __all__ = ["CheckpointError", "TrainingCheckpoint"]
 
@@ -84,6 +85,7 @@ class TrainingCheckpoint:
         """Write the checkpoint of the present iteration (first rank only) and remove the oldest.
 
         Raises:
+            NonFiniteLossError: something to save is infinite or not a number, so that nobody could go on from it.
             OSError: it cannot be written; those before it are untouched.
         """
         self.last_saved = time.monotonic()
@@ -96,14 +98,22 @@ class TrainingCheckpoint:
             "random_state": torch.get_rng_state(),
             "objects": {name: item.state_dict() for name, item in self.objects.items()},
         }
+        for name, item in content["objects"].items():
+            bad = _not_finite(item)
+            if bad:
+                raise NonFiniteLossError(
+                    f"not finite after iteration {engine.state.iteration}: {bad} of {name}. Nothing was saved; the last "
+                    "checkpoint is from before it. A lower learning rate or --amp False may help."
+                )
         if self.evaluator is not None:
             content["best"] = [
                 float(self.evaluator.state.best_metric),
                 int(self.evaluator.state.best_metric_epoch),
             ]
         path = self.folder / f"checkpoint_{engine.state.iteration:09d}.pt"
-        write_atomically(path, lambda temporary: torch.save(content, temporary))
-        for old in self.checkpoints()[self.keep :]:
+        write_atomically(path, lambda temporary: save_tensors(content, temporary))
+        kept = [saved for saved in self.checkpoints() if saved <= path][: self.keep]
+        for old in set(self.checkpoints()) - set(kept):  # also a damaged one that this training has not reached yet
             old.unlink()
 
     def checkpoints(self) -> list[Path]:
@@ -117,6 +127,9 @@ class TrainingCheckpoint:
             CheckpointError: checkpoints are there but none is readable, or they are from other data, settings or
                 architecture.
         """
+        if engine.state.rank == 0:
+            for unfinished in self.folder.glob(".*_checkpoint_*.pt"):  # of a process killed while it wrote
+                unfinished.unlink()
         paths = self.checkpoints()
         for path in paths:
             content = self._read(path)
@@ -153,7 +166,9 @@ class TrainingCheckpoint:
             try:
                 item.load_state_dict(content["objects"][name])
             except (KeyError, RuntimeError, ValueError) as error:
-                raise CheckpointError(f"{path} does not fit the configured {name}: {error}") from error
+                # of torch's list of all tensors the first is enough
+                cause = " ".join(line.strip() for line in str(error).splitlines()[:2])
+                raise CheckpointError(f"{path} does not fit the configured {name}: {cause}") from error
         iteration, epoch_length = content["iteration"], engine.state.epoch_length
         engine.state.iteration = iteration
         engine.state.epoch = iteration // epoch_length
@@ -162,3 +177,12 @@ class TrainingCheckpoint:
         if self.evaluator is not None:
             self.evaluator.state.best_metric, self.evaluator.state.best_metric_epoch = content["best"]
         logger.info(f"going on from {path}: iteration {iteration}, epoch {engine.state.epoch}")
+
+
+def _not_finite(item: Any, name: str = "") -> str | None:
+    """Name of the first tensor inside a state dict that holds an infinity or a NaN."""
+    if torch.is_tensor(item):
+        return None if not item.is_floating_point() or bool(torch.isfinite(item).all()) else name
+    parts = item.items() if isinstance(item, Mapping) else enumerate(item) if isinstance(item, list) else ()
+    found = (_not_finite(part, f"{name}.{key}" if name else str(key)) for key, part in parts)
+    return next((bad for bad in found if bad is not None), None)

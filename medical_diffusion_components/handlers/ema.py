@@ -17,8 +17,9 @@ __all__ = ["ExponentialMovingAverage"]
 class ExponentialMovingAverage:
     """Keep ``averaged`` a moving average of the weights of ``source``: a <- decay a + (1 - decay) w.
 
-    Steps are optimiser steps. Every ``every`` steps the average moves; before step ``start`` it is a copy. Without a
-    ``start`` the average would remember the random initialisation.
+    Steps are optimiser steps, counted as MONAI's trainer makes them: every ``accumulation_steps`` iterations, and at the
+    end of every epoch for what is left over. Every ``every`` steps the average moves; before step ``start`` it is a copy.
+    Without a ``start`` the average would remember the random initialisation.
 
     Args:
         source: the network that is trained.
@@ -56,8 +57,11 @@ class ExponentialMovingAverage:
 
     @torch.no_grad()
     def __call__(self, engine: Engine) -> None:
-        step, rest = divmod(engine.state.iteration, self.accumulation_steps)
-        if rest or step % self.every:
+        length = engine.state.epoch_length
+        epochs, place = divmod(engine.state.iteration - 1, length)
+        stepped = (place + 1) % self.accumulation_steps == 0 or place + 1 == length
+        step = epochs * -(-length // self.accumulation_steps) + place // self.accumulation_steps + 1
+        if not stepped or step % self.every:
             return
         weight = 1 - self.decay if step >= self.start else 1.0
         new, old = list(self.source.parameters()), list(self.averaged.parameters())

@@ -31,6 +31,7 @@ class EvaluationReport:
         num_volumes: columns of the montage.
         seed: seed of the first synthetic volume.
         spacing: mm per voxel.
+        axcodes: where H, W and D point in the patient.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class EvaluationReport:
         num_volumes: int = 6,
         seed: int = 0,
         spacing: Sequence[float] = (1.0, 1.0, 1.0),
+        axcodes: str = "RAS",
     ) -> None:
         self.folder = Path(folder)
         self.generator = generator
@@ -49,6 +51,7 @@ class EvaluationReport:
         self.facts = dict(facts)
         self.num_volumes = num_volumes
         self.spacing = list(spacing)
+        self.axcodes = axcodes
         self.real: list = []
         self.reconstructed: list = []
 
@@ -78,6 +81,6 @@ class EvaluationReport:
             "their reconstructions by the first stage": self.reconstructed,
         }
         path = self.folder / "evaluation.png"
-        save_montage(montage(groups, self.spacing), path)
+        save_montage(montage(groups, self.spacing, axcodes=self.axcodes), path)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         print(f"test split: {shown}\nmontage: {path}", flush=True)

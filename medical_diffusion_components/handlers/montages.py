@@ -24,6 +24,7 @@ class ReconstructionMontage:
         writer: TensorBoard writer that receives it, too.
         num_volumes: how many volumes to show.
         spacing: mm per voxel.
+        axcodes: where H, W and D point in the patient.
     """
 
     def __init__(
@@ -32,11 +33,13 @@ class ReconstructionMontage:
         writer: SummaryWriter,
         num_volumes: int = 6,
         spacing: Sequence[float] = (1.0, 1.0, 1.0),
+        axcodes: str = "RAS",
     ) -> None:
         self.folder = Path(folder)
         self.writer = writer
         self.num_volumes = num_volumes
         self.spacing = spacing
+        self.axcodes = axcodes
         self.volumes: dict[str, list] = {}
 
     def attach(self, evaluator: Engine) -> None:
@@ -56,7 +59,7 @@ class ReconstructionMontage:
     def _draw(self, evaluator: Engine) -> None:
         if evaluator.state.rank == 0:
             epoch = evaluator.state.epoch
-            figure = montage(self.volumes, self.spacing, title=f"reconstruction, epoch {epoch}")
+            figure = montage(self.volumes, self.spacing, title=f"reconstruction, epoch {epoch}", axcodes=self.axcodes)
             save_montage(figure, self.folder / f"reconstruction_{epoch:05d}.png")
             self.writer.add_figure("reconstruction", figure, epoch)
 
@@ -73,6 +76,7 @@ class SampleMontage:
         num_volumes: how many volumes.
         seed: seed of the first.
         spacing: mm per voxel.
+        axcodes: where H, W and D point in the patient.
     """
 
     def __init__(
@@ -85,6 +89,7 @@ class SampleMontage:
         num_volumes: int = 4,
         seed: int = 0,
         spacing: Sequence[float] = (1.0, 1.0, 1.0),
+        axcodes: str = "RAS",
     ) -> None:
         self.generator = generator
         self.noise = NoiseLatent(latent_shape, seed)
@@ -93,6 +98,7 @@ class SampleMontage:
         self.every_epochs = every_epochs
         self.num_volumes = num_volumes
         self.spacing = spacing
+        self.axcodes = axcodes
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
@@ -105,6 +111,7 @@ class SampleMontage:
         self.generator.eval()
         samples = [self.generator(self.noise(n)[None].to(engine.state.device)) for n in range(self.num_volumes)]
         volumes = [sample[0, 0].cpu().numpy() for sample in samples]
-        figure = montage({"synthetic volumes": volumes}, self.spacing, title=f"samples, epoch {epoch}")
+        title = f"samples, epoch {epoch}"
+        figure = montage({"synthetic volumes": volumes}, self.spacing, title=title, axcodes=self.axcodes)
         save_montage(figure, self.folder / f"samples_{epoch:05d}.png")
         self.writer.add_figure("samples", figure, epoch)

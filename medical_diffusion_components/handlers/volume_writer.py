@@ -47,7 +47,7 @@ class SyntheticVolumeWriter:
         self.num_in_montage = num_in_montage
         self.started = 0.0
         self.shown: list[np.ndarray] = []
-        self.spacing: Sequence[float] = (1.0, 1.0, 1.0)
+        self.affine = np.eye(4)
 
     def attach(self, evaluator: Engine) -> None:
         evaluator.add_event_handler(Events.STARTED, self._prepare)
@@ -84,10 +84,11 @@ class SyntheticVolumeWriter:
             )
             if len(self.shown) < self.num_in_montage:
                 self.shown.append(array)
-                self.spacing = nib.affines.voxel_sizes(affine)
+                self.affine = affine
 
     def _draw(self, evaluator: Engine) -> None:
-        figure = montage({"synthetic volumes": self.shown}, self.spacing, self.window)
+        spacing, axcodes = nib.affines.voxel_sizes(self.affine), "".join(nib.aff2axcodes(self.affine))
+        figure = montage({"synthetic volumes": self.shown}, spacing, self.window, axcodes=axcodes)
         path = self.folder / "montage.png"
         save_montage(figure, path)
         print(f"wrote {self.folder}\nmontage: {path}", flush=True)

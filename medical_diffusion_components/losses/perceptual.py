@@ -66,7 +66,7 @@ class EfficientNetLite0Features(nn.Module):
 
 
 class PerceptualLoss(nn.Module):
-    """Sum over layers of the mean squared distance of channel-normalised features.
+    """Mean over layers of the squared distance of channel-normalised features, averaged over positions.
 
     Called like MONAI's ``PerceptualLoss``, which can take its place in a configuration where weights may be downloaded:
     ``loss(input, target)``.
@@ -88,7 +88,8 @@ class PerceptualLoss(nn.Module):
         with torch.no_grad():
             wanted = self.features(target)
         pairs = zip(self.features(input), wanted)
-        return sum((self._normalise(f) - self._normalise(w)).square().sum(1).mean() for f, w in pairs)
+        layers = [(self._normalise(f) - self._normalise(w)).square().sum(1).mean() for f, w in pairs]
+        return torch.stack(layers).mean()
 
     def _normalise(self, features: Tensor) -> Tensor:
         features = features.float()

@@ -28,13 +28,17 @@ class LatentDiffusionGenerator(nn.Module):
         x_s = sqrt(a_s) x0 + sqrt(1 - a_s - sigma^2) e' + sigma z,
         sigma^2 = eta^2 (1 - a_s) / (1 - a_t) (1 - a_t / a_s)
 
+    That is for a denoiser e that predicts the noise, as the paper's does; one that predicts the clean latent gives x0
+    directly, and one that predicts v = sqrt(a_t) e - sqrt(1 - a_t) x0 (Salimans and Ho, ICLR 2022) gives
+    x0 = sqrt(a_t) x_t - sqrt(1 - a_t) v.
+
     eta = 1 over all steps is ancestral sampling with the posterior of Ho et al. (equations 6 and 7), eta = 0 is DDIM.
     The volume is a function of the starting noise alone: z is drawn from a seed that is a hash of it.
 
     Args:
         first_stage: decodes latents.
-        denoiser: predicts the noise, called as ``denoiser(x, timesteps)``.
-        scheduler: MONAI scheduler whose ``alphas_cumprod`` the denoiser was trained with.
+        denoiser: called as ``denoiser(x, timesteps)``.
+        scheduler: MONAI scheduler whose ``alphas_cumprod`` and ``prediction_type`` the denoiser was trained with.
         sampler: ``"ddpm"``, ancestral over all steps, or ``"ddim"``, deterministic with any number of steps.
         num_inference_steps: how many steps; None is all of them.
 
@@ -42,7 +46,7 @@ class LatentDiffusionGenerator(nn.Module):
         noise (B, latent_channels, h, w, d) -> volume (B, C, H, W, D) in about [-1, 1]
 
     Raises:
-        ValueError: a scheduler that predicts anything but noise, an unknown sampler, ancestral sampling with fewer
+        ValueError: a scheduler with an unknown prediction type, an unknown sampler, ancestral sampling with fewer
             steps than trained, or a number of steps outside [1, T].
     """
 
@@ -57,8 +61,9 @@ class LatentDiffusionGenerator(nn.Module):
         super().__init__()
         total = int(scheduler.num_train_timesteps)
         steps = total if num_inference_steps is None else int(num_inference_steps)
-        if getattr(scheduler, "prediction_type", "epsilon") != "epsilon":
-            raise ValueError(f'scheduler must have the prediction_type "epsilon", got {str(scheduler.prediction_type)!r}')
+        prediction = str(getattr(scheduler, "prediction_type", "epsilon"))
+        if prediction not in ("epsilon", "sample", "v_prediction"):
+            raise ValueError(f'prediction_type must be "epsilon", "sample" or "v_prediction", got {prediction!r}')
         if sampler not in ("ddpm", "ddim"):
             raise ValueError(f'sampler must be "ddpm" or "ddim", got {sampler!r}')
         if not 1 <= steps <= total:
@@ -69,6 +74,7 @@ class LatentDiffusionGenerator(nn.Module):
             )
         self.first_stage = first_stage
         self.denoiser = denoiser
+        self.prediction = prediction
         self.eta = 1.0 if sampler == "ddpm" else 0.0
         # in the state dict, so that weights never meet another schedule than the one they were trained with
         self.register_buffer("alphas_cumprod", scheduler.alphas_cumprod.detach().clone().float())
@@ -93,7 +99,7 @@ class LatentDiffusionGenerator(nn.Module):
                 a_t = self.alphas_cumprod[t]
                 a_s = self.alphas_cumprod[self.timesteps[i + 1]] if i + 1 < steps else one
                 predicted = self.denoiser(x, t.expand(x.shape[0])).float()
-                x0 = ((x - (1.0 - a_t).sqrt() * predicted) / a_t.sqrt()).clamp(-1.0, 1.0)
+                x0 = self._clean(x, predicted, a_t).clamp(-1.0, 1.0)
                 direction = (x - a_t.sqrt() * x0) / (1.0 - a_t).sqrt()
                 variance = self.eta * self.eta * (1.0 - a_s) / (1.0 - a_t) * (1.0 - a_t / a_s)
                 x = a_s.sqrt() * x0 + (1.0 - a_s - variance).clamp(min=0.0).sqrt() * direction
@@ -102,6 +108,13 @@ class LatentDiffusionGenerator(nn.Module):
                 if not torch.jit.is_scripting():
                     self._report_step()
         return x
+
+    def _clean(self, x: Tensor, predicted: Tensor, a_t: Tensor) -> Tensor:
+        if self.prediction == "sample":
+            return predicted
+        if self.prediction == "v_prediction":
+            return a_t.sqrt() * x - (1.0 - a_t).sqrt() * predicted
+        return (x - (1.0 - a_t).sqrt() * predicted) / a_t.sqrt()
 
     @torch.jit.unused
     def _report_step(self) -> None:

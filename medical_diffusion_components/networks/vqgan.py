@@ -228,8 +228,8 @@ class VQGAN(nn.Module):
 
     @torch.jit.export
     def reconstruct(self, image: Tensor) -> Tensor:
-        """Encode, quantise, decode, without any change of the codebook: (B, C, H, W, D) -> the same shape."""
-        return self.decode(self.codebook.quantise(self.encode(image)))
+        """Encode, quantise, decode, without any change of the codebook: (B, C, H, W, D) -> the same, in [-1, 1]."""
+        return self.decode(self.codebook.quantise(self.encode(image))).clamp(-1.0, 1.0)
 
     @torch.jit.export
     def encode_stage_2_inputs(self, image: Tensor) -> Tensor:
@@ -239,9 +239,9 @@ class VQGAN(nn.Module):
 
     @torch.jit.export
     def decode_stage_2_outputs(self, latent: Tensor) -> Tensor:
-        """Undo the scaling of :meth:`encode_stage_2_inputs`, quantise, decode."""
+        """Undo the scaling of :meth:`encode_stage_2_inputs`, quantise, decode; in [-1, 1] as images are."""
         low, high = self.codebook.value_range()
-        return self.decode(self.codebook.quantise((latent + 1.0) / 2.0 * (high - low) + low))
+        return self.decode(self.codebook.quantise((latent + 1.0) / 2.0 * (high - low) + low)).clamp(-1.0, 1.0)
 
     def latent_shape(self, image_size: Sequence[int]) -> tuple[int, int, int, int]:
         """Shape (latent_channels, h, w, d) of the latent of an image of ``image_size`` (H, W, D) voxels."""

@@ -1,4 +1,4 @@
-"""The body in a scan: what is brighter than air, in one piece, without holes.
+"""The body in a scan: what is brighter than air, in large pieces, without holes.
 
 The threshold is Otsu's: "A threshold selection method from gray-level histograms", IEEE Transactions on Systems, Man,
 and Cybernetics 9(1), 62-66 (1979).
@@ -39,21 +39,26 @@ def otsu_threshold(values: np.ndarray) -> float:
     return float((edges[best[0] + 1] + edges[best[-1] + 1]) / 2)
 
 
-def body_mask(volume: np.ndarray) -> np.ndarray:
-    """Voxels of the largest object above Otsu's threshold, with its holes filled slice by slice along each axis.
+def body_mask(volume: np.ndarray, smallest: float = 1.0) -> np.ndarray:
+    """Voxels of large objects above Otsu's threshold, with their holes filled slice by slice along each axis.
+
+    Args:
+        volume: one scan.
+        smallest: smallest object to keep, as a share of the largest one's size; 1 keeps only that.
 
     Shape: (H, W, D) -> (H, W, D) of bool.
 
     Raises:
         ValueError: all voxels are equal.
     """
-    bright = ndimage.binary_opening(volume > otsu_threshold(volume))  # cuts bridges of noise
+    smooth = ndimage.median_filter(volume, size=3)  # lone bright voxels of noise would bridge the air between objects
+    bright = smooth > otsu_threshold(smooth)
     labels, count = ndimage.label(bright)
     if count == 0:
         return np.zeros(volume.shape, dtype=bool)
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    body = labels == sizes.argmax()
+    body = np.isin(labels, np.flatnonzero(sizes >= smallest * sizes.max()))
     for axis in range(3):
         for index in range(body.shape[axis]):
             plane = (slice(None),) * axis + (index,)

@@ -1,7 +1,7 @@
 """Tells a head from a brain: does a volume that should hold only the brain still have skull and scalp?
 
-Two signs, either of which counts. The largest bright object, without its holes, is larger than any brain (adult brains
-with their fluid stay below 2 litres, heads have 3 to 5). Or the median intensity, followed from that object's surface
+Two signs, either of which counts. What is bright, with all that it encloses, is larger than any brain (adult brains
+with their fluid stay below 2 litres, heads have 3 to 5). Or the median intensity, followed from its surface
 inwards, falls into a valley and rises again: scalp is bright, bone dark, brain bright; in a bare brain it only rises.
 
 Measured on Colin27 with skull (3.9 l, valley at 0.44 of the brain's intensity) and without (1.7 l, no valley), and on
@@ -30,12 +30,13 @@ from medical_diffusion_components.transforms.volume_error import NamesItsFailure
 __all__ = ["CheckSkull", "CheckSkulld", "SkullSigns"]
 
 _SPACING = 3.0  # mm, fine enough for a skull
+_SMALLEST = 0.05  # of the largest object: bone can part the scalp from the brain
 _DEPTH = 24.0  # mm, how far in to look
 _INSIDE = 24.0  # mm, what lies deeper gives the intensity to compare with
 
 
 class SkullSigns(NamedTuple):
-    """Size of the largest object in millilitres, and the deepest valley of the profile (1: none, 0: black)."""
+    """Millilitres of what is bright with what it encloses; deepest valley of the profile (1: none, 0: black)."""
 
     volume_ml: float
     valley: float
@@ -45,7 +46,7 @@ class CheckSkull(Transform):
     """Return a volume as it came; raise if it looks like a head.
 
     Args:
-        largest_brain: ml; an object above it is a head.
+        largest_brain: ml; what is larger is a head.
         deepest_valley: in [0, 1]; a valley below this share of the lower of its two banks is a skull.
 
     Shape:
@@ -65,7 +66,7 @@ class CheckSkull(Transform):
         signs = self.signs(img)
         if self.has_skull(signs):
             raise VolumeError(
-                f"{file_name(img)}: expected a brain without skull, this looks like a head: the largest object has "
+                f"{file_name(img)}: expected a brain without skull, this looks like a head: what is bright has "
                 f"{signs.volume_ml:.0f} ml (a brain at most {self.largest_brain:g}), the profile from its surface "
                 f"inwards a valley of {signs.valley:.2f} (skull: below {self.deepest_valley:g}). Remove the skull first, "
                 "or name a tool with --brain_extraction"
@@ -81,7 +82,7 @@ class CheckSkull(Transform):
         coarse = np.asarray(Resample(spacing=(_SPACING,) * 3)(img).as_tensor()[0])
         if not coarse.min() < coarse.max():
             raise VolumeError(f"{file_name(img)}: every voxel is {coarse.min():g}")
-        mask = body_mask(coarse)
+        mask = body_mask(coarse, _SMALLEST)
         depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1, 1:-1] * _SPACING  # outside the scan is air
         inside = coarse[depth > _INSIDE]
         volume = float(mask.sum() * _SPACING**3 / 1000)
@@ -93,7 +94,7 @@ class CheckSkull(Transform):
         profile = [float(np.median(shell)) - floor for shell in shells if shell.size]
         banks = zip(np.maximum.accumulate(profile)[:-2], np.maximum.accumulate(profile[::-1])[::-1][2:])
         valleys = [value / min(bank) for value, bank in zip(profile[1:-1], banks) if min(bank) > 0]
-        return SkullSigns(volume, min([1.0, *valleys]))
+        return SkullSigns(volume, float(min([1.0, *valleys])))
 
 
 class CheckSkulld(NamesItsFailure, MapTransform):

@@ -78,14 +78,18 @@ def _read_nrrd(path: str) -> MetaTensor:
     except ImportError as error:
         raise ImportError("NRRD masks need itk: pip install 'medical-diffusion-bundles[prepare]'") from error
     try:
-        image = itk.imread(path)
+        header = itk.NrrdImageIO.New(FileName=path)
+        header.ReadImageInformation()
+        layout = (header.GetNumberOfDimensions(), header.GetNumberOfComponents())
+        if layout != (3, 1):
+            raise ValueError(f"{layout[0]} dimensions, {layout[1]} layers")
+        image = itk.imread(path, itk.F, imageio=header)
         voxels = np.asarray(itk.array_from_image(image)).T  # (x, y, z)
         direction = np.asarray(itk.array_from_matrix(image.GetDirection()))
         spacing, origin = np.asarray(image.GetSpacing()), np.asarray(image.GetOrigin())
     except Exception as error:  # ITK's messages run over many lines
-        raise VolumeError(f"{path}: cannot be read as an NRRD volume") from error
-    if voxels.ndim != 3 or len(spacing) != 3:
-        raise VolumeError(f"{path}: expected one 3D mask, got shape {voxels.shape}: several layers or channels")
+        what = str(error).splitlines()[-1] if str(error) else type(error).__name__
+        raise VolumeError(f"{path}: cannot be read as a NRRD volume of one layer: {what}") from error
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = direction * spacing, origin
     meta = {ImageMetaKey.FILENAME_OR_OBJ: path}

@@ -24,6 +24,7 @@ __all__ = ["LoadScan", "LoadScand", "RawScan"]
 
 PADDING_KEY = "padding_value"
 _BLOCK = 1 << 20
+_SMALLEST_SPACING = 1e-4  # mm
 
 
 class RawScan(NamedTuple):
@@ -96,9 +97,7 @@ class LoadScan(Transform):
         # pydicom is an extra, and only DICOM needs it
         from medical_diffusion_components.data.dicom_series import find_series, read_volume, select_series
 
-        group = select_series(
-            find_series(scan.path), scan.series_uid, self.echo_time, self.modality, scan.num_images
-        )
+        group = select_series(find_series(scan.path), scan.series_uid, self.echo_time, self.modality, scan.num_images)
         if group.rows * group.columns * len(group.slices) > self.max_voxels:
             raise VolumeError(f"{group.label}: more than the {self.max_voxels} voxels allowed")
         series = read_volume(group)
@@ -126,7 +125,9 @@ class LoadScan(Transform):
     def _check_grid(self, path: str, shape: tuple[int, ...], affine: np.ndarray) -> None:
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
         extent = spacing * shape
-        if not (np.isfinite(affine).all() and (spacing > 0).all() and (extent <= self.largest_extent).all()):
+        if not (
+            np.isfinite(affine).all() and (spacing > _SMALLEST_SPACING).all() and (extent <= self.largest_extent).all()
+        ):
             raise VolumeError(
                 f"{path}: expected an extent of at most {self.largest_extent:g} mm, got {shape} voxels of "
                 f"{tuple(float(f'{s:.4g}') for s in spacing)} mm"

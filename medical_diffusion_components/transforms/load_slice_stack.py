@@ -57,6 +57,12 @@ class LoadSliceStack(Transform):
         if not isinstance(slices, np.ndarray) or slices.ndim != 3 or slices.dtype.kind not in "biuf":
             kind = f"{slices.shape} of {slices.dtype}" if isinstance(slices, np.ndarray) else type(slices).__name__
             raise VolumeError(f"{filename}: expected real numbers (slices, rows, columns), got {kind}")
+        stored = os.path.getsize(filename)
+        if slices.offset + slices.nbytes != stored:
+            raise VolumeError(
+                f"{filename}: {slices.shape} of {slices.dtype} end at byte {slices.offset + slices.nbytes}, the file has "
+                f"{stored}: its header is damaged"
+            )
         volume = np.ascontiguousarray(slices[:, ::-1].transpose(2, 1, 0), dtype=np.float32)  # (columns, rows, slices)
         affine = np.diag([0.0, 0.0, 0.0, 1.0])
         for axis, code in enumerate(self.axcodes):

@@ -16,28 +16,34 @@ from monai.transforms import MapTransform, Orientation, Transform
 from monai.transforms.utils import TransformBackends
 from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys
 
+from medical_diffusion_components.orientation import world_axes
 from medical_diffusion_components.transforms.volume_error import NamesItsFailure, VolumeError
 
 
 class LoadVolume(Transform):
-    """Read a 3D NIfTI file: channel first, RAS axes, float32, affine and file name kept.
+    """Read a 3D NIfTI file: channel first, axes as asked for, float32, affine and file name kept.
 
     What MONAI's ``LoadImage``, ``EnsureChannelFirst`` and ``Orientation`` do, for files that hold one volume.
     Where those three would go on with a slice, a time series or a colour image, or end in a page of
     traceback, this raises one error that names the file.
 
+    Args:
+        axcodes: where H, W and D are to point in the patient; ``"RAS"`` is right, anterior, superior.
+
     Shape:
         file -> (1, H, W, D)
 
     Raises:
+        ValueError: ``axcodes`` that are none.
         VolumeError: the file is missing, is no NIfTI file, is damaged, does not hold a 3D volume, or has a
             singular affine.
     """
 
     backend = (TransformBackends.TORCH,)
 
-    def __init__(self) -> None:
-        self.orient = Orientation(axcodes="RAS", labels=None)
+    def __init__(self, axcodes: str = "RAS") -> None:
+        world_axes(axcodes)  # MONAI would end in an assertion, and only when called
+        self.orient = Orientation(axcodes=axcodes, labels=None)
 
     def __call__(self, filename: str | os.PathLike) -> MetaTensor:
         """Read a ``.nii`` or ``.nii.gz`` file."""
@@ -75,9 +81,9 @@ class LoadVolumed(NamesItsFailure, MapTransform):
 
     backend = LoadVolume.backend
 
-    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+    def __init__(self, keys: KeysCollection, axcodes: str = "RAS", allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.load = LoadVolume()
+        self.load = LoadVolume(axcodes)
 
     def __call__(self, data: Mapping[Hashable, str]) -> dict[Hashable, MetaTensor]:
         data = dict(data)

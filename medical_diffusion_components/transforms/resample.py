@@ -68,7 +68,9 @@ class Resample(Transform):
 
     def __call__(self, img: MetaTensor) -> MetaTensor:
         if not isinstance(img, MetaTensor) or img.ndim != 4:
-            raise VolumeError(f"{file_name(img)}: expected a volume (C, H, W, D) with an affine, got {type(img).__name__}")
+            raise VolumeError(
+                f"{file_name(img)}: expected a volume (C, H, W, D) with an affine, got {type(img).__name__}"
+            )
         affine = np.asarray(img.affine, dtype=np.float64)
         before = np.array(img.shape[1:])
         spacing = np.linalg.norm(affine[:3, :3], axis=0)

@@ -9,30 +9,37 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
+from medical_diffusion_components.orientation import world_axes
+
 __all__ = ["SpacingAffine", "SpacingAffined"]
 
 
 class SpacingAffine(Transform):
-    """Attach an RAS affine with the given voxel spacing; the origin of the world is the centre of the volume.
+    """Attach an affine with the given voxel spacing; the origin of the world is the centre of the volume.
 
     Args:
         spacing: mm per voxel along H, W, D.
+        axcodes: where H, W and D point in the patient; ``"RAS"`` is right, anterior, superior.
 
     Shape:
         (C, H, W, D) -> (C, H, W, D), as a ``MetaTensor``
 
     Raises:
-        ValueError: not three positive numbers.
+        ValueError: not three positive numbers, or ``axcodes`` that are none.
     """
 
-    def __init__(self, spacing: Sequence[float]) -> None:
+    def __init__(self, spacing: Sequence[float], axcodes: str = "RAS") -> None:
+        self.axes = world_axes(axcodes)
         self.spacing = [float(s) for s in spacing]
         if len(self.spacing) != 3 or not all(0 < s < float("inf") for s in self.spacing):
             raise ValueError(f"spacing must be three positive numbers in mm, got {list(spacing)}")
 
     def __call__(self, volume: torch.Tensor) -> MetaTensor:
-        affine = torch.diag(torch.tensor([*self.spacing, 1.0], dtype=torch.float64))
-        affine[:3, 3] = -affine.diagonal()[:3] * (torch.tensor(volume.shape[1:], dtype=torch.float64) - 1) / 2
+        affine = torch.zeros(4, 4, dtype=torch.float64)
+        affine[3, 3] = 1
+        for column, (spacing, (axis, sign)) in enumerate(zip(self.spacing, self.axes)):
+            affine[axis, column] = sign * spacing
+        affine[:3, 3] = -affine[:3, :3] @ (torch.tensor(volume.shape[1:], dtype=torch.float64) - 1) / 2
         plain = volume.as_tensor() if isinstance(volume, MetaTensor) else volume
         return MetaTensor(plain, affine=affine)
 
@@ -40,10 +47,10 @@ class SpacingAffine(Transform):
 class SpacingAffined(MapTransform):
     """Dictionary form of :class:`SpacingAffine`."""
 
-    def __init__(self, keys: KeysCollection, spacing: Sequence[float]) -> None:
-        """Args: keys: volumes; spacing: see :class:`SpacingAffine`."""
+    def __init__(self, keys: KeysCollection, spacing: Sequence[float], axcodes: str = "RAS") -> None:
+        """Args: keys: volumes; spacing, axcodes: see :class:`SpacingAffine`."""
         super().__init__(keys)
-        self.assign = SpacingAffine(spacing)
+        self.assign = SpacingAffine(spacing, axcodes)
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         data = dict(data)

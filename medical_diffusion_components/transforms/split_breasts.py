@@ -173,7 +173,7 @@ def _gap(outline: np.ndarray) -> int:
     right = centre + int(np.argmax(profile[centre:]))
     between = profile[left : right + 1]
     narrowest = np.flatnonzero(between == between.min())
-    return left + int(round((narrowest[0] + narrowest[-1] + 1) / 2))
+    return left + round((narrowest[0] + narrowest[-1] + 1) / 2)
 
 
 def _largest(mask: np.ndarray) -> np.ndarray:

@@ -30,13 +30,15 @@ class Guess(nn.Module):
 class Oracle(nn.Module):
     """Predicts the very noise that leads to ``x0``; the latent stays within [-1, 1], so nothing is clipped."""
 
-    def __init__(self, x0: Tensor, alphas_cumprod: Tensor) -> None:
+    def __init__(self, x0: Tensor, alphas_cumprod: Tensor, prediction_type: str = "epsilon") -> None:
         super().__init__()
-        self.x0, self.alphas_cumprod = x0, alphas_cumprod
+        self.x0, self.alphas_cumprod, self.prediction_type = x0, alphas_cumprod, prediction_type
 
     def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
         a = self.alphas_cumprod[timesteps].view(-1, 1, 1, 1, 1)
-        return (x - a.sqrt() * self.x0) / (1 - a).sqrt()
+        noise = (x - a.sqrt() * self.x0) / (1 - a).sqrt()
+        velocity = a.sqrt() * noise - (1 - a).sqrt() * self.x0
+        return {"epsilon": noise, "sample": self.x0, "v_prediction": velocity}[self.prediction_type]
 
 
 def schedule(steps: int = T, name: str = "cosine") -> DDPMScheduler:
@@ -66,9 +68,10 @@ def starting_noise(batch: int = 2) -> Tensor:
 # --- samplers ---
 
 
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
 @pytest.mark.parametrize("name, options", [("cosine", {}), ("linear_beta", {"beta_start": 0.02, "beta_end": 0.4})])
-def test_ancestral_sampling_equals_the_steps_of_monai(monkeypatch, name, options):
-    scheduler, x = DDPMScheduler(T, name, **options), starting_noise()
+def test_ancestral_sampling_equals_the_steps_of_monai(monkeypatch, name, options, prediction_type):
+    scheduler, x = DDPMScheduler(T, name, prediction_type=prediction_type, **options), starting_noise()
     seeds, drawn = seeds_from_noise(x), iter(range(T))
     latent = generator(Guess(), scheduler).sample_latent(x)
 
@@ -83,19 +86,20 @@ def test_ancestral_sampling_equals_the_steps_of_monai(monkeypatch, name, options
     torch.testing.assert_close(latent, x, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
 @pytest.mark.parametrize("steps", [1, T])  # elsewhere MONAI's stride T // steps leaves its own timesteps
-def test_ddim_equals_the_steps_of_monai_where_nothing_is_clipped(steps):
+def test_ddim_equals_the_steps_of_monai_where_nothing_is_clipped(steps, prediction_type):
     x, x0 = starting_noise(), torch.rand(2, 3, 2, 4, 3) * 1.8 - 0.9
-    scheduler = DDIMScheduler(T, schedule="cosine", clip_sample=False)
+    scheduler = DDIMScheduler(T, schedule="cosine", clip_sample=False, prediction_type=prediction_type)
     scheduler.set_timesteps(steps)
-    oracle = Oracle(x0 + 0.05, scheduler.alphas_cumprod)
-    wobbly = Oracle(x0, scheduler.alphas_cumprod)
+    oracle = Oracle(x0 + 0.05, scheduler.alphas_cumprod, prediction_type)
+    wobbly = Oracle(x0, scheduler.alphas_cumprod, prediction_type)
 
     class Denoise(nn.Module):  # not quite consistent from step to step, so the path matters
         def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
             return (oracle if int(timesteps[0]) % 3 == 0 else wobbly)(x, timesteps)
 
-    latent = generator(Denoise(), schedule(), sampler="ddim", num_inference_steps=steps).sample_latent(x)
+    latent = generator(Denoise(), scheduler, sampler="ddim", num_inference_steps=steps).sample_latent(x)
     for t in scheduler.timesteps.tolist():
         x, _ = scheduler.step(Denoise()(x, torch.full((2,), t)), t, x)
     torch.testing.assert_close(latent, x, atol=2e-5, rtol=1e-5)
@@ -117,11 +121,13 @@ def test_ddim_equals_its_formula_for_any_number_of_steps(steps):
     torch.testing.assert_close(latent.double(), torch.from_numpy(x), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
-def test_a_perfect_denoiser_leads_every_sampler_to_the_latent(sampler):
+def test_a_perfect_denoiser_leads_every_sampler_to_the_latent(sampler, prediction_type):
     x0 = torch.rand(2, 3, 2, 4, 3) * 1.8 - 0.9
     settings = {"num_inference_steps": 6} if sampler == "ddim" else {}
-    perfect = generator(Oracle(x0, schedule().alphas_cumprod), sampler=sampler, **settings)
+    scheduler = DDPMScheduler(T, "cosine", prediction_type=prediction_type)
+    perfect = generator(Oracle(x0, scheduler.alphas_cumprod, prediction_type), scheduler, sampler=sampler, **settings)
     torch.testing.assert_close(perfect.sample_latent(starting_noise()), x0, atol=1e-4, rtol=0)
 
 
@@ -188,9 +194,13 @@ def test_progress_is_reported_once_per_step():
     assert len(ticks) == 7
 
 
-@pytest.mark.parametrize("settings", [{}, {"sampler": "ddim", "num_inference_steps": 4}])
-def test_scripted_generator_equals_the_eager_one(settings):
-    network, buffer = generator(**settings), io.BytesIO()
+@pytest.mark.parametrize(
+    "prediction_type, settings",
+    [("epsilon", {}), ("v_prediction", {"sampler": "ddim", "num_inference_steps": 4})],
+)
+def test_scripted_generator_equals_the_eager_one(prediction_type, settings):
+    scheduler = DDPMScheduler(SHORT, "cosine", prediction_type=prediction_type)
+    network, buffer = generator(scheduler=scheduler, **settings), io.BytesIO()
     torch.jit.save(torch.jit.script(network), buffer)
     buffer.seek(0)
     scripted = torch.jit.load(buffer)
@@ -214,10 +224,11 @@ def test_samplers_and_steps_that_do_not_exist_are_errors(settings, message):
         generator(Guess(), **settings)
 
 
-@pytest.mark.parametrize("prediction_type", ["v_prediction", "sample"])
-def test_a_schedule_that_predicts_something_else_than_noise_is_an_error(prediction_type):
-    with pytest.raises(ValueError, match=f'"epsilon", got .*{prediction_type}'):
-        generator(Guess(), DDPMScheduler(T, prediction_type=prediction_type))
+def test_an_unknown_prediction_type_is_an_error():
+    scheduler = schedule()
+    scheduler.prediction_type = "score"
+    with pytest.raises(ValueError, match=r"prediction_type must be .* got 'score'"):
+        generator(Guess(), scheduler)
 
 
 def test_weights_of_another_length_of_schedule_are_refused(tmp_path):

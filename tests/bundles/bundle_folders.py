@@ -1,0 +1,128 @@
+"""The bundles of this repository, read and run in this process; every test of this folder finds them through here."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow
+
+REPOSITORY = Path(__file__).parents[2]
+BUNDLES = sorted(path for path in (REPOSITORY / "bundles").iterdir() if (path / "configs").is_dir())
+
+# Values that make any bundle small; those that a bundle has no knob for are left out. Sides are all different, 12 is
+# about the least that SSIM's window of 11 allows.
+TINY = {
+    "image_size": [16, 32, 12],
+    "patch_size": [16, 32, 12],
+    "base_channels": 4,
+    "compression": [2, 2, 2],
+    "norm_groups": 4,
+    "num_codes": 32,
+    "critic_channels": 4,
+    "autoencoder_batch_size": 2,
+    "autoencoder_epochs": 2,
+    "adversarial_start": 2,
+    "adversarial_warmup": 1,
+    "adversarial_ramp": 1,
+    "denoiser_channels": 8,
+    "num_train_timesteps": 12,
+    "diffusion_batch_size": 2,
+    "diffusion_epochs": 2,
+    "accumulation_steps": 2,
+    "ema_every": 1,
+    "ema_start": 2,
+    "sampler": "ddim",
+    "num_inference_steps": 2,
+    "num_template_subjects": 8,
+    "val_interval": 1,
+}
+
+
+def bundles_with(*configs: str) -> list[Path]:
+    """The bundles that have all these configuration files."""
+    return [path for path in BUNDLES if all((path / "configs" / config).is_file() for config in configs)]
+
+
+def for_bundles_with(*configs: str) -> pytest.MarkDecorator:
+    """Run a test once per bundle that has these configuration files, as its argument ``bundle``."""
+    found = bundles_with(*configs)
+    return pytest.mark.parametrize("bundle", found, ids=[path.name for path in found])
+
+
+def config_files(bundle: Path) -> list[Path]:
+    """Every configuration of a bundle; its metadata are none."""
+    files = [*bundle.glob("configs/*.yaml"), *bundle.glob("configs/*.yml"), *bundle.glob("configs/*.json")]
+    return sorted(file for file in files if file.stem != "metadata")
+
+
+def read(file: Path) -> dict[str, Any]:
+    return ConfigParser.load_config_file(file)
+
+
+def tiny(bundle: Path, **overrides: Any) -> dict[str, Any]:
+    """The small values that this bundle has knobs for, and ``overrides``."""
+    known = {id for file in config_files(bundle) for id in read(file)}
+    return {id: value for id, value in TINY.items() if id in known} | overrides
+
+
+def workflow(bundle: Path, config: str | Sequence[str], **overrides: Any) -> ConfigWorkflow:
+    """What ``python -m monai.bundle run --config_file ...`` makes of its command line, before it runs anything."""
+    names = [config] if isinstance(config, str) else config
+    files = [os.path.relpath(bundle / "configs" / name) for name in names]
+    return ConfigWorkflow(files, workflow_type="infer" if names[0] == "inference.json" else "train", **overrides)
+
+
+def run(bundle: Path, config: str | Sequence[str], **overrides: Any) -> str:
+    """Run a configuration as the command line does, and return what it printed."""
+    with undisturbed() as printed:
+        started = workflow(bundle, config, **overrides)
+        started.initialize()
+        started.run()
+        started.finalize()
+    return printed.getvalue()
+
+
+def last_line(bundle: Path, config: str | Sequence[str], **overrides: Any) -> str:
+    """Run a configuration that must fail, and return the last line that a person would see in the terminal."""
+    errors = io.StringIO()
+    with undisturbed(), contextlib.redirect_stderr(errors):
+        try:
+            started = workflow(bundle, config, **overrides)
+            started.initialize()
+            started.run()
+        except Exception:
+            sys.excepthook(*sys.exc_info())
+        else:
+            pytest.fail("this should have been an error")
+    return errors.getvalue().strip().splitlines()[-1]
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[io.StringIO]:
+    """Catch what is printed; put back what a workflow changes in its process."""
+    root, hook, path, threads = logging.getLogger(), sys.excepthook, sys.path[:], torch.get_num_threads()
+    handlers, level = root.handlers[:], root.level
+    torch.set_num_threads(1)
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            yield printed
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        sys.excepthook, sys.path[:] = hook, path
+        torch.set_num_threads(threads)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Path below ``folder`` -> content, of every file."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}

@@ -1,0 +1,66 @@
+"""``evaluate.yaml``: what it reports are the numbers of the test split."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+from bundle_folders import for_bundles_with, undisturbed, workflow
+from conftest import Trained
+from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio
+
+from medical_diffusion_components.weights import load_weights
+
+ldm = for_bundles_with("train_autoencoder.yaml", "evaluate.yaml")
+Train = Callable[[Path], Trained]
+
+
+def report(done: Trained) -> dict:
+    return json.loads((done.output / "evaluation" / "evaluation.json").read_text())
+
+
+@ldm
+def test_reported_psnr_is_that_of_the_test_split(bundle: Path, trained: Train) -> None:
+    done = trained(bundle)
+    cohort = next(done.output.glob("*/dataset.json"))
+    cases = json.loads(cohort.read_text())["test"]
+    with undisturbed():
+        parser = workflow(bundle, "evaluate.yaml", **done.overrides).parser
+        first_stage = parser.get_parsed_content("autoencoder_def").eval()
+    load_weights(first_stage, done.models / "model_autoencoder.pt")
+    found = []
+    for case in cases:
+        image = nib.as_closest_canonical(nib.load(cohort.parent / case["image"])).get_fdata(dtype=np.float32)
+        image = 2 * (image - image.min()) / (image.max() - image.min()) - 1
+        with torch.no_grad():
+            latent = first_stage.encode_stage_2_inputs(torch.from_numpy(image)[None, None])
+            again = first_stage.decode_stage_2_outputs(latent)[0, 0].numpy()
+        found.append(peak_signal_noise_ratio(image, again, data_range=2))
+    assert abs(report(done)["metrics"]["psnr"] - np.mean(found)) < 1e-3
+
+
+@ldm
+def test_the_report_says_of_what_it_reports(bundle: Path, trained: Train) -> None:
+    done = trained(bundle)
+    found = report(done)
+    cases = json.loads(next(done.output.glob("*/dataset.json")).read_text())["test"]
+    assert found["weights_sha256"] == hashlib.sha256((done.models / "model.pt").read_bytes()).hexdigest()
+    assert found["test_cases"] == len(cases) == found["data"]["cases"]["test"]
+    assert found["data"]["notice"] and found["bundle"].startswith(bundle.name)
+    assert (found["sampler"], found["steps"], found["num_codes"]) == ("ddim", 2, 32)
+    assert -1 <= found["metrics"]["ssim"] <= 1
+    assert 1 <= found["metrics"]["perplexity"] <= 32
+
+
+@ldm
+def test_the_report_is_printed_and_pictured(bundle: Path, trained: Train) -> None:
+    done = trained(bundle)
+    assert f"ssim {report(done)['metrics']['ssim']:.4g}" in done.printed["evaluate.yaml"]
+    picture = np.asarray(Image.open(done.output / "evaluation" / "evaluation.png").convert("L"))
+    assert picture.std() > 10

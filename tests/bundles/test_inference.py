@@ -1,0 +1,155 @@
+"""``inference.json``: volumes with a true affine, a note beside each, and the same volume for the same seed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import monai
+import monai.bundle
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from bundle_folders import for_bundles_with, run, tiny, undisturbed, workflow
+from conftest import Trained
+from PIL import Image
+
+generators = for_bundles_with("train_autoencoder.yaml", "inference.json")
+Train = Callable[[Path], Trained]
+ANCESTRAL = {"sampler": "ddpm", "num_inference_steps": 12}
+
+
+@pytest.fixture
+def samples(trained: Train, tmp_path: Path) -> Callable[..., Path]:
+    """Sample into a new folder and return it."""
+
+    def sample(bundle: Path, name: str, **overrides) -> Path:
+        run(bundle, "inference.json", **trained(bundle).overrides | overrides, dataset_dir=str(tmp_path / name))
+        return tmp_path / name
+
+    return sample
+
+
+def voxels(folder: Path) -> dict[str, np.ndarray]:
+    return {file.name: np.asarray(nib.load(file).dataobj) for file in sorted(folder.glob("*.nii.gz"))}
+
+
+@generators
+def test_a_folder_of_samples_holds_volumes_notes_and_a_montage(bundle: Path, trained: Train) -> None:
+    folder = trained(bundle).output / "samples"
+    stems = {f"synthetic_{seed:06d}" for seed in range(8)}
+    expected = {f"{stem}{suffix}" for stem in stems for suffix in (".nii.gz", ".json")} | {"montage.png"}
+    assert {file.name for file in folder.iterdir()} == expected
+
+
+@generators
+def test_synthetic_volumes_have_the_spacing_of_the_training_data_in_ras(bundle: Path, trained: Train) -> None:
+    done = trained(bundle)
+    cases = json.loads(next(done.output.glob("*/dataset.json")).read_text())["training"]
+    folder = next(done.output.glob("*/dataset.json")).parent
+    spacing = np.median([nib.load(folder / case["image"]).header.get_zooms() for case in cases], axis=0)
+    for file in (done.output / "samples").glob("*.nii.gz"):
+        image = nib.load(file)
+        assert image.shape == tuple(done.overrides["image_size"])
+        assert nib.aff2axcodes(image.affine) == ("R", "A", "S")
+        np.testing.assert_allclose(image.header.get_zooms(), spacing, rtol=1e-4)
+        assert image.header.get_xyzt_units()[0] == "mm"
+        centre = image.affine @ [*(np.array(image.shape) - 1) / 2, 1]
+        np.testing.assert_allclose(centre[:3], 0, atol=1e-3)
+
+
+@generators
+def test_intensities_are_within_the_declared_range_and_no_constant(bundle: Path, trained: Train) -> None:
+    for volume in voxels(trained(bundle).output / "samples").values():
+        assert volume.min() >= 0 and volume.max() <= 255
+        assert volume.std() > 1
+
+
+@generators
+def test_the_note_tells_how_to_make_the_volume_again(bundle: Path, trained: Train) -> None:
+    done = trained(bundle)
+    version = json.loads((bundle / "configs" / "metadata.json").read_text())["version"]
+    for seed in range(8):
+        note = json.loads((done.output / "samples" / f"synthetic_{seed:06d}.json").read_text())
+        assert note["seed"] == seed
+        assert (note["sampler"], note["steps"]) == ("ddim", 2)
+        assert note["weights_sha256"] == hashlib.sha256((done.models / "model.pt").read_bytes()).hexdigest()
+        assert note["bundle"] == f"{bundle.name} {version}"
+        assert note["versions"]["monai"] == monai.__version__
+        assert note["seconds"] > 0
+        assert note["trained_on"].startswith("embedded ") and "not patients" in note["notice"]
+
+
+@generators
+def test_the_montage_shows_something(bundle: Path, trained: Train) -> None:
+    picture = np.asarray(Image.open(trained(bundle).output / "samples" / "montage.png").convert("L"))
+    assert min(picture.shape) > 200 and picture.std() > 10
+    columns = np.array_split(picture[:, picture.shape[1] // 10 :], 8, axis=1)
+    assert min(column.std() for column in columns) > 5  # every volume is there
+
+
+@generators
+@pytest.mark.parametrize("sampler", [{}, ANCESTRAL], ids=["ddim", "ddpm"])
+def test_a_seed_makes_one_volume_whatever_the_batch(bundle: Path, samples: Callable, sampler: dict) -> None:
+    alone = voxels(samples(bundle, "alone", num_volumes=3, inference_batch_size=1, **sampler))
+    batch = voxels(samples(bundle, "batch", num_volumes=3, inference_batch_size=3, **sampler))
+    later = voxels(samples(bundle, "later", num_volumes=1, seed=2, **sampler))
+    for name, volume in alone.items():
+        np.testing.assert_allclose(batch[name], volume, atol=0.02)  # of 255
+    np.testing.assert_array_equal(later["synthetic_000002.nii.gz"], alone["synthetic_000002.nii.gz"])
+
+
+@generators
+def test_seeds_and_samplers_differ(bundle: Path, trained: Train, samples: Callable) -> None:
+    made = voxels(trained(bundle).output / "samples")
+    assert len({volume.tobytes() for volume in made.values()}) == 8
+    ancestral = voxels(samples(bundle, "ancestral", num_volumes=1, **ANCESTRAL))["synthetic_000000.nii.gz"]
+    assert np.abs(ancestral - made["synthetic_000000.nii.gz"]).max() > 1
+
+
+@for_bundles_with("inference.json")
+def test_monai_finds_all_properties_of_inference(bundle: Path, trained: Train) -> None:
+    with undisturbed():
+        started = workflow(bundle, "inference.json", **trained(bundle).overrides)
+        started.initialize()
+        assert started.check_properties() == []
+
+
+@generators
+def test_network_in_and_out_are_as_declared(bundle: Path) -> None:
+    """The Model Zoo's check, at the declared sizes, with fewer channels and steps."""
+    thin = tiny(bundle)
+    for id in ("image_size", "compression"):
+        thin.pop(id, None)
+    with undisturbed():
+        monai.bundle.verify_net_in_out(
+            net_id="network_def",
+            meta_file=str(bundle / "configs" / "metadata.json"),
+            config_file=str(bundle / "configs" / "inference.json"),
+            device="cpu",
+            **{id: value for id, value in thin.items() if id in ("base_channels", "norm_groups", "num_codes", "denoiser_channels", "sampler", "num_inference_steps")},
+        )
+
+
+@generators
+def test_torchscript_alone_synthesises_what_the_bundle_does(bundle: Path, trained: Train, tmp_path: Path) -> None:
+    done = trained(bundle)
+    with undisturbed():
+        monai.bundle.ckpt_export(
+            net_id="network_def",
+            filepath=str(tmp_path / "model.ts"),
+            ckpt_file=str(done.models / "model.pt"),
+            config_file=str(bundle / "configs" / "inference.json"),
+            meta_file=str(bundle / "configs" / "metadata.json"),
+            **{id: value for id, value in done.overrides.items() if not id.endswith("_dir")},
+        )
+        network = torch.jit.load(str(tmp_path / "model.ts"))
+        parser = workflow(bundle, "inference.json", **done.overrides).parser
+        noise = torch.randn(parser.get_parsed_content("latent_shape"), generator=torch.Generator().manual_seed(5))
+        with torch.no_grad():
+            volume = network(noise[None])[0, 0]
+    written = voxels(done.output / "samples")["synthetic_000005.nii.gz"]
+    np.testing.assert_allclose((volume.clamp(-1, 1).numpy() + 1) * 127.5, written, atol=0.02)

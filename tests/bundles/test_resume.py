@@ -1,0 +1,250 @@
+"""Interrupted at any moment and started again, a training ends where it would have ended anyway, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from bundle_folders import bundles_with, last_line, run, tiny, tree
+from filelock import FileLock
+
+from medical_diffusion_components.engines.vqgan_trainer import VQGANTrainer
+from medical_diffusion_components.handlers.montages import ReconstructionMontage, SampleMontage
+from medical_diffusion_components.handlers.seeding import SeedIterations
+
+# One bundle is enough: test_shared_blocks.py holds the others to the same stages.
+BUNDLE = bundles_with("train_autoencoder.yaml", "train.yaml")[0]
+STAGES = ("autoencoder", "diffusion")
+Drawn = list[tuple[str, int, list[str]]]  # stage, iteration, cases of the batch
+
+
+class Interrupted(Exception):
+    """Stands for whatever ends a process in the middle of an epoch."""
+
+
+class Finished(NamedTuple):
+    """A training that nothing interrupted."""
+
+    output: Path
+    models: Path
+    drawn: Drawn
+
+
+def settings(folder: Path, data: Path, **overrides: Any) -> dict[str, Any]:
+    folders = {"output_dir": str(folder / "output"), "models_dir": str(folder / "models"), "dataset_dir": str(data)}
+    return tiny(BUNDLE, **folders, montage_interval=10, held_out_timesteps=2, **overrides)
+
+
+def train(drawn: Drawn, stop: tuple[str, int] | None = None, config: str = "train.yaml", **overrides: Any) -> None:
+    """Run a training, write down what it draws, and interrupt it before the given iteration of the given stage."""
+    seed = SeedIterations.__call__
+
+    def record(self: SeedIterations, engine: Any) -> None:
+        place = (STAGES[not isinstance(engine, VQGANTrainer)], engine.state.iteration)
+        if place == stop:
+            raise Interrupted
+        drawn.append((*place, list(engine.state.batch["case_id"])))
+        seed(self, engine)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SeedIterations, "__call__", record)
+        patch.setattr(SampleMontage, "__call__", lambda *_: None)  # half of the time, and of no consequence
+        patch.setattr(ReconstructionMontage, "_draw", lambda *_: None)
+        try:
+            run(BUNDLE, config, **overrides)
+        except Exception as error:
+            while error is not None and not isinstance(error, Interrupted):
+                cause, error = error, error.__cause__
+            if error is None:
+                raise cause
+
+
+@pytest.fixture(scope="module")
+def finished(shared: Path, nifti_folder: Path) -> Finished:
+    folder = shared / "uninterrupted"
+    folder.mkdir(exist_ok=True)
+    with FileLock(str(folder) + ".lock"):
+        notes = folder / "drawn.json"
+        if not notes.is_file():
+            drawn: Drawn = []
+            train(drawn, **settings(folder, nifti_folder))
+            notes.write_text(json.dumps(drawn))
+    return Finished(folder / "output", folder / "models", [tuple(entry) for entry in json.loads(notes.read_text())])
+
+
+@pytest.fixture(scope="module")
+def interrupted(shared: Path, nifti_folder: Path) -> Callable[[Path], dict[str, Any]]:
+    """Copy a first stage that was interrupted in its second epoch to a folder, and return the settings to go on."""
+    original = shared / "interrupted"
+    original.mkdir(exist_ok=True)
+    with FileLock(str(original) + ".lock"):
+        if not (original / "output").exists():
+            train([], stop=("autoencoder", 5), **settings(original, nifti_folder, checkpoint_minutes=0))
+
+    def copy(folder: Path) -> dict[str, Any]:
+        shutil.copytree(original, folder, dirs_exist_ok=True)
+        return settings(folder, nifti_folder, checkpoint_minutes=0)
+
+    return copy
+
+
+def checkpoints(output: Path | str, stage: str = "autoencoder") -> list[Path]:
+    return sorted((Path(output) / stage / "checkpoints").glob("checkpoint_*.pt"))
+
+
+def assert_same(one: Any, other: Any, place: str) -> None:
+    assert type(one) is type(other), place
+    if torch.is_tensor(one):
+        assert torch.equal(one, other), place
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), place
+        for key in one:
+            assert_same(one[key], other[key], f"{place}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), place
+        for number, parts in enumerate(zip(one, other)):
+            assert_same(*parts, f"{place}[{number}]")
+    else:
+        assert one == other, place
+
+
+def assert_same_end(output: Path | str, models: Path | str, finished: Finished, stages: tuple[str, ...] = STAGES) -> None:
+    """Networks, codebook, optimisers, averages, random state, best metric; published weights and their notes."""
+    for stage in stages:
+        one, other = (torch.load(checkpoints(o, stage)[-1], weights_only=True) for o in (output, finished.output))
+        assert_same(one, other, stage)
+    for name in ("model_autoencoder", "model")[: len(stages)]:
+        for suffix in (".pt", ".json"):
+            assert (Path(models) / f"{name}{suffix}").read_bytes() == (finished.models / f"{name}{suffix}").read_bytes()
+
+
+def test_the_checkpoint_holds_all_that_training_changes(finished: Finished) -> None:
+    first, second = (torch.load(checkpoints(finished.output, stage)[-1], weights_only=True) for stage in STAGES)
+    assert first["objects"].keys() >= {"autoencoder", "slice_critic", "volume_critic", "optimizer", "critic_optimizer"}
+    codebook = {"codes", "ema_counts", "ema_sums", "initialised"}
+    assert {f"codebook.{name}" for name in codebook} <= first["objects"]["autoencoder"].keys()
+    assert second["objects"].keys() >= {"denoiser", "ema", "optimizer"}
+    for content in (first, second):
+        assert content["best"][1] in (1, 2) and content["objects"]["optimizer"]["state"]
+    averaged, trained = second["objects"]["ema"], second["objects"]["denoiser"]
+    assert any(not torch.equal(averaged[name], trained[name]) for name in averaged)
+
+
+def test_every_epoch_draws_every_training_case_once_in_an_order_of_its_own(finished: Finished) -> None:
+    for stage in STAGES:
+        drawn = [cases for where, _, cases in finished.drawn if where == stage]
+        epochs = [sum(drawn[: len(drawn) // 2], []), sum(drawn[len(drawn) // 2 :], [])]
+        assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(set(epochs[0]))
+        assert epochs[0] != epochs[1]
+
+
+def test_interrupted_in_both_stages_training_ends_as_it_would_have(
+    finished: Finished, interrupted: Callable, tmp_path: Path
+) -> None:
+    go_on = interrupted(tmp_path)
+    assert not (tmp_path / "models").exists(), "an unfinished first stage was taken for a finished one"
+    drawn: Drawn = [entry for entry in finished.drawn if entry[0] == "autoencoder" and entry[1] < 5]
+    train(drawn, stop=("diffusion", 6), **go_on)
+    assert checkpoints(go_on["output_dir"], "diffusion")[-1].stem.endswith("5"), "not in the middle of an epoch"
+    train(drawn, **go_on)
+    assert [tuple(entry) for entry in drawn] == finished.drawn[: len(drawn)] and len(drawn) >= len(finished.drawn)
+    assert_same_end(go_on["output_dir"], go_on["models_dir"], finished)
+
+
+def test_of_a_truncated_checkpoint_the_one_before_is_used_and_that_is_reported(
+    finished: Finished, interrupted: Callable, tmp_path: Path
+) -> None:
+    go_on = interrupted(tmp_path)
+    before, newest = checkpoints(go_on["output_dir"])[-2:]
+    newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
+    printed = run(BUNDLE, "train_autoencoder.yaml", **go_on)
+    assert f"checkpoint {newest} cannot be read" in printed and f"going on from {before}" in printed
+    assert_same_end(go_on["output_dir"], go_on["models_dir"], finished, ("autoencoder",))
+
+
+def test_with_all_checkpoints_damaged_nothing_starts_afresh(interrupted: Callable, tmp_path: Path) -> None:
+    go_on = interrupted(tmp_path)
+    for path in checkpoints(go_on["output_dir"]):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 0xFF  # a single wrong byte
+        path.write_bytes(content)
+    before = tree(Path(go_on["output_dir"]) / "autoencoder" / "checkpoints")
+    line = last_line(BUNDLE, "train.yaml", **go_on)
+    assert "none of the 2 checkpoints in" in line and "can be read" in line and "autoencoder/checkpoints" in line
+    assert tree(Path(go_on["output_dir"]) / "autoencoder" / "checkpoints") == before
+    assert not Path(go_on["models_dir"]).exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"seed": 1}, "seed is 0, this one's is 1"),
+        ({"autoencoder_learning_rate": 1e-5}, "learning_rate is 1.875e-05, this one's is 1e-05"),
+        ({"autoencoder_batch_size": 1}, "batch_size is 2, this one's is 1"),
+        ({"base_channels": 8}, "does not fit the configured autoencoder"),
+        ({"critic_channels": 8}, "does not fit the configured slice_critic"),
+        ({"dataset_dir": "other"}, "data is "),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_checkpoints_of_another_training_are_refused(
+    interrupted: Callable, own_data: Path, tmp_path: Path, changed: dict, named: str
+) -> None:
+    go_on = interrupted(tmp_path / "run")
+    if "dataset_dir" in changed:
+        file = next(own_data.rglob("*.nii.gz"))
+        os.replace(file, file.with_name("another_name.nii.gz"))
+        changed = {"dataset_dir": str(own_data)}
+    before = tree(tmp_path / "run" / "output" / "autoencoder" / "checkpoints")
+    line = last_line(BUNDLE, "train.yaml", **go_on | changed)
+    assert line.startswith("Stopped: CheckpointError: ") and named in line
+    assert str(checkpoints(go_on["output_dir"])[-1]) in line
+    assert tree(tmp_path / "run" / "output" / "autoencoder" / "checkpoints") == before
+
+
+KILLED_WHILE_IT_WRITES = """
+import os, signal, sys
+import torch
+from pathlib import Path
+import medical_diffusion_components.handlers.checkpoint as checkpoint
+
+torch.set_num_threads(1)
+save = checkpoint.save_tensors
+
+def die(content, path):
+    save(content, path)
+    if content["iteration"] == 5:
+        path.write_bytes(path.read_bytes()[:5000])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+checkpoint.save_tensors = die
+sys.path.insert(0, {tests!r})
+from bundle_folders import run
+run(Path({bundle!r}), "train.yaml", **{overrides!r})
+"""
+
+
+@pytest.mark.slow
+def test_killed_while_it_writes_a_checkpoint_training_ends_as_it_would_have(
+    finished: Finished, nifti_folder: Path, tmp_path: Path
+) -> None:
+    go_on = settings(tmp_path, nifti_folder, checkpoint_minutes=0)
+    script = KILLED_WHILE_IT_WRITES.format(tests=str(Path(__file__).parent), bundle=str(BUNDLE), overrides=go_on)
+    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=300)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
+    folder = Path(go_on["output_dir"]) / "autoencoder" / "checkpoints"
+    assert [path.stem[-2:] for path in checkpoints(go_on["output_dir"])] == ["03", "04"]
+    assert len(list(folder.iterdir())) == 3, "the half of a checkpoint that it wrote"
+    assert not Path(go_on["models_dir"]).exists()
+    run(BUNDLE, "train.yaml", **go_on)
+    assert_same_end(go_on["output_dir"], go_on["models_dir"], finished)
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]

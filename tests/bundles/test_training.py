@@ -1,0 +1,155 @@
+"""One command trains both stages of a bundle and leaves what the next step needs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from bundle_folders import for_bundles_with, run, tree, undisturbed, workflow
+from conftest import Trained
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+ldm = for_bundles_with("train_autoencoder.yaml", "train.yaml")
+Train = Callable[[Path], Trained]
+
+
+def state(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)
+
+
+def note(path: Path) -> dict:
+    return json.loads(path.with_suffix(".json").read_text())
+
+
+@ldm
+def test_weights_are_plain_state_dicts_of_the_networks(bundle: Path, trained: Train) -> None:
+    done = trained(bundle)
+    with undisturbed():
+        parser = workflow(bundle, "train.yaml", **done.overrides).parser
+        for name, id in (("model.pt", "network_def"), ("model_autoencoder.pt", "autoencoder_def")):
+            wanted = parser.get_parsed_content(id).state_dict()
+            assert {k: v.shape for k, v in state(done.models / name).items()} == {k: v.shape for k, v in wanted.items()}
+
+
+@ldm
+def test_the_generator_holds_the_first_stage_unchanged(bundle: Path, trained: Train) -> None:
+    models = trained(bundle).models
+    whole = state(models / "model.pt")
+    assert all(torch.equal(whole[f"first_stage.{k}"], v) for k, v in state(models / "model_autoencoder.pt").items())
+
+
+@ldm
+def test_published_first_stage_is_the_best_one(bundle: Path, trained: Train) -> None:
+    done = trained(bundle)
+    best = done.output / "autoencoder" / "best_autoencoder.pt"
+    assert best.read_bytes() == (done.models / "model_autoencoder.pt").read_bytes()
+    assert note(best) == note(done.models / "model_autoencoder.pt")
+
+
+@ldm
+def test_notes_tell_what_the_weights_were_made_from(bundle: Path, trained: Train) -> None:
+    models = trained(bundle).models
+    first, second = note(models / "model_autoencoder.pt"), note(models / "model.pt")
+    for name, facts in (("model_autoencoder.pt", first), ("model.pt", second)):
+        assert facts["sha256"] == hashlib.sha256((models / name).read_bytes()).hexdigest()
+        assert facts["versions"]["torch"] == version("torch")
+        assert facts["epoch"] in (1, 2)
+    assert second["first_stage"] == first["sha256"]
+    assert first["data_sha256"] == second["data_sha256"]
+    assert np.isfinite(first["validation"]["val_ssim"]) and np.isfinite(second["validation"]["val_loss"])
+
+
+@ldm
+def test_without_data_the_embedded_cohort_is_announced_and_noted(bundle: Path, trained: Train) -> None:
+    done = trained(bundle)
+    facts = note(done.models / "model.pt")
+    assert "No dataset_dir was given" in done.printed["train.yaml"]
+    assert facts["data"].startswith("embedded ") and facts["notice"]
+    assert facts["notice"] in done.printed["train.yaml"]
+    assert sum(facts["cases"].values()) == done.overrides["num_template_subjects"]
+
+
+@ldm
+def test_training_leaves_curves_and_pictures(bundle: Path, trained: Train) -> None:
+    output = trained(bundle).output
+    for stage, scalars, picture in (
+        ("autoencoder", {"l1", "perplexity", "val_psnr", "val_ssim", "val_perplexity"}, "reconstruction"),
+        ("diffusion", {"loss", "val_loss"}, "samples"),
+    ):
+        events = EventAccumulator(str(output / stage / "tensorboard")).Reload()
+        assert set(events.Tags()["scalars"]) >= scalars
+        assert picture in events.Tags()["images"]
+        for file in (output / stage / "pictures").glob("*.png"):
+            assert np.asarray(Image.open(file).convert("L")).std() > 5
+    assert len(list((output / "autoencoder" / "pictures").glob("*.png"))) == 2  # one per validation
+
+
+@ldm
+def test_training_checked_its_latents_in_with_one_file_per_case(bundle: Path, trained: Train) -> None:
+    done = trained(bundle)
+    cases = note(done.models / "model.pt")["cases"]
+    files = list((done.output / "latents").rglob("*.npy"))
+    assert len(files) == cases["training"] + cases["validation"]
+    with undisturbed():
+        shape = workflow(bundle, "train.yaml", **done.overrides).parser.get_parsed_content("latent_shape")
+    assert {np.load(file).shape for file in files} == {(2, *shape)}
+
+
+@ldm
+def test_the_same_command_after_the_end_changes_nothing(bundle: Path, trained: Train, tmp_path: Path) -> None:
+    done = trained(bundle)
+    copy = Path(shutil.copytree(done.folder, tmp_path / "copy"))
+    moved = done.overrides | {"output_dir": str(copy / "output"), "models_dir": str(copy / "models")}
+    run(bundle, "train.yaml", **moved)
+    before, after = (
+        {name: content for name, content in tree(folder).items() if not name.endswith((".png", ".json")) and "events" not in name}
+        for folder in (done.folder, copy)
+    )
+    assert before == after
+
+
+@for_bundles_with("train.yaml")
+def test_monai_finds_all_properties_of_training(bundle: Path, trained: Train) -> None:
+    with undisturbed():
+        started = workflow(bundle, "train.yaml", **trained(bundle).overrides)
+        started.initialize()
+        assert started.check_properties() == []
+
+
+@ldm
+def test_asking_for_the_data_before_training_never_caches_latents_of_random_weights(
+    bundle: Path, trained: Train, tmp_path: Path
+) -> None:
+    done = trained(bundle)
+    with undisturbed():
+        started = workflow(bundle, "train.yaml", **done.overrides | {"output_dir": str(tmp_path)}, dataset_dir=cohort(done))
+        started.initialize()
+        started.check_properties()
+    made, expected = (
+        {file.name: file.read_bytes() for file in (output / "latents").rglob("*.npy")}
+        for output in (tmp_path, done.output)
+    )
+    assert made.keys() <= expected.keys() and made
+    assert all(content == expected[name] for name, content in made.items())
+
+
+def cohort(done: Trained) -> str:
+    """The folder of the embedded cohort that a training wrote."""
+    return str(next(done.output.glob("*/dataset.json")).parent)
+
+
+@for_bundles_with("train.yaml")
+def test_nothing_is_written_relative_to_the_current_directory(
+    bundle: Path, trained: Train, tmp_path: Path, monkeypatch
+) -> None:
+    done = trained(bundle)
+    monkeypatch.chdir(tmp_path)
+    run(bundle, "train.yaml", **done.overrides)
+    assert list(tmp_path.iterdir()) == []
