@@ -20,7 +20,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m monai.bundle run --config_file "['$(CONFIGS)/evaluate.yaml','$(CONFIGS)/demo.yaml']"
 
 test: $(VENV)/.installed-dev lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -70,9 +70,7 @@ def read_scans(path: Path, group: str = "CN", description: str = MP_RAGE) -> lis
                 continue
             scan = _scan(row, where, reader.line_num)
             if scan.image_id in line_of:
-                raise ValueError(
-                    f"{where}: image {scan.image_id} is already in line {line_of[scan.image_id]}"
-                )
+                raise ValueError(f"{where}: image {scan.image_id} is already in line {line_of[scan.image_id]}")
             line_of[scan.image_id] = scan.line
             scans.append(scan)
     if not scans:
@@ -86,9 +84,7 @@ def read_scans(path: Path, group: str = "CN", description: str = MP_RAGE) -> lis
 def _scan(row: dict[str, str], where: str, line: int) -> Scan:
     number = re.fullmatch(r"I?(\d+)", row["Image Data ID"])
     if number is None:
-        raise ValueError(
-            f"{where}: expected an image id such as I12345 or 12345, got {row['Image Data ID']!r}"
-        )
+        raise ValueError(f"{where}: expected an image id such as I12345 or 12345, got {row['Image Data ID']!r}")
     if not re.fullmatch(r"\w+", row["Subject"], re.ASCII):
         raise ValueError(f"{where}: expected a subject such as 123_S_4567, got {row['Subject']!r}")
     try:

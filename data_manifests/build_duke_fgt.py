@@ -109,15 +109,11 @@ def build(root: Path, images: Path) -> Manifest:
 def main(argv: list[str] | None = None) -> int:
     parser = builder_arguments(__doc__, None)
     parser.add_argument("--masks", type=Path, required=True, help=f"the folder that holds {MASKS_FOLDER}")
-    parser.add_argument(
-        "--images", type=Path, default=Path(__file__).with_name("duke.json"), help="default: duke.json"
-    )
+    parser.add_argument("--images", type=Path, default=Path(__file__).with_name("duke.json"), help="default: duke.json")
     arguments = parser.parse_args(argv)
     manifest = build(arguments.masks, arguments.images)
     names = Counter(label["name"] for case in manifest.cases for label in case["labels"])
-    print(
-        "cases with each segment:", ", ".join(f"{name}: {number}" for name, number in sorted(names.items()))
-    )
+    print("cases with each segment:", ", ".join(f"{name}: {number}" for name, number in sorted(names.items())))
     return finish(manifest, arguments.out, arguments.check)
 
 

@@ -69,12 +69,8 @@ def read_geometries(database: Path) -> dict[str, Geometry]:
         positions: dict[int, list[float]] = defaultdict(list)
         for scan, position in connection.execute("SELECT scan_id, val FROM zvals"):
             positions[scan].append(position)
-        scans = connection.execute(
-            "SELECT id, series_instance_uid, slice_thickness, pixel_spacing FROM scans"
-        )
-        return {
-            uid: Geometry(thick, pixel, tuple(sorted(positions[scan]))) for scan, uid, thick, pixel in scans
-        }
+        scans = connection.execute("SELECT id, series_instance_uid, slice_thickness, pixel_spacing FROM scans")
+        return {uid: Geometry(thick, pixel, tuple(sorted(positions[scan]))) for scan, uid, thick, pixel in scans}
 
 
 def defects(geometry: Geometry, num_images: int) -> list[dict[str, Any]]:

@@ -75,21 +75,15 @@ def cache_latents(
     ]
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     missing = [
-        (case, entry)
-        for case, entry in list(zip(cases, entries))[rank::ranks]
-        if not Path(entry["image"]).exists()
+        (case, entry) for case, entry in list(zip(cases, entries))[rank::ranks] if not Path(entry["image"]).exists()
     ]
     first_stage = first_stage.to(device).eval()
     for case, entry in tqdm(missing, desc="encoding latents", unit="case", disable=rank > 0 or not missing):
         image = torch.as_tensor(preprocessing(case)["image"]).to(device)
-        pair = [
-            first_stage.encode_stage_2_inputs(view[None])[0] for view in (image, image.flip(1 + flip_axis))
-        ]
+        pair = [first_stage.encode_stage_2_inputs(view[None])[0] for view in (image, image.flip(1 + flip_axis))]
         latent = torch.stack(pair).float().cpu().numpy()
         if not np.isfinite(latent).all():
-            raise ValueError(
-                f"case {case['case_id']} encodes to values that are not finite with the weights {weights}"
-            )
+            raise ValueError(f"case {case['case_id']} encodes to values that are not finite with the weights {weights}")
         write_atomically(entry["image"], lambda temporary, array=latent: np.save(temporary, array))
     if dist.is_initialized():
         dist.barrier()

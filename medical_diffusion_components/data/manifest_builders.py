@@ -95,9 +95,7 @@ def read_series_index(collection: str, modality: str) -> list[Series]:
     # Batch by batch: the index lists a million series, and this way it never lies in memory as a whole.
     index = pyarrow.parquet.ParquetFile(package_file("idc-index-data", "idc_index.parquet"))
     series = []
-    for batch in index.iter_batches(
-        1 << 16, columns=[*columns, "collection_id", "Modality"], use_threads=False
-    ):
+    for batch in index.iter_batches(1 << 16, columns=[*columns, "collection_id", "Modality"], use_threads=False):
         wanted = pc.and_(pc.equal(batch["collection_id"], collection), pc.equal(batch["Modality"], modality))
         for row in batch.filter(wanted).select(list(columns)).to_pylist():
             fields = {columns[key]: value for key, value in row.items()}
@@ -124,9 +122,7 @@ def the_only(values: Iterable[str], what: str) -> str:
 def builder_arguments(description: str, default_out: Path | None) -> argparse.ArgumentParser:
     """A builder's command line: ``--out`` and ``--check``."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument(
-        "--out", type=Path, default=default_out, required=default_out is None, help="file to write"
-    )
+    parser.add_argument("--out", type=Path, default=default_out, required=default_out is None, help="file to write")
     parser.add_argument(
         "--check",
         action="store_true",

@@ -67,9 +67,7 @@ def read_nrrd_header(path: str | os.PathLike) -> dict[str, str]:
             continue
         field = _FIELD.fullmatch(line)
         if field is None:
-            raise ValueError(
-                f"{path}: line {number} of the NRRD header is neither field nor pair: {line[:80]!r}"
-            )
+            raise ValueError(f"{path}: line {number} of the NRRD header is neither field nor pair: {line[:80]!r}")
         if field[1] in header:
             raise ValueError(f"{path}: {field[1]!r} stands twice in the NRRD header")
         header[field[1]] = field[3].strip()
@@ -111,16 +109,12 @@ def _grid(header: dict[str, str], path: str | os.PathLike) -> _Grid:
     try:
         sizes = [int(size) for size in header["sizes"].split()]
     except (KeyError, ValueError) as error:
-        raise ValueError(
-            f"{path}: expected 'sizes: ' with whole numbers, got {header.get('sizes')!r}"
-        ) from error
+        raise ValueError(f"{path}: expected 'sizes: ' with whole numbers, got {header.get('sizes')!r}") from error
     if len(sizes) == 3:
         return _Grid(1, tuple(sizes))
     kinds = header.get("kinds", "").split()
     if len(sizes) != 4 or len(kinds) != 4 or kinds.count("list") != 1:
-        raise ValueError(
-            f"{path}: expected 3 axes, or 4 of which one is a list; got sizes {sizes}, kinds {kinds}"
-        )
+        raise ValueError(f"{path}: expected 3 axes, or 4 of which one is a list; got sizes {sizes}, kinds {kinds}")
     axis = kinds.index("list")
     spatial = sizes[:axis] + sizes[axis + 1 :]
     return _Grid(sizes[axis], tuple(spatial))

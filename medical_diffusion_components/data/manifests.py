@@ -136,9 +136,7 @@ def manifest_bytes(manifest: Manifest) -> bytes:
     blocks.append(f'"counts": {json.dumps(manifest.counts)}')
     for split in SPLITS:
         chosen = sorted((c for c in manifest.cases if c["split"] == split), key=lambda c: c["case_id"])
-        lines = (
-            json.dumps({k: v for k, v in c.items() if k != "split"}, separators=(",", ":")) for c in chosen
-        )
+        lines = (json.dumps({k: v for k, v in c.items() if k != "split"}, separators=(",", ":")) for c in chosen)
         blocks.append(f"{json.dumps(split)}: [\n" + ",\n".join(lines) + "\n]")
     return ("{\n" + ",\n".join(blocks) + "\n}\n").encode("ascii")
 
@@ -177,18 +175,12 @@ def _validate_case(case: Mapping[str, Any], where: str) -> None:
         raise ValueError(f"{where}: split must be one of {SPLITS}, got {case['split']!r}")
     source = case["source"]
     if not isinstance(source, Mapping) or sum(key in source for key in SOURCE_KEYS) != 1:
-        raise ValueError(
-            f"{where}: source must be an object with exactly one of {SOURCE_KEYS}, got {source!r}"
-        )
+        raise ValueError(f"{where}: source must be an object with exactly one of {SOURCE_KEYS}, got {source!r}")
     kind = next(key for key in SOURCE_KEYS if key in source)
     value = source[kind]
     if not isinstance(value, str) or not value:
         raise ValueError(f"{where}: source {kind} must be text, got {value!r}")
     if kind == "series_uid" and not _UID.fullmatch(value):
         raise ValueError(f"{where}: source series_uid must be a DICOM UID, got {value!r}")
-    if kind == "path" and (
-        "\\" in value or PurePosixPath(value).is_absolute() or ".." in PurePosixPath(value).parts
-    ):
-        raise ValueError(
-            f"{where}: source path must be relative, with '/', inside the raw folder, got {value!r}"
-        )
+    if kind == "path" and ("\\" in value or PurePosixPath(value).is_absolute() or ".." in PurePosixPath(value).parts):
+        raise ValueError(f"{where}: source path must be relative, with '/', inside the raw folder, got {value!r}")

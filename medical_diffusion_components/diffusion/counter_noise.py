@@ -3,7 +3,8 @@
 Counter-based random numbers (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011), mixed by the
 finaliser of MurmurHash3 and turned into Gaussians by Box and Muller (1958). MONAI's schedulers draw the noise of the
 ancestral sampler for a whole batch from one generator, so that a volume depends on its neighbours in the batch and on
-the device; here it depends on its own seed only. Integer arithmetic, so alike on every device, and scriptable.
+the device; here it depends on its own seed only. The random bits are whole numbers, so the noise is alike on every
+device up to the rounding of logarithm and cosine; and it is scriptable.
 """
 
 from __future__ import annotations

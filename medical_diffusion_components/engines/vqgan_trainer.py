@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from medical_diffusion_components.losses.adversarial import AdversarialSchedule
 from medical_diffusion_components.losses.slices import random_slices
 from medical_diffusion_components.losses.vqgan import CriticPair, VQGANLoss
+from medical_diffusion_components.networks.discriminators import CriticOutput
 from medical_diffusion_components.weights import unwrap
 
 __all__ = ["VQGANEvaluator", "VQGANTrainer"]
@@ -136,7 +137,9 @@ class VQGANTrainer(Trainer):
 
     def _criticise(self, slices: Tensor, volumes: Tensor) -> CriticPair:
         with self.autocast:
-            return CriticPair(self.slice_critic(slices), self.volume_critic(volumes))
+            verdicts = self.slice_critic(slices), self.volume_critic(volumes)
+        # the losses are means over thousands of patches: not in bfloat16
+        return CriticPair(*(CriticOutput(v.logits.float(), [f.float() for f in v.features]) for v in verdicts))
 
     def _step(self, optimizer: Optimizer, module: nn.Module, loss: Tensor) -> None:
         optimizer.zero_grad(set_to_none=True)

@@ -21,7 +21,7 @@ __all__ = ["EvaluationReport"]
 class EvaluationReport:
     """Attached to the evaluator of reconstructions, write ``evaluation.json`` and a montage beside it.
 
-    The montage shows synthetic volumes above real held-out ones and their reconstructions.
+    The montage shows synthetic volumes above held-out ones and their reconstructions.
 
     Args:
         folder: where both go.
@@ -77,7 +77,7 @@ class EvaluationReport:
         write_atomically(self.folder / "evaluation.json", lambda temporary: temporary.write_text(report))
         groups = {
             "synthetic volumes": synthetic,
-            "real volumes of the test split": self.real,
+            "volumes of the test split": self.real,
             "their reconstructions by the first stage": self.reconstructed,
         }
         path = self.folder / "evaluation.png"

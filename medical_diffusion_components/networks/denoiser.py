@@ -268,7 +268,7 @@ class Denoiser(nn.Module):
             about a third more time).
 
     Shape:
-        ``x (B, C, H, W, D)``, ``timesteps (B,)`` -> ``(B, C, H, W, D)``. H and W must be divisible by
+        ``x (B, C, H, W, D)``, ``timesteps (B,)``, or (1,) for all, -> ``(B, C, H, W, D)``. H and W must be divisible by
         ``2^(levels - 1)``, D is free.
 
     Raises:
@@ -335,7 +335,7 @@ class Denoiser(nn.Module):
         if context is not None or class_labels is not None:
             raise ValueError("this denoiser is unconditional: context and class_labels must be None")
         self._check(x, timesteps)
-        embedding = F.silu(self.time(timesteps))
+        embedding = F.silu(self.time(timesteps.expand(x.shape[0])))
         position = self.position(x.shape[4])
         h = self.first(x.permute(4, 0, 2, 3, 1).contiguous())  # (D, B, H, W, C)
         first = h
@@ -372,8 +372,8 @@ class Denoiser(nn.Module):
     def _check(self, x: Tensor, timesteps: Tensor) -> None:
         if x.dim() != 5 or x.shape[1] != self.in_channels:
             raise ValueError(f"expected x of shape (B, {self.in_channels}, H, W, D), got {list(x.shape)}")
-        if timesteps.dim() != 1 or timesteps.shape[0] != x.shape[0]:
-            raise ValueError(f"expected one timestep per volume, ({x.shape[0]},), got {list(timesteps.shape)}")
+        if timesteps.dim() != 1 or timesteps.shape[0] not in (1, x.shape[0]):
+            raise ValueError(f"expected one timestep, or one per volume, ({x.shape[0]},), got {list(timesteps.shape)}")
         height, width, divisor = x.shape[2], x.shape[3], self.divisor
         if height % divisor or width % divisor:
             lower = [max(height // divisor, 1) * divisor, max(width // divisor, 1) * divisor]

@@ -34,9 +34,7 @@ class PatchCritic(PatchDiscriminator):
         num_layers: layers between the first convolution and the last.
     """
 
-    def __init__(
-        self, spatial_dims: int, in_channels: int = 1, channels: int = 64, num_layers: int = 3
-    ) -> None:
+    def __init__(self, spatial_dims: int, in_channels: int = 1, channels: int = 64, num_layers: int = 3) -> None:
         super().__init__(
             spatial_dims=spatial_dims,
             channels=channels,

@@ -17,6 +17,8 @@ from medical_diffusion_components.networks.vqgan import VQGAN
 
 __all__ = ["LatentDiffusionGenerator"]
 
+PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")  # the place is what the weights hold
+
 
 class LatentDiffusionGenerator(nn.Module):
     r"""First stage, denoiser and noise schedule in one module that turns a noise latent into a volume.
@@ -62,7 +64,7 @@ class LatentDiffusionGenerator(nn.Module):
         total = int(scheduler.num_train_timesteps)
         steps = total if num_inference_steps is None else int(num_inference_steps)
         prediction = str(getattr(scheduler, "prediction_type", "epsilon"))
-        if prediction not in ("epsilon", "sample", "v_prediction"):
+        if prediction not in PREDICTION_TYPES:
             raise ValueError(f'prediction_type must be "epsilon", "sample" or "v_prediction", got {prediction!r}')
         if sampler not in ("ddpm", "ddim"):
             raise ValueError(f'sampler must be "ddpm" or "ddim", got {sampler!r}')
@@ -74,10 +76,10 @@ class LatentDiffusionGenerator(nn.Module):
             )
         self.first_stage = first_stage
         self.denoiser = denoiser
-        self.prediction = prediction
         self.eta = 1.0 if sampler == "ddpm" else 0.0
-        # in the state dict, so that weights never meet another schedule than the one they were trained with
+        # in the state dict, so that weights bring the schedule and the prediction type that they were trained with
         self.register_buffer("alphas_cumprod", scheduler.alphas_cumprod.detach().clone().float())
+        self.register_buffer("prediction", torch.tensor(PREDICTION_TYPES.index(prediction)))
         timesteps = torch.linspace(total - 1, 0, steps).round().long()
         self.register_buffer("timesteps", timesteps, persistent=False)
         self.progress: Any = None
@@ -93,13 +95,14 @@ class LatentDiffusionGenerator(nn.Module):
         x = noise.float()
         steps = self.timesteps.shape[0]
         one = torch.ones_like(self.alphas_cumprod[0])
+        prediction = int(self.prediction)
         with torch.no_grad():  # a graph through every step would not fit in memory
             for i in range(steps):
                 t = self.timesteps[i]
                 a_t = self.alphas_cumprod[t]
                 a_s = self.alphas_cumprod[self.timesteps[i + 1]] if i + 1 < steps else one
                 predicted = self.denoiser(x, t.expand(x.shape[0])).float()
-                x0 = self._clean(x, predicted, a_t).clamp(-1.0, 1.0)
+                x0 = self._clean(prediction, x, predicted, a_t).clamp(-1.0, 1.0)
                 direction = (x - a_t.sqrt() * x0) / (1.0 - a_t).sqrt()
                 variance = self.eta * self.eta * (1.0 - a_s) / (1.0 - a_t) * (1.0 - a_t / a_s)
                 x = a_s.sqrt() * x0 + (1.0 - a_s - variance).clamp(min=0.0).sqrt() * direction
@@ -109,10 +112,10 @@ class LatentDiffusionGenerator(nn.Module):
                     self._report_step()
         return x
 
-    def _clean(self, x: Tensor, predicted: Tensor, a_t: Tensor) -> Tensor:
-        if self.prediction == "sample":
+    def _clean(self, prediction: int, x: Tensor, predicted: Tensor, a_t: Tensor) -> Tensor:
+        if prediction == 1:  # sample
             return predicted
-        if self.prediction == "v_prediction":
+        if prediction == 2:  # v_prediction
             return a_t.sqrt() * x - (1.0 - a_t).sqrt() * predicted
         return (x - (1.0 - a_t).sqrt() * predicted) / a_t.sqrt()
 

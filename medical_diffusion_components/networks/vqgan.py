@@ -67,9 +67,7 @@ def _same_padding(kernel: int, stride: Sequence[int]) -> list[int]:
 class SameConv3d(nn.Module):
     """3D convolution with replicate padding; the output has floor(size / stride) voxels per axis."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel: int, stride: Sequence[int] = (1, 1, 1)
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: Sequence[int] = (1, 1, 1)) -> None:
         super().__init__()
         self.pads = _same_padding(kernel, stride)
         self.conv = nn.Conv3d(in_channels, out_channels, kernel, stride=tuple(stride))
@@ -84,9 +82,7 @@ class SameConvTranspose3d(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: Sequence[int]) -> None:
         super().__init__()
         self.pads = _same_padding(kernel, stride)
-        self.conv = nn.ConvTranspose3d(
-            in_channels, out_channels, kernel, stride=tuple(stride), padding=kernel - 1
-        )
+        self.conv = nn.ConvTranspose3d(in_channels, out_channels, kernel, stride=tuple(stride), padding=kernel - 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.pad(x, self.pads, mode="replicate"))
@@ -121,9 +117,7 @@ class Encoder(nn.Module):
         (B, in_channels, H, W, D) -> (B, out_channels, H / c_h, W / c_w, D / c_d)
     """
 
-    def __init__(
-        self, in_channels: int, base_channels: int, compression: Sequence[int], norm_groups: int = 32
-    ) -> None:
+    def __init__(self, in_channels: int, base_channels: int, compression: Sequence[int], norm_groups: int = 32) -> None:
         super().__init__()
         self.conv_in = SameConv3d(in_channels, base_channels, 3)
         stages: list[nn.Module] = []
@@ -252,7 +246,5 @@ class VQGAN(nn.Module):
     @torch.jit.unused
     def _check_image(self, image: Tensor) -> None:
         if image.ndim != 5 or image.shape[1] != self.in_channels:
-            raise ValueError(
-                f"expected an image (B, {self.in_channels}, H, W, D), got shape {tuple(image.shape)}"
-            )
+            raise ValueError(f"expected an image (B, {self.in_channels}, H, W, D), got shape {tuple(image.shape)}")
         check_divisible(image.shape[2:], self.compression)

@@ -37,13 +37,9 @@ class RandLoadLatent(RandomizableTransform):
         try:
             pair = np.load(filename, mmap_mode="r", allow_pickle=False)
         except (ValueError, EOFError) as error:
-            raise ValueError(
-                f"{filename} is no cached latent ({error}): delete it, and it is made again"
-            ) from error
+            raise ValueError(f"{filename} is no cached latent ({error}): delete it, and it is made again") from error
         if pair.ndim != 5 or pair.shape[0] != 2:
-            raise ValueError(
-                f"{filename}: expected a pair of latents (2, C, h, w, d), got shape {pair.shape}"
-            )
+            raise ValueError(f"{filename}: expected a pair of latents (2, C, h, w, d), got shape {pair.shape}")
         return torch.from_numpy(np.array(pair[int(self._do_transform)]))
 
 

@@ -49,9 +49,7 @@ class NoiseLatentd(MapTransform):
         ValueError: an entry that is neither a whole number nor a file name.
     """
 
-    def __init__(
-        self, keys: KeysCollection, shape: Sequence[int], seed: int = 0, seed_key: str = "seed"
-    ) -> None:
+    def __init__(self, keys: KeysCollection, shape: Sequence[int], seed: int = 0, seed_key: str = "seed") -> None:
         super().__init__(keys)
         self.noise = NoiseLatent(shape, seed)
         self.seed_key = seed_key

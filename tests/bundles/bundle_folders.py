@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -29,22 +29,40 @@ TINY = {
     "num_codes": 32,
     "critic_channels": 4,
     "autoencoder_batch_size": 2,
-    "autoencoder_epochs": 2,
+    "autoencoder_epochs": 1,
     "adversarial_start": 2,
     "adversarial_warmup": 1,
     "adversarial_ramp": 1,
     "denoiser_channels": 8,
     "num_train_timesteps": 12,
     "diffusion_batch_size": 2,
-    "diffusion_epochs": 2,
+    "diffusion_epochs": 1,
     "accumulation_steps": 2,
     "ema_every": 1,
     "ema_start": 2,
     "sampler": "ddim",
     "num_inference_steps": 2,
     "num_template_subjects": 8,
+    "num_volumes": 3,
     "val_interval": 1,
 }
+
+
+class Trained(NamedTuple):
+    """A bundle after training, inference and evaluation of a tiny model, by default on its embedded cohort."""
+
+    bundle: Path
+    folder: Path  # of this bundle's outputs
+    overrides: dict  # those that all its runs had
+    printed: dict[str, str]  # configuration -> what its run printed
+
+    @property
+    def models(self) -> Path:
+        return self.folder / "models"
+
+    @property
+    def output(self) -> Path:
+        return self.folder / "output"
 
 
 def bundles_with(*configs: str) -> list[Path]:
@@ -62,6 +80,11 @@ def config_files(bundle: Path) -> list[Path]:
     """Every configuration of a bundle; its metadata are none."""
     files = [*bundle.glob("configs/*.yaml"), *bundle.glob("configs/*.yml"), *bundle.glob("configs/*.json")]
     return sorted(file for file in files if file.stem != "metadata")
+
+
+def is_overlay(file: Path) -> bool:
+    """Whether a configuration only makes sense on top of another."""
+    return "run" not in read(file)
 
 
 def read(file: Path) -> dict[str, Any]:

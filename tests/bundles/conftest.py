@@ -6,31 +6,13 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
 import pytest
-from bundle_folders import run, tiny
+from bundle_folders import Trained, run, tiny
 from filelock import FileLock
 from scipy.ndimage import gaussian_filter
-
-
-class Trained(NamedTuple):
-    """A bundle after training, inference and evaluation of a tiny model, by default on its embedded cohort."""
-
-    bundle: Path
-    folder: Path  # of this bundle's outputs
-    overrides: dict  # those that all its runs had
-    printed: dict[str, str]  # configuration -> what its run printed
-
-    @property
-    def models(self) -> Path:
-        return self.folder / "models"
-
-    @property
-    def output(self) -> Path:
-        return self.folder / "output"
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bundle_folders import BUNDLES, bundles_with, config_files, for_bundles_with, read
+from bundle_folders import BUNDLES, bundles_with, config_files, for_bundles_with, is_overlay, read
 from monai.bundle import ComponentLocator
 from monai.bundle.properties import InferProperties, TrainProperties
 from monai.bundle.utils import ID_SEP_KEY
@@ -17,8 +17,6 @@ from monai.utils import optional_import
 
 FILES = [file for bundle in BUNDLES for file in config_files(bundle)]
 YAML_FILES = [file for file in FILES if file.suffix != ".json"]
-# configurations that only make sense on top of another
-OVERLAYS = {"demo.yaml", "multi_gpu_train.yaml"}
 # ids that MONAI (run, properties) or MONAI Label (the stock monaibundle app) looks for by name
 RUN_IDS = {"imports", "initialize", "run", "finalize", "training", "evaluating", "inference", "prepare"}
 PROPERTY_IDS = {str(p["id"]).split(ID_SEP_KEY)[0] for p in (TrainProperties | InferProperties).values()}
@@ -74,8 +72,8 @@ def locate(target: str) -> Any:
 @every_file
 def test_every_top_level_id_is_used(file: Path) -> None:
     config = read(file)
-    if file.name in OVERLAYS:
-        bases = [other for other in config_files(file.parents[1]) if other.name not in OVERLAYS]
+    if is_overlay(file):
+        bases = [other for other in config_files(file.parents[1]) if not is_overlay(other)]
         known = {id for base in bases for id in read(base)} | RUN_IDS
         assert set(config) <= known, "an overlay sets what no configuration of the bundle has"
     else:
@@ -87,7 +85,7 @@ def test_every_top_level_id_is_used(file: Path) -> None:
 def test_every_reference_points_to_something(file: Path) -> None:
     config = read(file)
     known = set(config)
-    if file.name in OVERLAYS:
+    if is_overlay(file):
         known |= {id for other in config_files(file.parents[1]) for id in read(other)}
     assert references(config) <= known
 
@@ -145,7 +143,7 @@ def test_the_repository_has_no_scripts_folder_that_would_shadow_one() -> None:
 @for_bundles_with("train.yaml")
 def test_every_knob_says_what_it_is_or_comes_after_the_knobs(bundle: Path) -> None:
     """Plain numbers at the top level stand in the section of knobs, where a person looks for them."""
-    for file in (file for file in config_files(bundle) if file.suffix == ".yaml" and file.name not in OVERLAYS):
+    for file in (file for file in config_files(bundle) if file.suffix == ".yaml" and not is_overlay(file)):
         sections = re.split(r"^# --- (.+) ---$", file.read_text(), flags=re.MULTILINE)
         for heading, section in zip(sections[1::2], sections[2::2]):
             if heading != "knobs":

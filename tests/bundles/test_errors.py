@@ -13,8 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from bundle_folders import bundles_with, last_line, read, tiny, tree
-from conftest import Trained
+from bundle_folders import Trained, bundles_with, last_line, read, tiny, tree
 
 # One bundle is enough: test_shared_blocks.py holds the others to the same stages.
 BUNDLE = bundles_with("train_autoencoder.yaml", "train.yaml")[0]
@@ -51,7 +50,10 @@ def truncated(path: Path) -> None:
 
 SPOILT = {
     "truncated": (truncated, "damaged or incomplete"),
-    "no NIfTI": (lambda path: path.write_bytes(b"not an image"), "cannot be read as a NIfTI volume|Cannot work out file type"),
+    "no NIfTI": (
+        lambda path: path.write_bytes(b"not an image"),
+        "cannot be read as a NIfTI volume|Cannot work out file type",
+    ),
     "2D": (lambda path: write(path, noise(16, 32)), r"got shape \(16, 32\): a single slice"),
     "4D": (lambda path: write(path, noise(*SIZE, 3)), r"got shape \(16, 32, 12, 3\): a time series"),
     "NaN": (with_nan, "got 1 of 6144 voxels that are NaN or infinite"),

@@ -10,8 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
-from bundle_folders import for_bundles_with, undisturbed, workflow
-from conftest import Trained
+from bundle_folders import Trained, for_bundles_with, read, undisturbed, workflow
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
@@ -36,13 +35,18 @@ def test_reported_psnr_is_that_of_the_test_split(bundle: Path, trained: Train) -
     load_weights(first_stage, done.models / "model_autoencoder.pt")
     found = []
     for case in cases:
-        image = nib.as_closest_canonical(nib.load(cohort.parent / case["image"])).get_fdata(dtype=np.float32)
+        image = turned(nib.load(cohort.parent / case["image"]), read(bundle / "configs" / "evaluate.yaml")["axcodes"])
         image = 2 * (image - image.min()) / (image.max() - image.min()) - 1
         with torch.no_grad():
             latent = first_stage.encode_stage_2_inputs(torch.from_numpy(image)[None, None])
             again = first_stage.decode_stage_2_outputs(latent)[0, 0].numpy()
         found.append(peak_signal_noise_ratio(image, again, data_range=2))
     assert abs(report(done)["metrics"]["psnr"] - np.mean(found)) < 1e-3
+
+
+def turned(image: nib.Nifti1Image, axcodes: str) -> np.ndarray:
+    there, here = nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(axcodes)
+    return image.as_reoriented(nib.orientations.ornt_transform(there, here)).get_fdata(dtype=np.float32)
 
 
 @ldm

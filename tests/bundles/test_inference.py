@@ -13,8 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from bundle_folders import for_bundles_with, run, tiny, undisturbed, workflow
-from conftest import Trained
+from bundle_folders import Trained, for_bundles_with, read, run, tiny, undisturbed, workflow
 from PIL import Image
 
 generators = for_bundles_with("train_autoencoder.yaml", "inference.json")
@@ -40,25 +39,31 @@ def voxels(folder: Path) -> dict[str, np.ndarray]:
 @generators
 def test_a_folder_of_samples_holds_volumes_notes_and_a_montage(bundle: Path, trained: Train) -> None:
     folder = trained(bundle).output / "samples"
-    stems = {f"synthetic_{seed:06d}" for seed in range(8)}
+    stems = {f"synthetic_{seed:06d}" for seed in range(3)}
     expected = {f"{stem}{suffix}" for stem in stems for suffix in (".nii.gz", ".json")} | {"montage.png"}
     assert {file.name for file in folder.iterdir()} == expected
 
 
 @generators
-def test_synthetic_volumes_have_the_spacing_of_the_training_data_in_ras(bundle: Path, trained: Train) -> None:
+def test_synthetic_volumes_lie_in_the_world_as_the_training_data_do(bundle: Path, trained: Train) -> None:
     done = trained(bundle)
-    cases = json.loads(next(done.output.glob("*/dataset.json")).read_text())["training"]
-    folder = next(done.output.glob("*/dataset.json")).parent
-    spacing = np.median([nib.load(folder / case["image"]).header.get_zooms() for case in cases], axis=0)
+    cohort = next(done.output.glob("*/dataset.json"))
+    cases = json.loads(cohort.read_text())["training"]
+    spacing = np.median([world_spacing(nib.load(cohort.parent / case["image"]).affine) for case in cases], axis=0)
     for file in (done.output / "samples").glob("*.nii.gz"):
         image = nib.load(file)
         assert image.shape == tuple(done.overrides["image_size"])
-        assert nib.aff2axcodes(image.affine) == ("R", "A", "S")
-        np.testing.assert_allclose(image.header.get_zooms(), spacing, rtol=1e-4)
+        assert "".join(nib.aff2axcodes(image.affine)) == read(bundle / "configs" / "train.yaml")["axcodes"]
+        assert (image.affine[:3, :3] != 0).sum() == 3, "axes along those of the world"
+        np.testing.assert_allclose(world_spacing(image.affine), spacing, rtol=1e-4)
         assert image.header.get_xyzt_units()[0] == "mm"
         centre = image.affine @ [*(np.array(image.shape) - 1) / 2, 1]
         np.testing.assert_allclose(centre[:3], 0, atol=1e-3)
+
+
+def world_spacing(affine: np.ndarray) -> np.ndarray:
+    """Voxel size along left-right, posterior-anterior and inferior-superior, for axes along those of the world."""
+    return np.abs(affine[:3, :3]).max(axis=1)
 
 
 @generators
@@ -72,7 +77,7 @@ def test_intensities_are_within_the_declared_range_and_no_constant(bundle: Path,
 def test_the_note_tells_how_to_make_the_volume_again(bundle: Path, trained: Train) -> None:
     done = trained(bundle)
     version = json.loads((bundle / "configs" / "metadata.json").read_text())["version"]
-    for seed in range(8):
+    for seed in range(3):
         note = json.loads((done.output / "samples" / f"synthetic_{seed:06d}.json").read_text())
         assert note["seed"] == seed
         assert (note["sampler"], note["steps"]) == ("ddim", 2)
@@ -87,7 +92,7 @@ def test_the_note_tells_how_to_make_the_volume_again(bundle: Path, trained: Trai
 def test_the_montage_shows_something(bundle: Path, trained: Train) -> None:
     picture = np.asarray(Image.open(trained(bundle).output / "samples" / "montage.png").convert("L"))
     assert min(picture.shape) > 200 and picture.std() > 10
-    columns = np.array_split(picture[:, picture.shape[1] // 10 :], 8, axis=1)
+    columns = np.array_split(picture[:, picture.shape[1] // 5 :], 3, axis=1)
     assert min(column.std() for column in columns) > 5  # every volume is there
 
 
@@ -105,7 +110,7 @@ def test_a_seed_makes_one_volume_whatever_the_batch(bundle: Path, samples: Calla
 @generators
 def test_seeds_and_samplers_differ(bundle: Path, trained: Train, samples: Callable) -> None:
     made = voxels(trained(bundle).output / "samples")
-    assert len({volume.tobytes() for volume in made.values()}) == 8
+    assert len({volume.tobytes() for volume in made.values()}) == 3
     ancestral = voxels(samples(bundle, "ancestral", num_volumes=1, **ANCESTRAL))["synthetic_000000.nii.gz"]
     assert np.abs(ancestral - made["synthetic_000000.nii.gz"]).max() > 1
 
@@ -130,7 +135,12 @@ def test_network_in_and_out_are_as_declared(bundle: Path) -> None:
             meta_file=str(bundle / "configs" / "metadata.json"),
             config_file=str(bundle / "configs" / "inference.json"),
             device="cpu",
-            **{id: value for id, value in thin.items() if id in ("base_channels", "norm_groups", "num_codes", "denoiser_channels", "sampler", "num_inference_steps")},
+            **{
+                id: value
+                for id, value in thin.items()
+                if id
+                in ("base_channels", "norm_groups", "num_codes", "denoiser_channels", "sampler", "num_inference_steps")
+            },
         )
 
 
@@ -148,8 +158,8 @@ def test_torchscript_alone_synthesises_what_the_bundle_does(bundle: Path, traine
         )
         network = torch.jit.load(str(tmp_path / "model.ts"))
         parser = workflow(bundle, "inference.json", **done.overrides).parser
-        noise = torch.randn(parser.get_parsed_content("latent_shape"), generator=torch.Generator().manual_seed(5))
+        noise = torch.randn(parser.get_parsed_content("latent_shape"), generator=torch.Generator().manual_seed(2))
         with torch.no_grad():
             volume = network(noise[None])[0, 0]
-    written = voxels(done.output / "samples")["synthetic_000005.nii.gz"]
+    written = voxels(done.output / "samples")["synthetic_000002.nii.gz"]
     np.testing.assert_allclose((volume.clamp(-1, 1).numpy() + 1) * 127.5, written, atol=0.02)

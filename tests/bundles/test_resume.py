@@ -41,7 +41,7 @@ class Finished(NamedTuple):
 
 def settings(folder: Path, data: Path, **overrides: Any) -> dict[str, Any]:
     folders = {"output_dir": str(folder / "output"), "models_dir": str(folder / "models"), "dataset_dir": str(data)}
-    return tiny(BUNDLE, **folders, montage_interval=10, held_out_timesteps=2, **overrides)
+    return tiny(BUNDLE, **folders, autoencoder_epochs=2, diffusion_epochs=2, held_out_timesteps=2, **overrides)
 
 
 def train(drawn: Drawn, stop: tuple[str, int] | None = None, config: str = "train.yaml", **overrides: Any) -> None:
@@ -117,7 +117,9 @@ def assert_same(one: Any, other: Any, place: str) -> None:
         assert one == other, place
 
 
-def assert_same_end(output: Path | str, models: Path | str, finished: Finished, stages: tuple[str, ...] = STAGES) -> None:
+def assert_same_end(
+    output: Path | str, models: Path | str, finished: Finished, stages: tuple[str, ...] = STAGES
+) -> None:
     """Networks, codebook, optimisers, averages, random state, best metric; published weights and their notes."""
     for stage in stages:
         one, other = (torch.load(checkpoints(o, stage)[-1], weights_only=True) for o in (output, finished.output))

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from bundle_folders import for_bundles_with, run, tree, undisturbed, workflow
-from conftest import Trained
+from bundle_folders import Trained, for_bundles_with, run, tree, undisturbed, workflow
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -60,7 +59,7 @@ def test_notes_tell_what_the_weights_were_made_from(bundle: Path, trained: Train
     for name, facts in (("model_autoencoder.pt", first), ("model.pt", second)):
         assert facts["sha256"] == hashlib.sha256((models / name).read_bytes()).hexdigest()
         assert facts["versions"]["torch"] == version("torch")
-        assert facts["epoch"] in (1, 2)
+        assert facts["epoch"] == 1
     assert second["first_stage"] == first["sha256"]
     assert first["data_sha256"] == second["data_sha256"]
     assert np.isfinite(first["validation"]["val_ssim"]) and np.isfinite(second["validation"]["val_loss"])
@@ -88,7 +87,6 @@ def test_training_leaves_curves_and_pictures(bundle: Path, trained: Train) -> No
         assert picture in events.Tags()["images"]
         for file in (output / stage / "pictures").glob("*.png"):
             assert np.asarray(Image.open(file).convert("L")).std() > 5
-    assert len(list((output / "autoencoder" / "pictures").glob("*.png"))) == 2  # one per validation
 
 
 @ldm
@@ -109,7 +107,11 @@ def test_the_same_command_after_the_end_changes_nothing(bundle: Path, trained: T
     moved = done.overrides | {"output_dir": str(copy / "output"), "models_dir": str(copy / "models")}
     run(bundle, "train.yaml", **moved)
     before, after = (
-        {name: content for name, content in tree(folder).items() if not name.endswith((".png", ".json")) and "events" not in name}
+        {
+            name: content
+            for name, content in tree(folder).items()
+            if not name.endswith((".png", ".json")) and "events" not in name
+        }
         for folder in (done.folder, copy)
     )
     assert before == after
@@ -129,7 +131,9 @@ def test_asking_for_the_data_before_training_never_caches_latents_of_random_weig
 ) -> None:
     done = trained(bundle)
     with undisturbed():
-        started = workflow(bundle, "train.yaml", **done.overrides | {"output_dir": str(tmp_path)}, dataset_dir=cohort(done))
+        started = workflow(
+            bundle, "train.yaml", **done.overrides | {"output_dir": str(tmp_path)}, dataset_dir=cohort(done)
+        )
         started.initialize()
         started.check_properties()
     made, expected = (

@@ -90,3 +90,14 @@ def test_saved_picture_shows_the_volume_and_nothing_is_left_beside_it(tmp_path):
 def test_a_montage_of_nothing_is_an_error(groups):
     with pytest.raises(ValueError, match="at least one volume"):
         montage(groups)
+
+
+def test_a_volume_on_other_axes_makes_the_same_picture():
+    """H, W, D of the turned volume point to posterior, superior, right."""
+    turned = volume()[:, ::-1].transpose(1, 2, 0)
+    spacing = (SPACING[1], SPACING[2], SPACING[0])
+    plain = pictures(montage({"real": [volume()]}, SPACING))
+    same = pictures(montage({"real": [turned]}, spacing, axcodes="PSR"))
+    for one, other in zip(plain, same, strict=True):
+        np.testing.assert_array_equal(one.images[0].get_array(), other.images[0].get_array())
+        assert one.get_aspect() == other.get_aspect()

@@ -79,18 +79,14 @@ def test_the_readme_shows_a_case_of_the_file(manifests):
 
 
 def test_lidc_says_why_for_each_of_the_eight_patients_with_two_scans():
-    chosen = {
-        case["case_id"][-4:]: case["chosen"] for case in read("lidc_idri.json").cases if "chosen" in case
-    }
+    chosen = {case["case_id"][-4:]: case["chosen"] for case in read("lidc_idri.json").cases if "chosen" in case}
     assert sorted(chosen) == ["0132", "0151", "0315", "0332", "0355", "0365", "0442", "0484"]
     assert chosen["0332"]["because"] == "slice spacing 1.25 mm, the other has 2.0 mm"
     assert chosen["0442"]["because"] == "116 slices 3.0 mm apart, the other has 107"
 
 
 def test_lidc_names_the_known_defects():
-    defects = {
-        case["case_id"][-4:]: case["defects"] for case in read("lidc_idri.json").cases if "defects" in case
-    }
+    defects = {case["case_id"][-4:]: case["defects"] for case in read("lidc_idri.json").cases if "defects" in case}
     assert sorted(defects) == ["0085", "0123", "0146", "0267", "0418", "0514", "0572", "0672", "0979"]
     assert defects["0514"] == [{"kind": "uneven spacing", "gaps": 1, "min_mm": 2.0, "max_mm": 38.0}]
     assert defects["0979"] == [{"kind": "more images than positions", "extra": 5}]

@@ -92,9 +92,7 @@ def test_adni_names_the_missing_column(builder, collection):
         builder("adni").build(path)
 
 
-def series(
-    description: str, number: int | None = 1, uid: str = "1.2", patient: str = "p", images: int = 9
-) -> Series:
+def series(description: str, number: int | None = 1, uid: str = "1.2", patient: str = "p", images: int = 9) -> Series:
     return Series(patient, "1", uid, description, number, images, "uuid", "bucket", "licence")
 
 
@@ -122,9 +120,7 @@ def test_duke_takes_the_first_of_dynamic_series_with_one_name(builder):
     duke = builder("duke")
     patient = [series("ax dyn", 13), series("ax t1", 5), series("ax dyn", 7), series("ax dyn", 8)]
     assert duke.choose_series(patient) == (patient[1], patient[2])
-    with pytest.raises(
-        ValueError, match=r"which of the dynamic series is first\? Their numbers are \[7, 7\]"
-    ):
+    with pytest.raises(ValueError, match=r"which of the dynamic series is first\? Their numbers are \[7, 7\]"):
         duke.choose_series([series("ax t1"), series("ax dyn", 7), series("ax dyn", 7)])
 
 

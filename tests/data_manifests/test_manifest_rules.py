@@ -87,17 +87,13 @@ WRONG = {
     "list of cases under 'validation'": lambda m: m.pop("validation"),
     "training case 1: expected an object": lambda m: m["training"].__setitem__(1, "a.nii.gz"),
     "case 'a1' has no 'source'": lambda m: m["training"][0].pop("source"),
-    "patient 'p1' is in training and, by case 'b', in validation": lambda m: m["validation"][0].update(
-        patient_id="p1"
-    ),
+    "patient 'p1' is in training and, by case 'b', in validation": lambda m: m["validation"][0].update(patient_id="p1"),
     "case id 'a1' is used twice": lambda m: m["training"][1].update(case_id="a1"),
     "case_id must be letters": lambda m: m["training"][0].update(case_id="../a1"),
     "patient_id must be letters": lambda m: m["training"][0].update(patient_id=""),
     "case 'a1': source must be": lambda m: m["training"][0].update(source={"url": "x"}),
     "source path must be relative": lambda m: m["training"][0].update(source={"path": "x/../../y"}),
-    "source series_uid must be a DICOM UID": lambda m: m["training"][0].update(
-        source={"series_uid": "1.2.x"}
-    ),
+    "source series_uid must be a DICOM UID": lambda m: m["training"][0].update(source={"series_uid": "1.2.x"}),
     "exactly one of": lambda m: m["training"][0]["source"].update(series_uid="1.2"),
     "no case in test": lambda m: m["test"].clear(),
     "'counts' says": lambda m: m["training"].pop(),

@@ -199,6 +199,7 @@ def test_median_spacing_is_taken_along_ras_axes(tmp_path):
     affines = [sagittal, np.diag([1, 1, 1, 1]), np.diag([-5, 0.6, 0.9, 1])]
     cases = [{"image": write_nifti(tmp_path / f"{i}.nii.gz", affine=a)} for i, a in enumerate(affines)]
     assert median_spacing(cases) == pytest.approx((3.0, 0.6, 0.9))
+    assert median_spacing(cases, "PSR") == pytest.approx((0.6, 0.9, 3.0))
 
 
 def test_the_spacing_of_no_cases_is_refused():

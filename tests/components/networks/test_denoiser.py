@@ -200,9 +200,15 @@ def test_indivisible_plane_is_refused_with_the_nearest_sizes():
         denoiser(torch.zeros(1, 8, 10, 3, 2), torch.tensor([0]))
 
 
+def test_a_single_timestep_holds_for_all_volumes():
+    denoiser, x = network(), torch.randn(2, 8, 8, 8, 2)
+    expected = denoiser(x, torch.tensor([7, 7]))
+    torch.testing.assert_close(denoiser(x, torch.tensor([7])), expected, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("x_shape, t_shape, message", [
     ((1, 4, 8, 8, 2), (1,), r"\(B, 8, H, W, D\), got \[1, 4, 8, 8, 2\]"),
-    ((2, 8, 8, 8, 2), (1,), r"one timestep per volume, \(2,\), got \[1\]"),
+    ((2, 8, 8, 8, 2), (3,), r"one timestep, or one per volume, \(2,\), got \[3\]"),
 ])  # fmt: skip
 def test_input_of_another_shape_is_refused(x_shape, t_shape, message):
     with pytest.raises(ValueError, match=message):

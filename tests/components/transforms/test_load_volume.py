@@ -121,3 +121,19 @@ def test_only_the_keys_asked_for_are_read(tmp_path):
     data = {"image": path, "case_id": "a"}
     read = LoadVolumed(["image", "label"], allow_missing_keys=True)(data)
     assert read["image"].shape == (1, 30, 10, 20) and read["case_id"] == "a" and data["image"] == path
+
+
+@pytest.mark.parametrize("axcodes", ["PSR", "LPS"])
+def test_axes_are_turned_to_where_they_are_asked_to_point(tmp_path, axcodes):
+    path = save(tmp_path / "a.nii.gz")
+    volume = LoadVolumed("image", axcodes)({"image": path})["image"]
+    source = nib.load(path)
+    turn = nib.orientations.ornt_transform(nib.io_orientation(OBLIQUE), nib.orientations.axcodes2ornt(tuple(axcodes)))
+    expected = source.as_reoriented(turn)
+    np.testing.assert_allclose(volume[0].numpy(), expected.get_fdata(), rtol=1e-6)
+    np.testing.assert_allclose(volume.affine.numpy(), expected.affine, rtol=1e-6, atol=1e-9)
+
+
+def test_letters_that_are_no_axes_are_refused():
+    with pytest.raises(ValueError, match="got 'sagittal'"):
+        LoadVolume("sagittal")

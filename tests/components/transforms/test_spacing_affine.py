@@ -51,3 +51,16 @@ def test_voxels_stay_and_an_old_affine_does_not():
 def test_spacing_must_be_three_positive_numbers(spacing):
     with pytest.raises(ValueError, match="three positive numbers in mm"):
         SpacingAffine(spacing)
+
+
+@pytest.mark.parametrize("axcodes", ["RAS", "PSR", "LPI"])
+def test_axes_point_where_asked_and_the_centre_stays_the_origin(axcodes):
+    affine = SpacingAffine(SPACING, axcodes)(torch.zeros(1, 10, 20, 31)).affine.numpy()
+    assert "".join(nib.aff2axcodes(affine)) == axcodes
+    np.testing.assert_allclose(nib.affines.voxel_sizes(affine), SPACING)
+    np.testing.assert_allclose(nib.affines.apply_affine(affine, [4.5, 9.5, 15]), 0, atol=1e-12)
+
+
+def test_letters_that_are_no_axes_are_refused():
+    with pytest.raises(ValueError, match="got 'RAX'"):
+        SpacingAffined("pred", SPACING, axcodes="RAX")

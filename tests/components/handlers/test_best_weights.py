@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from ignite.engine import Engine
+from ignite.metrics import Average
+from monai.engines import Evaluator
+from torch import nn
+
+from medical_diffusion_components.handlers.best_weights import BestWeights, PublishWeights
+
+
+def evaluator(metrics: Sequence[float], module: nn.Module, path: Path) -> Evaluator:
+    """An evaluator whose loss in its n-th run is ``metrics[n]``, less being better."""
+    values = iter(metrics)
+    return Evaluator(
+        device="cpu",
+        val_data_loader=[0],
+        iteration_update=lambda *_: next(values),
+        key_val_metric={"val_loss": Average(output_transform=lambda output: output)},
+        metric_cmp_fn=lambda current, best: current < best,
+        val_handlers=[BestWeights(module, path, {"data": "abc"})],
+        decollate=False,
+    )
+
+
+def saved(path: Path) -> tuple[float, int, float]:
+    note = json.loads(path.with_suffix(".json").read_text())
+    return torch.load(path, weights_only=True)["weight"].item(), note["epoch"], note["validation"]["val_loss"]
+
+
+def number(module: nn.Module, value: float) -> None:
+    with torch.no_grad():
+        module.weight.fill_(value)
+
+
+def test_weights_are_written_when_they_are_better_than_ever_before(tmp_path: Path) -> None:
+    module, path = nn.Linear(1, 1), tmp_path / "deep" / "best.pt"
+    losses = [3.0, 2.0, 2.5, 2.0, 1.0, 4.0]
+    validate = evaluator(losses, module, path)
+    found = []
+    for epoch in range(1, 7):
+        number(module, epoch)
+        validate.run(epoch)
+        found.append(saved(path))
+    assert found == [(1, 1, 3), (2, 2, 2), (2, 2, 2), (2, 2, 2), (5, 5, 1), (5, 5, 1)]
+
+
+def test_after_a_resume_worse_weights_do_not_replace_the_best(tmp_path: Path) -> None:
+    module, path = nn.Linear(1, 1), tmp_path / "best.pt"
+    number(module, 7)
+    first = evaluator([0.5], module, path)
+    first.run(1)
+    number(module, 8)
+    resumed = evaluator([0.6, 0.4], module, path)
+    resumed.state.best_metric, resumed.state.best_metric_epoch = first.state.best_metric, 1
+    resumed.run(2)
+    assert saved(path) == (7, 1, 0.5)
+    resumed.run(3)
+    assert saved(path) == (8, 3, pytest.approx(0.4))
+
+
+def test_the_note_holds_facts_metrics_and_hash(tmp_path: Path) -> None:
+    path = tmp_path / "best.pt"
+    evaluator([0.5], nn.Linear(1, 1), path).run(4)
+    note = json.loads(path.with_suffix(".json").read_text())
+    assert (note["data"], note["epoch"], note["validation"]) == ("abc", 4, {"val_loss": 0.5})
+    assert note["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_other_ranks_write_nothing(tmp_path: Path) -> None:
+    validate = evaluator([0.5], nn.Linear(1, 1), tmp_path / "best.pt")
+    validate.state.rank = 1
+    validate.run(1)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    (tmp_path / "best.pt").write_bytes(b"weights")
+    (tmp_path / "best.json").write_text("{}")
+    return tmp_path / "best.pt"
+
+
+def publishing(source: Path, target: Path, fails: bool = False, rank: int = 0) -> Engine:
+    def step(*_: object) -> None:
+        assert not target.exists(), "published before the end"
+        if fails:
+            raise KeyError
+
+    engine = Engine(step)
+    engine.state.rank = rank
+    PublishWeights(source, target).attach(engine)
+    return engine
+
+
+def test_best_weights_are_published_with_their_note_at_the_end_of_training(source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "models" / "model.pt"
+    publishing(source, target).run([0, 1], max_epochs=2)
+    assert target.read_bytes() == b"weights" and target.with_suffix(".json").read_text() == "{}"
+
+
+def test_an_interrupted_training_publishes_nothing(source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "models" / "model.pt"
+    with pytest.raises(KeyError):
+        publishing(source, target, fails=True).run([0], max_epochs=1)
+    assert not target.parent.exists()
+
+
+def test_other_ranks_publish_nothing(source: Path, tmp_path: Path) -> None:
+    publishing(source, tmp_path / "model.pt", rank=1).run([0], max_epochs=1)
+    assert not (tmp_path / "model.pt").exists()
+
+
+def test_without_its_note_no_weights_are_published(source: Path, tmp_path: Path) -> None:
+    source.with_suffix(".json").unlink()
+    with pytest.raises(OSError, match="cannot write"):
+        publishing(source, tmp_path / "model.pt").run([0], max_epochs=1)
+    assert not (tmp_path / "model.pt").exists()

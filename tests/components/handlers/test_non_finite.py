@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from engines_for_tests import Trainer
+from ignite.engine import Events
+
+from medical_diffusion_components.handlers.non_finite import NonFiniteLossError, StopOnNonFinite
+
+
+def spoilt(bad: int, value: float, check_every: int | None, epochs: int = 2) -> Trainer:
+    """A training whose loss is ``value`` in iteration ``bad``."""
+    trainer = Trainer(epochs)
+
+    def spoil(engine: Trainer) -> None:
+        if engine.state.iteration == bad:
+            engine.state.output["loss"] = torch.tensor(value)
+
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, spoil)
+    StopOnNonFinite(check_every).attach(trainer)
+    return trainer
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_iteration_term_and_cases_are_named_at_once(value: float) -> None:
+    trainer = spoilt(5, value, None)
+    with pytest.raises(NonFiniteLossError) as error:
+        trainer.run()
+    iteration, cases = trainer.seen[-1]
+    assert iteration == 5
+    assert f"iteration 5: loss; cases of that batch: {cases}" in str(error.value)
+
+
+def test_a_rare_look_names_the_first_bad_batch_all_the_same() -> None:
+    trainer = spoilt(4, float("nan"), 2)
+    trainer.add_event_handler(Events.ITERATION_COMPLETED(once=5), lambda engine: engine.state.output)
+    with pytest.raises(NonFiniteLossError, match="iteration 4: loss") as error:
+        trainer.run()
+    assert str(trainer.seen[3][1]) in str(error.value)
+
+
+@pytest.mark.parametrize("check_every", [2, 100])
+def test_nothing_is_left_unlooked_at_when_an_epoch_ends(check_every: int) -> None:
+    trainer = spoilt(3, float("nan"), check_every)
+    with pytest.raises(NonFiniteLossError, match="iteration 3"):
+        trainer.run()
+    assert len(trainer.seen) == 3
+
+
+def test_finite_losses_stop_nothing_and_volumes_are_not_kept() -> None:
+    trainer = spoilt(99, 0.0, 100)
+    handler = StopOnNonFinite(100)
+    handler.attach(trainer)
+    kept = []
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda _: kept.extend(handler.pending))
+    trainer.run()
+    assert len(trainer.seen) == 6 and kept
+    assert all(value.ndim == 0 for _, _, losses in kept for value in losses.values())

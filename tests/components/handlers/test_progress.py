@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+
+from medical_diffusion_components.handlers.progress import TrainingProgress
+
+
+def run(start: int = 0, rank: int = 0, fails: bool = False) -> tuple[TrainingProgress, list[tuple[int, int, int]]]:
+    """Three epochs of four batches, from iteration ``start`` on; (initial, total, n) of the bar in each iteration."""
+    handler, seen = TrainingProgress("training", ("loss", "missing")), []
+
+    def step(*_: object) -> dict:
+        if fails:
+            raise KeyError("case_7")
+        return {"loss": torch.tensor(0.5, requires_grad=True)}
+
+    engine = Engine(step)
+    engine.state.rank = rank
+
+    def resume(engine: Engine) -> None:
+        engine.state.iteration, engine.state.epoch = start, start // 4
+
+    engine.add_event_handler(Events.STARTED, resume)
+    handler.attach(engine)
+    engine.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda _: seen.append((handler.bar.initial, handler.bar.total, handler.bar.n))
+    )
+    engine.run([0] * 4, max_epochs=3)
+    return handler, seen
+
+
+@pytest.mark.parametrize("start", [0, 6])
+def test_the_bar_counts_the_batches_of_the_whole_training(start: int, capsys) -> None:
+    _, seen = run(start)
+    assert seen == [(start, 12, n) for n in range(start + 1, 13)]
+    assert "training: 100%" in capsys.readouterr().err
+
+
+def test_the_bar_shows_time_left_epoch_and_losses(capsys, monkeypatch) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    run()
+    shown = capsys.readouterr().err
+    assert "12/12" in shown and "batch/s" in shown and "<00:00" in shown
+
+
+def test_a_bar_that_is_redrawn_seldom_waits_for_no_value() -> None:
+    """Reading a loss waits for the device, so a loss is read when the bar is drawn and not in every iteration."""
+    handler = TrainingProgress("training")
+    reads = []
+
+    class Loss(float):
+        def __float__(self) -> float:
+            reads.append(1)
+            return 0.5
+
+    engine = Engine(lambda *_: {"loss": Loss()})
+    engine.state.rank = 0
+    handler.attach(engine)
+    engine.run([0] * 200, max_epochs=1)
+    assert len(reads) < 20
+
+
+def test_other_ranks_show_nothing(capsys) -> None:
+    run(rank=1)
+    assert capsys.readouterr().err == ""
+
+
+def test_an_error_passes_through(capsys) -> None:
+    with pytest.raises(KeyError, match="case_7"):
+        run(fails=True)
+
+
+@pytest.mark.filterwarnings("error")
+def test_losses_that_still_have_a_graph_can_be_shown() -> None:
+    run()
