@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import torch
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
@@ -48,7 +49,9 @@ class TrainingProgress:
     def __call__(self, engine: Engine) -> None:
         # reading a value waits for the device, so only when the bar is redrawn anyway
         if self.bar.update(1):
-            values = {key: f"{float(engine.state.output[key]):.4g}" for key in self.show if key in engine.state.output}
+            output = engine.state.output
+            shown = {key: output[key] for key in self.show if key in output}
+            values = {k: f"{float(v.detach() if torch.is_tensor(v) else v):.4g}" for k, v in shown.items()}
             self.bar.set_postfix(epoch=f"{engine.state.epoch}/{engine.state.max_epochs}", **values, refresh=False)
 
     def close(self, engine: Engine) -> None:

@@ -52,7 +52,7 @@ SPOILT = {
     "truncated": (truncated, "damaged or incomplete"),
     "no NIfTI": (
         lambda path: path.write_bytes(b"not an image"),
-        "cannot be read as a NIfTI volume|Cannot work out file type",
+        "cannot be read as a NIfTI|Cannot work out file type",
     ),
     "2D": (lambda path: write(path, noise(16, 32)), r"got shape \(16, 32\): a single slice"),
     "4D": (lambda path: write(path, noise(*SIZE, 3)), r"got shape \(16, 32, 12, 3\): a time series"),

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,10 +63,11 @@ def train(drawn: Drawn, stop: tuple[str, int] | None = None, config: str = "trai
         try:
             run(BUNDLE, config, **overrides)
         except Exception as error:
-            while error is not None and not isinstance(error, Interrupted):
-                cause, error = error, error.__cause__
-            if error is None:
-                raise cause
+            cause = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            if not isinstance(cause, Interrupted):
+                raise
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +146,7 @@ def test_the_checkpoint_holds_all_that_training_changes(finished: Finished) -> N
 def test_every_epoch_draws_every_training_case_once_in_an_order_of_its_own(finished: Finished) -> None:
     for stage in STAGES:
         drawn = [cases for where, _, cases in finished.drawn if where == stage]
-        epochs = [sum(drawn[: len(drawn) // 2], []), sum(drawn[len(drawn) // 2 :], [])]
+        epochs = [list(chain(*part)) for part in (drawn[: len(drawn) // 2], drawn[len(drawn) // 2 :])]
         assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(set(epochs[0]))
         assert epochs[0] != epochs[1]
 

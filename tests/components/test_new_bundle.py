@@ -107,7 +107,7 @@ def test_it_trains_and_samples_on_a_folder_of_nifti(tmp_path):
         nib.save(nib.Nifti1Image(voxels, np.diag([1.5, 1.25, 4, 1])), tmp_path / "data" / f"{number}.nii.gz")
     settings = bundle_folders.tiny(made, autoencoder_epochs=1, diffusion_epochs=1, diffusion_batch_size=1)
     bundle_folders.run(made, "train.yaml", dataset_dir=str(tmp_path / "data"), **settings)
-    bundle_folders.run(made, "inference.json", num_volumes=1, **settings)
+    bundle_folders.run(made, "inference.json", **settings | {"num_volumes": 1})
     (sample,) = (made / "output" / "samples").glob("*.nii.gz")
     assert nib.load(sample).header.get_zooms() == pytest.approx((1.5, 1.25, 4))
     assert json.loads((made / "models" / "model.json").read_text())["data"] == "the user's dataset_dir"

@@ -199,16 +199,14 @@ class Bomb:
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"iteration": 3, "made_from": Bomb()}, tmp_path / "checkpoint_000000003.pt")
-    with pytest.raises(CheckpointError, match="none of the 1 checkpoints in .* can be read"):
+    with pytest.raises(CheckpointError, match=r"none of the 1 checkpoints in .* can be read"):
         training(tmp_path).run()
     assert not Path("exploded").exists()
 
 
 def test_facts_that_differ_are_named_with_both_values(tmp_path: Path) -> None:
     training(tmp_path, epochs=1, made_from={"data": "abc", "seed": 0}).run()
-    with pytest.raises(
-        CheckpointError, match="000000003.pt is from another training: its data is abc, this one's is xyz"
-    ):
+    with pytest.raises(CheckpointError, match=r"3\.pt is from another training: its data is abc, this one's is xyz"):
         training(tmp_path, epochs=1, made_from={"data": "xyz", "seed": 0}).run()
     with pytest.raises(CheckpointError, match="its seed is 0, this one's is None"):
         training(tmp_path, epochs=1, made_from={"data": "abc"}).run()
@@ -234,6 +232,6 @@ def test_a_failed_writing_leaves_what_was_there(tmp_path: Path, monkeypatch) -> 
         save(content, file)
 
     monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError, match="cannot write .*checkpoint_000000004.pt .*No space left on device"):
+    with pytest.raises(OSError, match=r"cannot write .*checkpoint_000000004.pt .*No space left on device"):
         trainer.run()
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"checkpoint_{n:09d}.pt" for n in (1, 2, 3)]

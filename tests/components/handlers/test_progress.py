@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from ignite.engine import Engine, Events
+from tqdm import tqdm
 
+from medical_diffusion_components.handlers import progress
 from medical_diffusion_components.handlers.progress import TrainingProgress
 
 
@@ -24,9 +28,10 @@ def run(start: int = 0, rank: int = 0, fails: bool = False) -> tuple[TrainingPro
 
     engine.add_event_handler(Events.STARTED, resume)
     handler.attach(engine)
-    engine.add_event_handler(
-        Events.ITERATION_COMPLETED, lambda _: seen.append((handler.bar.initial, handler.bar.total, handler.bar.n))
-    )
+    if rank == 0:
+        engine.add_event_handler(
+            Events.ITERATION_COMPLETED, lambda _: seen.append((handler.bar.initial, handler.bar.total, handler.bar.n))
+        )
     engine.run([0] * 4, max_epochs=3)
     return handler, seen
 
@@ -38,11 +43,22 @@ def test_the_bar_counts_the_batches_of_the_whole_training(start: int, capsys) ->
     assert "training: 100%" in capsys.readouterr().err
 
 
-def test_the_bar_shows_time_left_epoch_and_losses(capsys, monkeypatch) -> None:
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+@pytest.fixture
+def eager(monkeypatch) -> None:
+    """Redraw at every batch."""
+
+    class Eager(tqdm):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options | {"mininterval": 0, "miniters": 1})
+
+    monkeypatch.setattr(progress, "tqdm", Eager)
+
+
+def test_the_bar_shows_time_left_epoch_and_losses(capsys, eager: None) -> None:
     run()
     shown = capsys.readouterr().err
-    assert "12/12" in shown and "batch/s" in shown and "<00:00" in shown
+    assert "12/12 [" in shown and "<00:00" in shown and "batch/s" in shown
+    assert "epoch=2/3, loss=0.5" in shown and "missing" not in shown
 
 
 def test_a_bar_that_is_redrawn_seldom_waits_for_no_value() -> None:
@@ -73,5 +89,9 @@ def test_an_error_passes_through(capsys) -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_losses_that_still_have_a_graph_can_be_shown() -> None:
-    run()
+def test_losses_that_still_have_a_graph_are_shown_without_a_warning(eager: None) -> None:
+    torch.set_warn_always(True)
+    try:
+        run()
+    finally:
+        torch.set_warn_always(False)
