@@ -47,7 +47,8 @@ def bundle_root() -> str:
     ``ConfigParser``, as MONAI Label and ``ckpt_export`` use) the bundle is taken to be the current directory.
     """
     workflow = _running_workflow()
-    return str((workflow.config_root_path.parent if workflow is not None else Path()).resolve())
+    folder = workflow.config_root_path.absolute().parent if workflow is not None else Path()
+    return str(folder.resolve())
 
 
 def _running_workflow() -> ConfigWorkflow | None:

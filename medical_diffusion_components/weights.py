@@ -120,8 +120,10 @@ def load_weights(module: nn.Module, path: str | os.PathLike) -> str:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for damaged files
-        cause = str(error).partition("\n")[0]  # what follows is advice to trust the file
-        raise WeightsError(f"{path} cannot be read as weights: {type(error).__name__}: {cause}") from error
+        cause = str(error).partition("\n")[0].partition(". ")[0]  # what follows is advice to trust the file
+        raise WeightsError(
+            f"{path} cannot be read as weights, it is damaged or holds more than tensors: {type(error).__name__}: {cause}"
+        ) from error
     if not isinstance(state, dict) or not all(torch.is_tensor(tensor) for tensor in state.values()):
         raise WeightsError(f"{path} holds no plain state dict; a checkpoint of a training, for one, is no weight file")
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}

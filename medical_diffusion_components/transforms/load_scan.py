@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import EnsureChannelFirst, MapTransform, Orientation, Transform
+from monai.transforms import MapTransform, Orientation, Transform
 from monai.transforms.utils import TransformBackends
-from monai.utils import ImageMetaKey
+from monai.utils import ImageMetaKey, MetaKeys
 
 from medical_diffusion_components.transforms.load_slice_stack import LoadSliceStack
 from medical_diffusion_components.transforms.load_volume import LoadVolume
@@ -91,7 +91,7 @@ class LoadScan(Transform):
             self._check_nifti(scan.path)
             volume = LoadVolume()(scan.path)
         self._check_grid(scan.path, tuple(volume.shape[1:]), np.asarray(volume.affine))
-        return self.orient(volume)
+        return self.orient(_with_three_axes(volume))
 
     def _read_dicom(self, scan: RawScan) -> MetaTensor:
         # pydicom is an extra, and only DICOM needs it
@@ -102,8 +102,7 @@ class LoadScan(Transform):
             raise VolumeError(f"{group.label}: more than the {self.max_voxels} voxels allowed")
         series = read_volume(group)
         meta = {ImageMetaKey.FILENAME_OR_OBJ: scan.path, PADDING_KEY: series.padding_value}
-        voxels = MetaTensor(torch.from_numpy(series.array), affine=torch.from_numpy(series.affine), meta=meta)
-        return EnsureChannelFirst(channel_dim="no_channel")(voxels)
+        return MetaTensor(torch.from_numpy(series.array)[None], affine=torch.from_numpy(series.affine), meta=meta)
 
     def _check_nifti(self, path: str) -> None:
         """What reading would only notice when memory is full, or not at all."""
@@ -135,6 +134,16 @@ class LoadScan(Transform):
         cosines = np.abs(np.triu((affine[:3, :3] / spacing).T @ (affine[:3, :3] / spacing), k=1)).max()
         if cosines > 1e-2:
             raise VolumeError(f"{path}: expected voxel axes at right angles, got a sheared affine {affine.tolist()}")
+
+
+def _with_three_axes(volume: MetaTensor) -> MetaTensor:
+    """The same volume, made anew.
+
+    A ``MetaTensor`` made without a channel counts one spatial axis less ever after, and MONAI's crops and pads then
+    leave the last axis out of the affine.
+    """
+    meta = {key: value for key, value in volume.meta.items() if key != MetaKeys.AFFINE}
+    return MetaTensor(volume.as_tensor(), affine=volume.affine, meta=meta)
 
 
 class LoadScand(NamesItsFailure, MapTransform):

@@ -63,7 +63,9 @@ def at_the_same_places(prepared, raw, raw_affine, shift=None):
     if shift is not None:
         world = shift(world)
     there = (np.linalg.inv(raw_affine) @ world)[:3]
-    inside = ((there >= 0) & (there <= np.array(raw.shape)[:, None] - 1)).all(axis=0)
+    last = np.array(raw.shape)[:, None] - 1
+    inside = ((there > -1e-3) & (there < last + 1e-3)).all(axis=0)
+    there = np.clip(there, 0, last)
     sigma = nib.affines.voxel_sizes(prepared.affine) / nib.affines.voxel_sizes(raw_affine) / 2.4
     order = np.abs(np.linalg.inv(raw_affine)[:3, :3] @ prepared.affine[:3, :3]).argmax(axis=1)
     smooth = ndimage.gaussian_filter(raw.astype(np.float32), np.where(sigma[order] > 0.5, sigma[order], 0))

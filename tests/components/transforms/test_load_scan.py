@@ -3,6 +3,7 @@ from __future__ import annotations
 import nibabel as nib
 import numpy as np
 import pytest
+from monai.transforms import CenterSpatialCrop, SpatialPad
 
 from medical_diffusion_components.data.dicom_refusal import SeriesRefused
 from medical_diffusion_components.data.dicom_writing import write_series
@@ -35,6 +36,18 @@ def test_nifti_and_dicom_give_the_same_voxels_in_the_same_places_on_any_axes(tmp
     assert world_values(from_dicom) == world_values(from_nifti)
     place = tuple((LPS @ [2, 1, 3, 1])[:3].round(3) + 0.0)
     assert world_values(from_dicom)[place] == voxels()[2, 1, 3]
+
+
+@pytest.mark.parametrize("kind", ["nifti", "dicom"])
+def test_crops_and_pads_that_follow_keep_every_voxel_in_its_place(tmp_path, kind):
+    if kind == "nifti":
+        nib.save(nib.Nifti1Image(voxels(), LPS), tmp_path / "scan.nii.gz")
+    else:
+        write_series(tmp_path / "scan", voxels(), LPS, modality="CT")
+    volume = LoadScan()(tmp_path / ("scan.nii.gz" if kind == "nifti" else "scan"))
+    padded = world_values(SpatialPad((8, 9, 10), value=-5000)(volume))
+    assert {place: value for place, value in padded.items() if value > -5000} == world_values(volume)
+    assert world_values(CenterSpatialCrop((4, 3, 2))(volume)).items() <= world_values(volume).items()
 
 
 def test_the_dicom_headers_padding_value_is_passed_on_in_real_units(tmp_path):
