@@ -249,6 +249,6 @@ def test_killed_while_it_writes_a_checkpoint_training_ends_as_it_would_have(
     assert [path.stem[-2:] for path in checkpoints(go_on["output_dir"])] == ["03", "04"]
     assert len(list(folder.iterdir())) == 3, "the half of a checkpoint that it wrote"
     assert not Path(go_on["models_dir"]).exists()
-    run(BUNDLE, "train.yaml", **go_on)
-    assert_same_end(go_on["output_dir"], go_on["models_dir"], finished)
+    run(BUNDLE, "train_autoencoder.yaml", **go_on)
+    assert_same_end(go_on["output_dir"], go_on["models_dir"], finished, ("autoencoder",))
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]

@@ -105,7 +105,7 @@ def test_knees_keep_their_slices_and_are_cropped_or_padded_around_the_centre(tmp
 def test_chests_lie_where_the_scanner_saw_them_in_hounsfield_units(tmp_path):
     manifest, written = phantoms("lidc_idri", write_chest_dicom_tree, tmp_path, size=(64, 64, 40))
     window = {"limits_from": "window", "limits": [-1000.0, 1000.0]}
-    small = {"crop_size": [440, 400, 480], "image_size": [88, 80, 96]}
+    small = {"spacing": [2.5, 2.5, 2.5], "crop_size": [176, 160, 192], "image_size": [88, 80, 96]}
     made = run("lidc_ldm", tmp_path, **manifest, **window, **small)
     assert set(made) == set(written)
     for case_id, case in made.items():
@@ -133,7 +133,7 @@ def test_breasts_become_two_cases_of_their_patient_that_lie_alike(tmp_path):
             assert image.shape == (64, 64, 32) and nib.aff2axcodes(image.affine) == ("R", "A", "S")
         expected, inside = at_the_same_places(images["right"], raw.array, raw.affine)
         assert np.corrcoef(images["right"].get_fdata().ravel()[inside], expected[inside])[0, 1] > 0.97
-        best = max(_mirrored_correlation(images["left"], raw, plane) for plane in np.arange(-30, 31, 2.0))
+        best = max(_mirrored_correlation(images["left"], raw, plane) for plane in np.arange(-12, 13, 2.0))
         assert best > 0.97
 
 
