@@ -72,8 +72,8 @@ class LoadVolume(Transform):
             MetaKeys.SPATIAL_SHAPE: np.array(voxels.shape),
             MetaKeys.SPACE: SpaceKeys.RAS,
         }
-        volume = MetaTensor(voxels, affine=torch.from_numpy(affine), meta=meta)
-        return self.orient(volume.unsqueeze(0))
+        # with its channel from the start: made without, MONAI's crops and pads leave D out of the affine ever after
+        return self.orient(MetaTensor(voxels[None], affine=torch.from_numpy(affine), meta=meta))
 
 
 class LoadVolumed(NamesItsFailure, MapTransform):
