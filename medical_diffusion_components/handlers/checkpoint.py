@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from ignite.engine import Engine, Events
 
 from medical_diffusion_components.data.loading import ResumableSampler
 from medical_diffusion_components.handlers.non_finite import NonFiniteLossError
-from medical_diffusion_components.weights import save_tensors, unwrap, write_atomically
+from medical_diffusion_components.weights import load_tensors, save_tensors, unwrap, write_atomically
 
 __all__ = ["CheckpointError", "TrainingCheckpoint"]
 
@@ -143,14 +142,12 @@ class TrainingCheckpoint:
 
     def _read(self, path: Path) -> dict | None:
         try:
-            with zipfile.ZipFile(path) as archive:
-                broken = archive.testzip()  # compares every record with its checksum
-            if broken is None:
-                return torch.load(path, map_location="cpu", weights_only=True)
-            reason = f"record {broken} is damaged"
-        except Exception as error:  # zipfile and torch raise many kinds for damaged files
-            reason = f"{type(error).__name__}: {error}"
-        logger.error(f"checkpoint {path} cannot be read ({reason}); trying the one before it")
+            return load_tensors(path)
+        except Exception as error:
+            reason = str(error).partition("\n")[0]
+            logger.error(
+                f"checkpoint {path} cannot be read ({type(error).__name__}: {reason}); trying the one before it"
+            )
         return None
 
     def _restore(self, engine: Engine, path: Path, content: dict) -> None:

@@ -193,6 +193,7 @@ def test_with_all_checkpoints_damaged_nothing_starts_afresh(interrupted: Callabl
     [
         ({"seed": 1}, "seed is 0, this one's is 1"),
         ({"autoencoder_learning_rate": 1e-5}, "learning_rate is 1.875e-05, this one's is 1e-05"),
+        ({"autoencoder_final_lr": 0.1}, "decay is None, this one's is [2, 0.1]"),
         ({"autoencoder_batch_size": 1}, "batch_size is 2, this one's is 1"),
         ({"base_channels": 8}, "does not fit the configured autoencoder"),
         ({"critic_channels": 8}, "does not fit the configured slice_critic"),
@@ -213,6 +214,13 @@ def test_checkpoints_of_another_training_are_refused(
     assert line.startswith("Stopped: CheckpointError: ") and named in line
     assert str(checkpoints(go_on["output_dir"])[-1]) in line
     assert tree(tmp_path / "run" / "output" / "autoencoder" / "checkpoints") == before
+
+
+def test_more_epochs_than_planned_are_no_other_training(finished: Finished, nifti_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished.output, tmp_path / "output")
+    drawn: Drawn = []
+    train(drawn, config="train_autoencoder.yaml", **settings(tmp_path, nifti_folder) | {"autoencoder_epochs": 3})
+    assert [iteration for _, iteration, _ in drawn] == [7, 8, 9]
 
 
 KILLED_WHILE_IT_WRITES = """

@@ -132,6 +132,7 @@ def test_an_override_that_no_file_knows_is_refused(configs: Path, unknown: str, 
     assert isinstance(error.value.__cause__, ValueError)
     assert str(error.value.__cause__).startswith(f"--{unknown} is no setting of {configs}")
     assert str(error.value.__cause__).endswith(hint)
+    assert sys.excepthook is bundle._traceback_with_cause, "the last line would not tell"
 
 
 def test_an_override_of_a_sibling_file_is_accepted(configs: Path) -> None:

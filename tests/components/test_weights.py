@@ -43,6 +43,14 @@ def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
         assert path.read_bytes() == content and list(path.parent.iterdir()) == [path]
 
 
+def test_who_reads_while_it_is_replaced_reads_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    path.write_bytes(b"old")
+    with open(path, "rb") as reader:
+        write_atomically(path, lambda temporary: temporary.write_bytes(b"new"))
+        assert reader.read() == b"old"
+
+
 def test_what_is_written_has_the_name_that_its_suffix_tells(tmp_path: Path) -> None:
     names = []
     write_atomically(tmp_path / "volume.nii.gz", lambda temporary: names.append(temporary.name))
@@ -143,6 +151,20 @@ def test_damaged_weights_are_named_in_one_line(tmp_path: Path, size: int) -> Non
     with pytest.raises(WeightsError, match=r"model\.pt cannot be read as weights, it is damaged") as error:
         load_weights(nn.Linear(30, 40), path)
     assert "\n" not in str(error.value)
+
+
+def test_a_single_wrong_bit_is_noticed(tmp_path: Path) -> None:
+    """Torch itself would load it."""
+    network = nn.Linear(30, 40)
+    path = save_weights(network, tmp_path / "model.pt", {})
+    content = bytearray(path.read_bytes())
+    content[content.index(network.weight.detach().numpy().tobytes()) + 100] ^= 1
+    path.write_bytes(content)
+    assert torch.load(path, weights_only=True)["weight"].shape == (40, 30)
+    with pytest.raises(
+        WeightsError, match=r"model\.pt cannot be read as weights, it is damaged .*record .* is damaged"
+    ):
+        load_weights(nn.Linear(30, 40), path)
 
 
 class Bomb:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from engines_for_tests import Trainer
 from ignite.engine import Events
 
+from medical_diffusion_components.handlers.checkpoint import TrainingCheckpoint
 from medical_diffusion_components.handlers.non_finite import NonFiniteLossError, StopOnNonFinite
 
 
@@ -56,3 +59,13 @@ def test_finite_losses_stop_nothing_and_volumes_are_not_kept() -> None:
     trainer.run()
     assert len(trainer.seen) == 6 and kept
     assert all(value.ndim == 0 for _, _, losses in kept for value in losses.values())
+
+
+@pytest.mark.parametrize("bad", [3, 5])
+def test_the_last_checkpoint_is_from_before_it(tmp_path: Path, bad: int) -> None:
+    trainer = spoilt(bad, float("nan"), None)
+    checkpoint = TrainingCheckpoint(tmp_path, {"n": trainer.network}, trainer.sampler, batch_size=2, every_minutes=0)
+    checkpoint.attach(trainer)
+    with pytest.raises(NonFiniteLossError):
+        trainer.run()
+    assert checkpoint.checkpoints()[0].name == f"checkpoint_{bad - 1:09d}.pt"
