@@ -42,7 +42,7 @@ TINY = {
     "ema_start": 2,
     "sampler": "ddim",
     "num_inference_steps": 2,
-    "num_template_subjects": 6,
+    "num_embedded_subjects": 6,
     "num_volumes": 3,
     "val_interval": 1,
 }
