@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import json
 import logging
+import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,6 +28,7 @@ __all__ = [
     "describe_data",
     "ensure_first_stage",
     "resolve_dataset",
+    "run_config",
     "start_run",
     "trained_spacing",
 ]
@@ -170,17 +172,26 @@ def ensure_first_stage(path: str, dataset_dir: str | None) -> None:
         raise RuntimeError(f"no first stage at {path}, and no running workflow to train it: run train_autoencoder.yaml")
     config = workflow.config_root_path / FIRST_STAGE_CONFIG
     logger.info(f"no first stage at {path}: training it with {config}")
-    stage = ConfigWorkflow(config_file=str(config), workflow_type="train")
     # overlay files and command line alike show as differences from the bundle's own train.yaml
     own = ConfigParser()
     own.read_config(str(workflow.config_root_path / "train.yaml"))
     own.parse()
-    changed = _differences(own.get(), workflow.parser.get())
-    stage.parser.update({id: value for id, value in changed if id in stage.parser and not id.startswith("_")})
-    stage.initialize()
-    stage.run()  # no finalize: what it would close, such as a process group, is still in use
+    run_config([config], dict(_differences(own.get(), workflow.parser.get())))
     if dist.is_initialized():
         dist.barrier()  # the first rank alone publishes the weights, which all load next
+
+
+def run_config(files: Sequence[str | os.PathLike], overrides: Mapping[str, Any]) -> None:
+    """Run configuration files, the later ones on top, inside a workflow that is already running.
+
+    Args:
+        files: paths; their bundle is the one that the first lies in.
+        overrides: id -> value; those that the files do not have are left out.
+    """
+    stage = ConfigWorkflow(config_file=[str(file) for file in files], workflow_type="train")
+    stage.parser.update({id: value for id, value in overrides.items() if id in stage.parser and id[0] != "_"})
+    stage.initialize()
+    stage.run()  # no finalize: what it would close, such as a process group, is still in use
 
 
 def start_run() -> None:
