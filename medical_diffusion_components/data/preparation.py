@@ -221,7 +221,12 @@ class Preparation:
         content.update(settings=self.settings, versions=versions())
         _write_json(self.dataset_dir / "dataset.json", content)
         if empty := [split for split in SPLITS if not listed[split]]:
-            print(f"No volume in {', '.join(empty)}: this folder cannot be trained on as it is", flush=True)
+            patients = len({result.patient_id for result in made})
+            print(
+                f"No volume in {', '.join(empty)}: this folder of {patients} patient(s) cannot be trained on as it is; "
+                f"without a manifest at least {len(SPLITS)} are needed",
+                flush=True,
+            )
 
 
 def run_or_exit(make: Callable[[], Preparation]) -> PreparationReport:
