@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.utils import ID_SEP_KEY
@@ -21,14 +22,20 @@ from medical_diffusion_components.data.datasets import data_fingerprint, load_ca
 from medical_diffusion_components.data.phantoms import PHANTOM_NOTICE, write_phantom_cohort
 from medical_diffusion_components.data.splits import SPLITS
 from medical_diffusion_components.data.template_cohort import TEMPLATE_COHORT_NOTICE, write_template_cohort
+from medical_diffusion_components.distributed import join_processes, share
 from medical_diffusion_components.weights import provenance
 
 __all__ = [
     "bundle_root",
+    "changed_settings",
     "describe_data",
     "ensure_first_stage",
+    "join_processes",
+    "own_device",
     "resolve_dataset",
     "run_config",
+    "share",
+    "smallest_training_split",
     "start_run",
     "trained_spacing",
 ]
@@ -172,13 +179,51 @@ def ensure_first_stage(path: str, dataset_dir: str | None) -> None:
         raise RuntimeError(f"no first stage at {path}, and no running workflow to train it: run train_autoencoder.yaml")
     config = workflow.config_root_path / FIRST_STAGE_CONFIG
     logger.info(f"no first stage at {path}: training it with {config}")
-    # overlay files and command line alike show as differences from the bundle's own train.yaml
-    own = ConfigParser()
-    own.read_config(str(workflow.config_root_path / "train.yaml"))
-    own.parse()
-    run_config([config], dict(_differences(own.get(), workflow.parser.get())))
+    run_config([config], changed_settings("train.yaml"))
     if dist.is_initialized():
         dist.barrier()  # the first rank alone publishes the weights, which all load next
+
+
+def changed_settings(file: str) -> dict[str, Any]:
+    """What overlay files and the command line have changed or added in the running workflow: id -> raw value.
+
+    Args:
+        file: the configuration beside the running one that they are compared with.
+
+    Raises:
+        RuntimeError: there is no running workflow.
+    """
+    workflow = _running_workflow()
+    if workflow is None:
+        raise RuntimeError(f"no running workflow to compare with {file}")
+    own = ConfigParser()
+    own.read_config(str(workflow.config_root_path / file))
+    own.parse()
+    return dict(_differences(own.get(), workflow.parser.get()))
+
+
+def own_device() -> torch.device:
+    """The GPU of this process, counted by ``torchrun`` or the first one; without GPUs the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+
+
+def smallest_training_split(folders: Mapping[str, str | None]) -> int:
+    """How many training cases the folder with the fewest has.
+
+    Args:
+        folders: name of the setting -> folder.
+
+    Raises:
+        ValueError: a setting that was not given.
+    """
+    for name, folder in folders.items():
+        if folder is None:
+            raise ValueError(
+                f"--{name} was not given: a folder of NIfTI volumes, such as inference.json of an *_ldm bundle writes"
+            )
+    return min(len(load_cases(folder, "training")) for folder in folders.values())
 
 
 def run_config(files: Sequence[str | os.PathLike], overrides: Mapping[str, Any]) -> None:
@@ -197,6 +242,8 @@ def run_config(files: Sequence[str | os.PathLike], overrides: Mapping[str, Any])
 def start_run() -> None:
     """First thing in every workflow's ``initialize``: have errors end with their cause, and check the overrides."""
     sys.excepthook = _traceback_with_cause
+    if int(os.environ.get("RANK", "0")) > 0:  # set by torchrun: what all processes would say, the first alone says
+        logging.disable(logging.INFO)
     check_overrides()
 
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -23,6 +24,7 @@ def montage(
     window: tuple[float, float] = (-1.0, 1.0),
     title: str = "",
     axcodes: str = "RAS",
+    overlays: Mapping[str, Sequence[np.ndarray]] | None = None,
 ) -> Figure:
     """Draw groups of volumes, a column per volume and a row per plane, turned alike whatever their axes.
 
@@ -32,10 +34,12 @@ def montage(
         window: intensities shown as black and white.
         title: text above all.
         axcodes: where H, W and D point in the patient; ``"RAS"`` is right, anterior, superior.
+        overlays: heading of a group -> label maps (H, W, D) to draw over its volumes, each value above 0 in a colour.
 
     Raises:
         ValueError: no volume at all, or ``axcodes`` that are none.
     """
+    overlays, _ = _on_ras_axes(overlays or {}, spacing, axcodes)
     groups, spacing = _on_ras_axes(groups, spacing, axcodes)
     columns = max((len(volumes) for volumes in groups.values()), default=0)
     if columns == 0:
@@ -68,6 +72,8 @@ def montage(
                 axes.set_axis_off()
                 if column < len(volumes):
                     _draw(axes, volumes[column], axis, spacing, window)
+                    if column < len(overlays.get(heading, ())):
+                        _draw_labels(axes, overlays[heading][column], axis)
                 if column == 0:
                     axes.text(
                         -0.06,
@@ -107,6 +113,15 @@ def _draw(axes, volume: np.ndarray, axis: int, spacing: Sequence[float], window:
         aspect=up / across,
         interpolation="bilinear",
     )
+
+
+def _draw_labels(axes, labels: np.ndarray, axis: int) -> None:
+    """On top of the slice that is there, whose aspect stays."""
+    picture = np.take(labels, labels.shape[axis] // 2, axis=axis).T.astype(int)
+    colours = np.zeros((*picture.shape, 4))
+    inside = picture > 0
+    colours[inside] = colormaps["Set1"]((picture[inside] - 1) % 9, alpha=0.55)
+    axes.imshow(colours, origin="lower", aspect=axes.get_aspect(), interpolation="nearest")
 
 
 def save_montage(figure: Figure, path: str | os.PathLike) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import torch.distributed as dist
 from monai.data import CacheDataset
 from torch.utils.data import Dataset, DistributedSampler
+
+from medical_diffusion_components.distributed import process_rank, world_size
 
 __all__ = ["ResumableSampler", "SeededDataset", "derive_seed"]
 
@@ -34,7 +35,9 @@ class _EpochIndex(int):
 class ResumableSampler(DistributedSampler):
     """Shuffles by (seed, epoch), shares the cases among ranks, and can start in the middle of an epoch.
 
-    MONAI engines announce the epoch to it as they do to every ``DistributedSampler``. Used with one process, too.
+    MONAI engines announce the epoch to it as they do to every ``DistributedSampler``. Used with one process, too. Ranks
+    that train need equal shares, so with shuffling up to one case per rank comes twice in an epoch; ranks that validate
+    do not, and without shuffling every case comes once (twice only for a rank that would have none).
 
     Args:
         dataset: what to draw from.
@@ -43,14 +46,9 @@ class ResumableSampler(DistributedSampler):
     """
 
     def __init__(self, dataset: Dataset, seed: int = 0, shuffle: bool = True) -> None:
-        distributed = dist.is_available() and dist.is_initialized()
-        super().__init__(
-            dataset,
-            num_replicas=dist.get_world_size() if distributed else 1,
-            rank=dist.get_rank() if distributed else 0,
-            shuffle=shuffle,
-            seed=seed,
-        )
+        super().__init__(dataset, num_replicas=world_size(), rank=process_rank(), shuffle=shuffle, seed=seed)
+        if not shuffle:
+            self.num_samples = len(self._share())  # what DistributedSampler calls a rank's share of an epoch
         self._skip = 0
 
     def skip_once(self, num_samples: int) -> None:
@@ -58,9 +56,13 @@ class ResumableSampler(DistributedSampler):
         self._skip = num_samples
 
     def __iter__(self) -> Iterator[int]:
-        indices = list(super().__iter__())[self._skip :]
-        self._skip = 0
+        indices = list(super().__iter__()) if self.shuffle else self._share()
+        indices, self._skip = indices[self._skip :], 0
         return iter([_EpochIndex(index, self.epoch) for index in indices])
+
+    def _share(self) -> list[int]:
+        everything = list(range(len(self.dataset)))
+        return everything[self.rank :: self.num_replicas] or everything[:1]
 
 
 class SeededDataset(CacheDataset):
@@ -76,14 +78,23 @@ class SeededDataset(CacheDataset):
         seed: with epoch and index it fixes the augmentation.
         cache_rate: share of the cases to keep in memory, in [0, 1].
         num_workers: threads that fill the cache.
+        every_epoch_alike: seed by (seed, case) alone, as a validation does whose random transforms must not change.
     """
 
     def __init__(
-        self, data: Sequence, transform, seed: int = 0, cache_rate: float = 1.0, num_workers: int | None = 1
+        self,
+        data: Sequence,
+        transform,
+        seed: int = 0,
+        cache_rate: float = 1.0,
+        num_workers: int | None = 1,
+        every_epoch_alike: bool = False,
     ) -> None:
         self.seed = seed
+        self.every_epoch_alike = every_epoch_alike
         super().__init__(data, transform, cache_rate=cache_rate, num_workers=num_workers, progress=False)
 
     def _transform(self, index: int):
-        self.transform.set_random_state(seed=derive_seed(self.seed, getattr(index, "epoch", 0), index))
+        epoch = 0 if self.every_epoch_alike else getattr(index, "epoch", 0)
+        self.transform.set_random_state(seed=derive_seed(self.seed, epoch, index))
         return super()._transform(index)

@@ -44,9 +44,9 @@ class TooManyRefused(RuntimeError):
 class Preparation:
     """Turn the raw scans of a folder into volumes to train on.
 
-    Writes ``images/<case_id>.nii.gz``, ``cases/<case_id>.json`` (from what it was made), ``dataset.json`` (MONAI's
-    datalist), ``report.json`` and ``report.md``. While cases are missing, ``dataset.json`` lists none, so that nobody
-    trains on half of the data.
+    Writes ``images/<case_id>.nii.gz``, ``labels/<case_id>.nii.gz`` if the steps make labels, ``cases/<case_id>.json`` (from
+    what it was made), ``dataset.json`` (MONAI's datalist), ``report.json`` and ``report.md``. While cases are missing,
+    ``dataset.json`` lists none, so that nobody trains on half of the data.
 
     Args:
         raw_dir: the download, or a folder of NIfTI files or DICOM series.
@@ -211,7 +211,8 @@ class Preparation:
         for result in made:
             split = result.split or drawn.get(result.patient_id)
             for output in result.outputs if split else ():
-                entry = {"image": output["image"], "case_id": output["case_id"], "patient_id": result.patient_id}
+                files = {key: output[key] for key in ("image", "label") if key in output}
+                entry = {**files, "case_id": output["case_id"], "patient_id": result.patient_id}
                 listed[split].append({**entry, **({"part": output["part"]} if output["part"] else {})})
         content = _datalist(listed, "" if self.manifest is None else self.manifest.metadata["description"])
         if self.manifest is not None:
@@ -275,7 +276,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def _remove_leftovers(dataset_dir: Path) -> None:
     """Temporary files of a run that was killed."""
-    for folder in (dataset_dir, dataset_dir / "images", dataset_dir / "cases"):
+    for folder in (dataset_dir, *(dataset_dir / name for name in ("images", "labels", "cases"))):
         for path in folder.glob(".*"):
             if path.is_file() and path.name != ".lock":
                 path.unlink()

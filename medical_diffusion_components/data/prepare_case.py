@@ -29,6 +29,7 @@ from medical_diffusion_components.weights import file_hash, versions, write_atom
 __all__ = ["CaseResult", "finished_result", "prepare_case", "start_worker"]
 
 IMAGE_KEY = "image"
+LABEL_KEY = "label"
 PART_KEY = "part"
 WRITING = "write"
 _GZIP_LEVEL = 1  # float voxels hardly compress; higher levels cost time and save next to nothing
@@ -39,8 +40,9 @@ class CaseResult(NamedTuple):
 
     ``status`` is ``made``, ``skipped`` (was there already), ``refused`` or ``absent``; ``reason`` is a code and ``text``
     an explanation of the last two. ``outputs`` are dictionaries with ``case_id``, ``image`` (relative path),
-    ``sha256``, ``part`` (or None) and ``notes``. ``seconds`` is time by step, ``peak_mib`` the highest memory use so
-    far of the process that did the work (0 where the system does not tell).
+    ``sha256``, ``part`` (or None) and ``notes``, and with ``label`` and ``label_sha256`` where there is a label.
+    ``seconds`` is time by step, ``peak_mib`` the highest memory use so far of the process that did the work (0 where the
+    system does not tell).
     """
 
     case_id: str
@@ -62,7 +64,8 @@ def prepare_case(case: RawCase, steps: Sequence[Callable], raw_dir: str, dataset
         steps: transforms from a dictionary with ``image`` (a ``RawScan``), ``case_id`` and the case's companions to
             one with ``image`` (1, H, W, D), or to several that differ in ``part``.
         raw_dir: left out of messages, since it may name what nobody else should read.
-        dataset_dir: gets ``images/<case_id>.nii.gz`` (``images/<case_id>_<part>.nii.gz``) and ``cases/<case_id>.json``.
+        dataset_dir: gets ``images/<case_id>.nii.gz`` (``images/<case_id>_<part>.nii.gz``), ``labels/`` with the same names
+            where the steps leave a ``label`` beside the image, and ``cases/<case_id>.json``.
         settings: hash of the steps' settings.
     """
     seconds: dict[str, float] = {}
@@ -88,9 +91,10 @@ def finished_result(case: RawCase, dataset_dir: str | os.PathLike, settings: str
     if note is None or note["settings"] != settings or note["source"] != source_hash(case):
         return None
     for output in note["outputs"]:
-        path = Path(dataset_dir) / output["image"]
-        if not path.is_file() or file_hash(path) != output["sha256"]:
-            return None
+        for key, digest in (("image", "sha256"), ("label", "label_sha256")):
+            path = Path(dataset_dir) / output.get(key, output["image"])
+            if key in output and (not path.is_file() or file_hash(path) != output[digest]):
+                return None
     return CaseResult(*case[:3], "skipped", outputs=tuple(note["outputs"]))
 
 
@@ -174,18 +178,27 @@ def _write(case: RawCase, items: Sequence[Mapping[str, Any]], dataset_dir: Path)
         path = write_atomically(dataset_dir / image, lambda file, content=content: file.write_bytes(content))
         notes = item.get(NOTES_KEY, {})
         outputs.append({"case_id": name, "image": image, "sha256": file_hash(path), "part": part, "notes": notes})
+        if LABEL_KEY in item:
+            label = f"labels/{name}.nii.gz"
+            content = _nifti_bytes(item[LABEL_KEY], np.uint8)
+            path = write_atomically(dataset_dir / label, lambda file, content=content: file.write_bytes(content))
+            outputs[-1].update(label=label, label_sha256=file_hash(path))
     earlier = read_note(dataset_dir, case) or {"outputs": []}
-    for stale in {output["image"] for output in earlier["outputs"]} - {output["image"] for output in outputs}:
+    for stale in _files(earlier["outputs"]) - _files(outputs):
         (dataset_dir / stale).unlink(missing_ok=True)
     return outputs
 
 
-def _nifti_bytes(volume: MetaTensor) -> bytes:
+def _files(outputs: Sequence[Mapping[str, Any]]) -> set[str]:
+    return {output[key] for output in outputs for key in (IMAGE_KEY, LABEL_KEY) if key in output}
+
+
+def _nifti_bytes(volume: MetaTensor, dtype: type = np.float32) -> bytes:
     if not isinstance(volume, MetaTensor) or volume.ndim != 4 or volume.shape[0] != 1:
         shape = tuple(getattr(volume, "shape", ()))
         raise ValueError(f"the steps must end with a volume (1, H, W, D), got {type(volume).__name__} {shape}")
     affine = np.asarray(volume.affine, dtype=np.float64)
-    nifti = nib.Nifti1Image(np.asarray(volume.as_tensor()[0], dtype=np.float32), affine)
+    nifti = nib.Nifti1Image(np.asarray(volume.as_tensor()[0]).astype(dtype), affine)
     nifti.header.set_xyzt_units("mm")
     nifti.set_qform(affine, code=1)
     nifti.set_sform(affine, code=1)

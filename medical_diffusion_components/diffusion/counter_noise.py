@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["counter_normal", "seeds_from_noise"]
+__all__ = ["counter_bits", "counter_normal", "seeds_from_noise"]
 
 
 def _mix(x: Tensor) -> Tensor:
@@ -33,6 +33,11 @@ def seeds_from_noise(noise: Tensor) -> Tensor:
     numbers = (noise.detach().float().reshape(noise.shape[0], -1) * 1048576.0).long() & 0xFFFFFFFF
     place = _mix(torch.arange(numbers.shape[1], device=noise.device))
     return _mix(_mix(numbers ^ place).sum(1) & 0xFFFFFFFF)
+
+
+def counter_bits(seeds: Tensor, count: int) -> Tensor:
+    """Random whole numbers in [0, 2^32), (B, count) int64: row b follows from ``seeds[b]``, (B,) in [0, 2^32), alone."""
+    return _mix(_mix(torch.arange(count, device=seeds.device))[None] ^ _mix(seeds)[:, None])
 
 
 def counter_normal(seeds: Tensor, step: int, like: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ from monai.engines import DiffusionPrepareBatch
 from monai.networks.schedulers.scheduler import Scheduler
 from torch import Tensor
 
+from medical_diffusion_components.distributed import draw_integers, draw_normal
+
 __all__ = ["HeldOutPrepareBatch", "TrainingPrepareBatch"]
 
 
@@ -16,7 +18,8 @@ class TrainingPrepareBatch(DiffusionPrepareBatch):
     """MONAI's diffusion batch, with the target that the scheduler's ``prediction_type`` asks for.
 
     That is the noise e (``epsilon``, the paper's choice), the clean latent x (``sample``), or
-    v = sqrt(a_t) e - sqrt(1 - a_t) x (``v_prediction``; Salimans and Ho, ICLR 2022).
+    v = sqrt(a_t) e - sqrt(1 - a_t) x (``v_prediction``; Salimans and Ho, ICLR 2022). Noise and timesteps are those of the
+    rows' places in the global batch, however many processes share it.
 
     Args:
         scheduler: MONAI scheduler; its length is that of the schedule.
@@ -26,6 +29,14 @@ class TrainingPrepareBatch(DiffusionPrepareBatch):
     def __init__(self, scheduler: Scheduler, condition_name: str | None = None) -> None:
         super().__init__(int(scheduler.num_train_timesteps), condition_name)
         self.scheduler = scheduler
+
+    def get_noise(self, images: Tensor) -> Tensor:
+        """Standard normal noise for latents ``images`` (B, C, h, w, d)."""
+        return draw_normal(images)
+
+    def get_timesteps(self, images: Tensor) -> Tensor:
+        """A random timestep for each latent, (B,)."""
+        return draw_integers(self.num_train_timesteps, images.shape[0], images.device)
 
     def get_target(self, images: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Target of the loss for latents ``images`` (B, C, h, w, d) with ``noise`` added at ``timesteps`` (B,)."""

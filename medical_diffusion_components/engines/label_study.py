@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
+from monai.bundle import ConfigParser
+from monai.bundle.utils import ID_SEP_KEY
 
 from medical_diffusion_components.bundle import run_config
 from medical_diffusion_components.weights import file_hash, write_atomically
@@ -19,6 +22,8 @@ from medical_diffusion_components.weights import file_hash, write_atomically
 __all__ = ["Arm", "LabelStudy", "LabelStudyRun", "num_patients"]
 
 logger = logging.getLogger(__name__)
+
+WHERE = {"device", "output_dir", "models_dir", "num_workers", "cache_rate"}  # settings that no result depends on
 
 
 class LabelStudyRun(NamedTuple):
@@ -74,7 +79,8 @@ class LabelStudy:
         pretrain_configs: configuration of the pre-training and its overlays.
         finetune_configs: configuration of the fine-tuning and its overlays.
         evaluate_configs: configuration of the test and its overlays.
-        settings: id -> value, for all three, where they have the id; among them what makes the networks equal.
+        pretrain_settings: id -> value, for every pre-training; among them what makes the networks equal.
+        settings: id -> value, for every fine-tuning and test, where they have the id.
         data_sha256: of the labelled data; part of what a result is valid for.
 
     Raises:
@@ -91,6 +97,7 @@ class LabelStudy:
         pretrain_configs: Sequence[str],
         finetune_configs: Sequence[str],
         evaluate_configs: Sequence[str],
+        pretrain_settings: Mapping[str, Any],
         settings: Mapping[str, Any],
         data_sha256: str = "",
     ) -> None:
@@ -104,7 +111,9 @@ class LabelStudy:
         self.pretrain_configs = list(pretrain_configs)
         self.finetune_configs = list(finetune_configs)
         self.evaluate_configs = list(evaluate_configs)
-        self.settings = dict(settings)
+        self.pretrain_settings = dict(pretrain_settings)
+        known = {id for file in (*finetune_configs, *evaluate_configs) for id in ConfigParser.load_config_file(file)}
+        self.settings = {id: value for id, value in settings.items() if id.split(ID_SEP_KEY)[0] in known}
         self.data_sha256 = data_sha256
 
     def runs(self) -> list[LabelStudyRun]:
@@ -115,12 +124,27 @@ class LabelStudy:
 
     def run(self) -> list[dict[str, Any]]:
         """Do what is left to do and return the results of all runs, as :meth:`finetune` writes them."""
-        for name in self._unclaimed([name for name, arm in self.arms.items() if arm.pretrain is not None]):
-            self.pretrain(name)
-        todo = {run.name: run for run in self.runs()}
-        for name in self._unclaimed(list(todo)):
-            self.finetune(todo[name])
-        return [self._result(run) for run in todo.values()]
+        pending = [(name, self.pretrain, name) for name, arm in self.arms.items() if arm.pretrain is not None]
+        pending += [(run.name, self.finetune, run) for run in self.runs()]
+        locks = self.folder / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        while pending:
+            left = []
+            for task in pending:
+                name, work, what = task
+                try:
+                    # the lock of a process that dies is free again, and its run is then taken up by another
+                    with FileLock(locks / name, blocking=False):
+                        if work == self.finetune and not self._is_pretrained(what.arm):
+                            left.append(task)
+                        else:
+                            work(what)
+                except Timeout:
+                    left.append(task)
+            if len(left) == len(pending):
+                time.sleep(1.0)  # others are at work on what is left
+            pending = left
+        return [self._result(run) for run in self.runs()]
 
     def weights(self, arm: str) -> Path | None:
         """File of the weights that an arm starts from."""
@@ -131,13 +155,13 @@ class LabelStudy:
     def pretrain(self, name: str) -> None:
         """Make the weights of an arm, unless they are there."""
         folder = self.folder / "pretrained" / name
-        wanted = {**self.settings, **self.arms[name].pretrain}
+        settings = {**self.pretrain_settings, **self.arms[name].pretrain}
         done = folder / "done.json"
-        if _is_done(done, wanted):
+        if _is_done(done, _lasting(settings)):
             return
         logger.info(f"label study: pre-training {name}")
-        run_config(self.pretrain_configs, {**wanted, **_folders(folder)})
-        _write(done, {"settings": wanted})
+        run_config(self.pretrain_configs, {**settings, **_folders(folder)})
+        _write(done, {"settings": _lasting(settings)})
 
     def finetune(self, run: LabelStudyRun) -> None:
         """Fine-tune and test, unless there is a result: ``{arm, num_labelled, seed, settings, evaluation}``."""
@@ -151,6 +175,9 @@ class LabelStudy:
         evaluation = json.loads((folder / "output" / "evaluation" / "evaluation.json").read_text())
         wanted = self._identity(run)
         _write(folder / "result.json", {**run._asdict(), "settings": wanted, "evaluation": evaluation})
+
+    def _is_pretrained(self, arm: str) -> bool:
+        return self.arms[arm].pretrain is None or (self.folder / "pretrained" / arm / "done.json").is_file()
 
     def _settings(self, run: LabelStudyRun) -> dict[str, Any]:
         weights = self.weights(run.arm)
@@ -169,40 +196,26 @@ class LabelStudy:
         weights = settings.pop("pretrained_weights")
         settings.pop("dataset_dir", None)
         hashed = {"data_sha256": self.data_sha256, "pretrained_sha256": weights and file_hash(weights)}
-        return json.loads(json.dumps({**settings, **hashed}, default=str))
+        return _lasting({**settings, **hashed})
 
     def _result(self, run: LabelStudyRun) -> dict[str, Any] | None:
         path = self.folder / "runs" / run.name / "result.json"
         return json.loads(path.read_text()) if _is_done(path, self._identity(run)) else None
-
-    def _unclaimed(self, names: list[str]) -> Iterator[str]:
-        """Each name once among all processes; ends when the others are through with theirs, too.
-
-        The lock of a process that dies is free again, and its run is then taken up by another.
-        """
-        locks = self.folder / "locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        held_by_others = []
-        for name in names:
-            lock = FileLock(locks / name, blocking=False)
-            try:
-                with lock:
-                    yield name
-            except Timeout:
-                held_by_others.append(name)
-        for name in held_by_others:
-            with FileLock(locks / name):
-                yield name
 
 
 def _folders(folder: Path) -> dict[str, str]:
     return {"output_dir": str(folder / "output"), "models_dir": str(folder / "models")}
 
 
-def _is_done(path: Path, settings: Mapping[str, Any]) -> bool:
+def _lasting(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that a result depends on, as JSON gives them back."""
+    return json.loads(json.dumps({id: value for id, value in settings.items() if id not in WHERE}, default=str))
+
+
+def _is_done(path: Path, wanted: Mapping[str, Any]) -> bool:
     if not path.is_file():
         return False
-    found, wanted = json.loads(path.read_text())["settings"], json.loads(json.dumps(settings, default=str))
+    found = json.loads(path.read_text())["settings"]
     changed = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
     if changed:
         told = "; ".join(f"{key} was {found.get(key)}, now {wanted.get(key)}" for key in changed)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from monai.engines import Evaluator, Trainer
@@ -21,31 +21,35 @@ from medical_diffusion_components.weights import unwrap
 __all__ = ["VQGANEvaluator", "VQGANTrainer"]
 
 
-def plain_images(batchdata: dict, device: torch.device, non_blocking: bool = False) -> Tensor:
-    """``batchdata["image"]`` (B, C, H, W, D) as a plain tensor on ``device``, without MONAI's metadata."""
-    image = batchdata["image"]
+def plain_images(batchdata: dict, device: torch.device, non_blocking: bool = False, key: str = "image") -> Tensor:
+    """``batchdata[key]`` (B, C, H, W, D) as a plain tensor on ``device``, without MONAI's metadata."""
+    image = batchdata[key]
     image = image.as_tensor() if hasattr(image, "as_tensor") else image
     return image.to(device, non_blocking=non_blocking)
 
 
-@contextmanager
-def frozen(*modules: nn.Module) -> Iterator[None]:
-    """Within the block no parameter of ``modules`` collects gradients; gradients still pass through."""
-    for module in modules:
-        module.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for module in modules:
-            module.requires_grad_(True)
+class Judgement(NamedTuple):
+    """What one pass of the critics gives, detached.
+
+    Attributes:
+        adversarial: the generator's weighted terms; none before they count.
+        gradients: gradients of their sum for the reconstructed slices and volumes; none before they count.
+        critics: the terms of the critics' own step.
+    """
+
+    adversarial: dict[str, Tensor]
+    gradients: Sequence[Tensor]
+    critics: dict[str, Tensor]
 
 
 class VQGANTrainer(Trainer):
     """Trains a VQ-GAN and its two critics; one pass of encoder and decoder per batch serves all three.
 
     Every batch: reconstruct; step the generator on the reconstruction terms, the commitment loss and, once the schedule
-    says so, the critics' terms; then step the critics on the same reconstruction, detached. ``engine.state.output`` is
-    a dict of detached scalars: the weighted terms, their sum ``loss``, and what the codebook reports.
+    says so, the critics' terms; then step the critics on the same reconstruction, detached. The critics look at real
+    and reconstructed volumes once: what they say is differentiated for the reconstruction and for their own weights,
+    and their activations are gone before the generator's backward pass begins. ``engine.state.output`` is a dict of
+    detached scalars: the weighted terms, their sum ``loss``, and what the codebook reports.
 
     Args:
         device: where to train.
@@ -108,26 +112,24 @@ class VQGANTrainer(Trainer):
             terms = self.loss_function.reconstruction(fake, real, fake_slice, real_slice)
         terms["commitment"] = coded.commitment_loss
 
-        real_verdict = None
+        roots: list[Tensor] = [sum(terms.values())]
+        gradients: list[Tensor | None] = [None]
+        judgement = None
         if self.schedule.critics_train(batch):
-            real_verdict = self._criticise(real_slice, real)
-        weight = self.schedule.generator_weight(batch)
-        if weight > 0:
-            with frozen(self.slice_critic, self.volume_critic):
-                adversarial = self.loss_function.adversarial(self._criticise(fake_slice, fake), real_verdict)
-            terms |= {name: weight * term for name, term in adversarial.items()}
+            weight = self.schedule.generator_weight(batch)
+            judgement = self._judge(fake_slice, fake, real_slice, real, weight)
+            if weight > 0:
+                terms |= judgement.adversarial
+                roots += [fake_slice, fake]
+                gradients += judgement.gradients
         terms["loss"] = sum(terms.values())
-        self._step(self.optimizer, self.network, terms["loss"])
 
-        if real_verdict is not None:
-            fake_verdict = self._criticise(fake_slice.detach(), fake.detach())
-            critic_terms = self.loss_function.critics(fake_verdict, real_verdict)
-            self._step(
-                self.critic_optimizer,
-                nn.ModuleList([self.slice_critic, self.volume_critic]),
-                sum(critic_terms.values()),
-            )
-            terms |= critic_terms
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(roots, gradients)
+        self._step(self.optimizer, self.network)
+        if judgement is not None:
+            self._step(self.critic_optimizer, nn.ModuleList([self.slice_critic, self.volume_critic]))
+            terms |= judgement.critics
         codebook = {
             "perplexity": coded.perplexity,
             "used_codes": coded.used_codes,
@@ -135,15 +137,37 @@ class VQGANTrainer(Trainer):
         }
         return {name: value.detach() for name, value in (terms | codebook).items()}
 
+    def _judge(self, fake_slice: Tensor, fake: Tensor, real_slice: Tensor, real: Tensor, weight: float) -> Judgement:
+        """One pass of the critics; the gradients of their own terms are left in their parameters.
+
+        Args:
+            fake_slice, real_slice: (B, C, H, W).
+            fake, real: (B, C, H, W, D).
+            weight: factor of the generator's adversarial terms.
+        """
+        seen = [image.detach().requires_grad_(weight > 0) for image in (fake_slice, fake)]
+        real_verdict, fake_verdict = self._criticise(real_slice, real), self._criticise(*seen)
+        adversarial: dict[str, Tensor] = {}
+        gradients: Sequence[Tensor] = ()
+        if weight > 0:
+            unweighted = self.loss_function.adversarial(fake_verdict, real_verdict)
+            adversarial = {name: weight * term for name, term in unweighted.items()}
+            gradients = torch.autograd.grad(sum(adversarial.values()), seen, retain_graph=True)
+        critics = self.loss_function.critics(fake_verdict, real_verdict)
+        self.critic_optimizer.zero_grad(set_to_none=True)
+        # only for the parameters: the first convolution's gradient for a whole volume would serve nobody
+        parameters = [p for critic in (self.slice_critic, self.volume_critic) for p in critic.parameters()]
+        torch.autograd.backward(sum(critics.values()), inputs=parameters)
+        adversarial, critics = ({name: t.detach() for name, t in terms.items()} for terms in (adversarial, critics))
+        return Judgement(adversarial, gradients, critics)
+
     def _criticise(self, slices: Tensor, volumes: Tensor) -> CriticPair:
         with self.autocast:
             verdicts = self.slice_critic(slices), self.volume_critic(volumes)
         # the losses are means over thousands of patches: not in bfloat16
         return CriticPair(*(CriticOutput(v.logits.float(), [f.float() for f in v.features]) for v in verdicts))
 
-    def _step(self, optimizer: Optimizer, module: nn.Module, loss: Tensor) -> None:
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+    def _step(self, optimizer: Optimizer, module: nn.Module) -> None:
         nn.utils.clip_grad_norm_(module.parameters(), self.gradient_clip)
         optimizer.step()
 

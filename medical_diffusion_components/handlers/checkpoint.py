@@ -12,6 +12,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from medical_diffusion_components.data.loading import ResumableSampler
+from medical_diffusion_components.distributed import gathered, world_size
 from medical_diffusion_components.handlers.non_finite import NonFiniteLossError
 from medical_diffusion_components.weights import load_tensors, save_tensors, unwrap, write_atomically
 
@@ -30,7 +31,10 @@ class TrainingCheckpoint:
     A checkpoint holds the state dicts of ``objects`` (networks with their codebook, optimisers, averaged weights), the
     iteration, the evaluator's best metric, and torch's random state. Each is written under a temporary name and renamed;
     the newest ``keep`` stay. At the start of a training the newest is loaded; one that is damaged is reported and the one
-    before it used.
+    before it used. Of several processes, the first writes and all read; they go on together or not at all.
+
+    The number of processes may change between two runs as long as the global batch stays: 8 devices with 2 cases each go
+    on where 4 with 4 cases stopped.
 
     Attach it after every other handler, so that what it saves is complete.
 
@@ -38,7 +42,7 @@ class TrainingCheckpoint:
         folder: where the checkpoints are.
         objects: name -> anything with ``state_dict`` and ``load_state_dict``.
         sampler: the loader's sampler, which is told where in the epoch to go on.
-        batch_size: samples per batch of that loader.
+        batch_size: samples per batch of that loader, on this process.
         evaluator: engine whose best metric goes along.
         made_from: facts that must be the same when training goes on, such as the hash of the data.
         every_minutes: time between two checkpoints within an epoch; the end of an epoch always makes one.
@@ -93,7 +97,7 @@ class TrainingCheckpoint:
         content = {
             "iteration": engine.state.iteration,
             "epoch_length": engine.state.epoch_length,
-            "made_from": self.made_from,
+            "made_from": self._facts(),
             "random_state": torch.get_rng_state(),
             "objects": {name: item.state_dict() for name, item in self.objects.items()},
         }
@@ -123,19 +127,19 @@ class TrainingCheckpoint:
         """Load the newest readable checkpoint, if there is one.
 
         Raises:
-            CheckpointError: checkpoints are there but none is readable, or they are from other data, settings or
-                architecture.
+            CheckpointError: checkpoints are there but none is readable, they are from other data, settings or
+                architecture, or not all processes find the same.
         """
         if engine.state.rank == 0:
             for unfinished in self.folder.glob(".*_checkpoint_*.pt"):  # of a process killed while it wrote
                 unfinished.unlink()
         paths = self.checkpoints()
-        for path in paths:
-            content = self._read(path)
-            if content is not None:
-                self._restore(engine, path, content)
-                return
-        if paths:
+        found = ((path, self._read(path)) for path in paths)
+        path, content = next((pair for pair in found if pair[1] is not None), (None, None))
+        self._agree(path.name if path else "none")
+        if path is not None:
+            self._restore(engine, path, content)
+        elif paths:
             raise CheckpointError(
                 f"none of the {len(paths)} checkpoints in {self.folder} can be read; move them away to start afresh"
             )
@@ -150,8 +154,21 @@ class TrainingCheckpoint:
             )
         return None
 
+    def _agree(self, found: str) -> None:
+        """Ranks that went on from different places would train different networks, or wait for each other for ever."""
+        everyone = gathered(found)
+        if len(set(everyone)) > 1:
+            where = ", ".join(f"rank {rank}: {name}" for rank, name in enumerate(everyone))
+            raise CheckpointError(
+                f"not all processes find the same readable checkpoint in {self.folder} ({where}): --output_dir must be on "
+                "a file system that all machines share"
+            )
+
+    def _facts(self) -> dict[str, Any]:
+        return {**self.made_from, "batch_size": self.batch_size * world_size()}
+
     def _restore(self, engine: Engine, path: Path, content: dict) -> None:
-        here = {**self.made_from, "epoch_length": engine.state.epoch_length}
+        here = {**self._facts(), "epoch_length": engine.state.epoch_length}
         there = {**content["made_from"], "epoch_length": content["epoch_length"]}
         for name in sorted(here.keys() | there.keys()):
             if here.get(name) != there.get(name):

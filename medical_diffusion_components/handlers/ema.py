@@ -9,6 +9,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
+from medical_diffusion_components.handlers.optimiser_steps import optimiser_step
 from medical_diffusion_components.weights import unwrap
 
 __all__ = ["ExponentialMovingAverage"]
@@ -57,11 +58,8 @@ class ExponentialMovingAverage:
 
     @torch.no_grad()
     def __call__(self, engine: Engine) -> None:
-        length = engine.state.epoch_length
-        epochs, place = divmod(engine.state.iteration - 1, length)
-        stepped = (place + 1) % self.accumulation_steps == 0 or place + 1 == length
-        step = epochs * -(-length // self.accumulation_steps) + place // self.accumulation_steps + 1
-        if not stepped or step % self.every:
+        step = optimiser_step(engine, self.accumulation_steps)
+        if step is None or step % self.every:
             return
         weight = 1 - self.decay if step >= self.start else 1.0
         new, old = list(self.source.parameters()), list(self.averaged.parameters())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,7 +13,9 @@ from torch.utils.tensorboard import SummaryWriter
 from medical_diffusion_components.montage import montage, save_montage
 from medical_diffusion_components.transforms.noise_latent import NoiseLatent
 
-__all__ = ["ReconstructionMontage", "SampleMontage"]
+__all__ = ["RECONSTRUCTION_ROWS", "ReconstructionMontage", "SampleMontage"]
+
+RECONSTRUCTION_ROWS = {"held-out volumes": "image", "their reconstructions": "pred"}
 
 
 class ReconstructionMontage:
@@ -25,6 +27,7 @@ class ReconstructionMontage:
         num_volumes: how many volumes to show.
         spacing: mm per voxel.
         axcodes: where H, W and D point in the patient.
+        rows: heading -> key of ``evaluator.state.output``, from top to bottom.
     """
 
     def __init__(
@@ -34,12 +37,14 @@ class ReconstructionMontage:
         num_volumes: int = 6,
         spacing: Sequence[float] = (1.0, 1.0, 1.0),
         axcodes: str = "RAS",
+        rows: Mapping[str, str] = RECONSTRUCTION_ROWS,
     ) -> None:
         self.folder = Path(folder)
         self.writer = writer
         self.num_volumes = num_volumes
         self.spacing = spacing
         self.axcodes = axcodes
+        self.rows = dict(rows)
         self.volumes: dict[str, list] = {}
 
     def attach(self, evaluator: Engine) -> None:
@@ -48,11 +53,11 @@ class ReconstructionMontage:
         evaluator.add_event_handler(Events.EPOCH_COMPLETED, self._draw)
 
     def _reset(self, evaluator: Engine) -> None:
-        self.volumes = {"held-out volumes": [], "their reconstructions": []}
+        self.volumes = {heading: [] for heading in self.rows}
 
     def _collect(self, evaluator: Engine) -> None:
         output = evaluator.state.output
-        for key, collected in zip(("image", "pred"), self.volumes.values()):
+        for key, collected in zip(self.rows.values(), self.volumes.values()):
             room = self.num_volumes - len(collected)
             collected += [volume[0].float().cpu().numpy() for volume in output[key][: max(room, 0)]]
 

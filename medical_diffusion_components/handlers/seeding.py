@@ -11,10 +11,11 @@ __all__ = ["SeedIterations"]
 
 
 class SeedIterations:
-    """Seed torch before every iteration from (seed, iteration, rank).
+    """Seed torch before every iteration from (seed, iteration), on all ranks alike.
 
     What an iteration draws (noise, timesteps, slices, restarted codes) then depends on nothing that came before it, so a
-    resumed training draws what an uninterrupted one would, on every rank, without saving generators.
+    resumed training draws what an uninterrupted one would, without saving generators. What is drawn for a row of a batch
+    must come through :mod:`medical_diffusion_components.distributed`, or all ranks would draw the same.
 
     Args:
         seed: the run's seed.
@@ -27,4 +28,4 @@ class SeedIterations:
         engine.add_event_handler(Events.ITERATION_STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        torch.manual_seed(derive_seed(self.seed, engine.state.iteration, engine.state.rank))
+        torch.manual_seed(derive_seed(self.seed, engine.state.iteration))

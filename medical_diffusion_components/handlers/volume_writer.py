@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 from ignite.engine import Engine, Events
 
+from medical_diffusion_components.distributed import gathered, process_rank
 from medical_diffusion_components.montage import montage, save_montage
 from medical_diffusion_components.weights import file_hash, provenance, versions, write_atomically
 
@@ -19,7 +20,9 @@ __all__ = ["SyntheticVolumeWriter"]
 
 
 class SyntheticVolumeWriter:
-    """Attached to an evaluator, write every prediction as ``.nii.gz`` with a JSON note, and a montage at the end.
+    """Attached to an evaluator, write every prediction as ``.nii.gz`` with a JSON note; afterwards, draw a montage.
+
+    Of several processes each writes its own volumes; :meth:`draw_montage` waits for all of them.
 
     Args:
         folder: where they go.
@@ -46,14 +49,12 @@ class SyntheticVolumeWriter:
         self.window = tuple(window)
         self.num_in_montage = num_in_montage
         self.started = 0.0
-        self.shown: list[np.ndarray] = []
-        self.affine = np.eye(4)
+        self.written: list[Path] = []
 
     def attach(self, evaluator: Engine) -> None:
         evaluator.add_event_handler(Events.STARTED, self._prepare)
         evaluator.add_event_handler(Events.ITERATION_STARTED, self._start_clock)
         evaluator.add_event_handler(Events.ITERATION_COMPLETED, self)
-        evaluator.add_event_handler(Events.COMPLETED, self._draw)
 
     def _prepare(self, evaluator: Engine) -> None:
         made = provenance(self.weights)
@@ -82,13 +83,25 @@ class SyntheticVolumeWriter:
                 stem.with_suffix(".json"),
                 lambda temporary, note=note: temporary.write_text(json.dumps(note, indent=2)),
             )
-            if len(self.shown) < self.num_in_montage:
-                self.shown.append(array)
-                self.affine = affine
+            self.written.append(stem.with_suffix(".nii.gz"))
 
-    def _draw(self, evaluator: Engine) -> None:
-        spacing, axcodes = nib.affines.voxel_sizes(self.affine), "".join(nib.aff2axcodes(self.affine))
-        figure = montage({"synthetic volumes": self.shown}, spacing, self.window, axcodes=axcodes)
+    def draw_montage(self) -> None:
+        """Draw the first volumes that were written, whichever process made them; the first process does it.
+
+        Raises:
+            ValueError: no process has written any.
+            FileNotFoundError: those of another process are out of sight, since machines do not share the folder.
+        """
+        written = sorted(path for paths in gathered(self.written) for path in paths)
+        if process_rank() > 0:
+            return
+        images = [nib.load(path) for path in written[: self.num_in_montage]]
+        if not images:
+            raise ValueError(f"no synthetic volume was written to {self.folder}, so there is none to draw")
+        affine = images[0].affine
+        spacing, axcodes = nib.affines.voxel_sizes(affine), "".join(nib.aff2axcodes(affine))
+        volumes = [np.asarray(image.dataobj) for image in images]
+        figure = montage({"synthetic volumes": volumes}, spacing, self.window, axcodes=axcodes)
         path = self.folder / "montage.png"
         save_montage(figure, path)
         print(f"wrote {self.folder}\nmontage: {path}", flush=True)

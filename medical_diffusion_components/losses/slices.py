@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from medical_diffusion_components.distributed import draw_integers
+
 __all__ = ["random_slices"]
 
 
@@ -18,6 +20,6 @@ def random_slices(*volumes: Tensor) -> tuple[Tensor, ...]:
         each (B, C, H, W, D) -> (B, C, H, W)
     """
     batch, depth = volumes[0].shape[0], volumes[0].shape[-1]
-    depths = torch.randint(depth, (batch,), device=volumes[0].device)
+    depths = draw_integers(depth, batch, volumes[0].device)
     rows = torch.arange(batch, device=volumes[0].device)
     return tuple(volume[rows, ..., depths] for volume in volumes)

@@ -22,12 +22,17 @@ from scipy.spatial import cKDTree
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medical_diffusion_components.diffusion.counter_noise import counter_bits, counter_normal
+from medical_diffusion_components.distributed import draw_integers, process_rank, world_size
+
 # Above this many channels a k-d tree visits so much of itself that blocks of products are faster.
 TREE_MAX_DIM = 10
 # Below this running count a code has no mean to speak of (0 / 0 in the end) and stays where it is.
 NEGLIGIBLE_COUNT = 1e-5
 # Repeated draws of one latent are told apart by noise of this many standard deviations of the latents.
 JITTER = 0.01
+# Of places that no latent has taken, above all keys.
+NO_KEY = 2**62
 
 
 class CodebookOutput(NamedTuple):
@@ -78,8 +83,8 @@ class EMACodebook(nn.Module):
     the threshold and its double for the like reason: codes that start alike would restart all at once.
 
     *Several processes.* Counts, sums and the drawn latents are exchanged, so that every process makes the
-    same update whatever its share of the batch. Training calls are collective: all processes must make the
-    same number of them.
+    update of the whole batch whatever its share of it, the draws included where all have the same random state
+    and number of volumes. Training calls are collective: all processes must make the same number of them.
 
     *Precision.* Codes and sums are float32 under autocast and after ``.half()`` alike; distances are float64.
     Latents that are not finite raise on a CPU. On other devices, where a check would make the host wait, they
@@ -159,7 +164,7 @@ class EMACodebook(nn.Module):
         restarted = torch.zeros((), dtype=torch.int64, device=z.device)
         may_restart = self.initialised.clone()
         if self.training:
-            candidates = self._draw_candidates(latents)  # (K, C)
+            candidates = self._draw_candidates(latents, volumes=z.shape[0])  # (K, C)
             self._initialise(candidates)
         rows = self._nearest_rows(latents)  # (N,)
         indices = rows.view(z.shape[0], z.shape[2], z.shape[3], z.shape[4])
@@ -234,26 +239,36 @@ class EMACodebook(nn.Module):
             return nearest_by_tree(latents, self.codes)
         return nearest_by_products(latents, self.codes, self.chunk_size)
 
-    def _draw_candidates(self, latents: Tensor) -> Tensor:
+    def _draw_candidates(self, latents: Tensor, volumes: int = 1) -> Tensor:
         """K random latents ``(K, C)`` of the batch over all processes, equal on every process.
 
-        Each process draws the same number from its own share of the batch, so unequal shares need no
-        agreement.
+        They are those with the least random keys, so each process offers K at most and unequal shares need no
+        agreement. A key follows from the volume's seed and the place in it: the draw does not depend on how the
+        volumes are shared. Where there are fewer than K latents, they are repeated.
         """
-        world_size = _world_size()
-        draws = -(-self.num_codes // world_size)
-        n = latents.shape[0]
-        order = torch.randperm(n, device=latents.device).repeat(-(-draws // n))[:draws]
+        keys = _random_keys(latents.shape[0], volumes, latents.device)  # (N,)
+        keys, order = keys.topk(min(self.num_codes, keys.shape[0]), largest=False)
+        lacking = self.num_codes - keys.shape[0]
         # Adds zero, or nan where any latent is not finite: then no process uses the batch.
-        drawn = latents[order] + (latents * 0).sum()
-        if draws > n:
-            noise = torch.randn_like(drawn[n:]) * latents.std(dim=0, correction=0)
-            drawn[n:] += JITTER * noise
-        if world_size > 1:
-            shares = [torch.empty_like(drawn) for _ in range(world_size)]
-            dist.all_gather(shares, drawn)
-            drawn = torch.stack(shares, dim=1).flatten(0, 1)[: self.num_codes]  # first draws of all first
-        return drawn
+        drawn = F.pad(latents[order] + (latents * 0).sum(), (0, 0, 0, lacking))  # (K, C)
+        keys = F.pad(keys, (0, lacking), value=NO_KEY)  # (K,)
+        if world_size() > 1:
+            keys, order = _gathered(keys).topk(self.num_codes, largest=False)
+            drawn = _gathered(drawn)
+            drawn = drawn[order] + (drawn * 0).sum()
+        return self._repeated(drawn, keys) if lacking else drawn
+
+    def _repeated(self, drawn: Tensor, keys: Tensor) -> Tensor:
+        """``drawn``, ``(K, C)``, whose places without a key repeat those before them, with a little noise."""
+        places = torch.arange(self.num_codes, device=keys.device)
+        found = (keys != NO_KEY)[:, None]  # (K, 1)
+        total = found.sum()
+        mean = (drawn * found).sum(0) / total
+        deviation = (((drawn - mean) * found).square().sum(0) / total).sqrt()
+        source = places % total
+        # noise from the keys, which are alike on every process whatever its random state
+        noise = counter_normal(((keys[source] >> 32) + places) & 0xFFFFFFFF, 0, drawn) * deviation
+        return torch.where(found, drawn, drawn[source] + JITTER * noise)
 
     def _initialise(self, candidates: Tensor) -> None:
         # Chosen by a tensor, not by `if`: reading the flag would make the host wait for a GPU at every step.
@@ -274,7 +289,7 @@ class EMACodebook(nn.Module):
         else:  # bincount reads its maximum, for which the host waits
             counts = torch.zeros_like(self.ema_counts).index_add_(0, rows, torch.ones_like(latents[:, 0]))
         sums = torch.zeros_like(self.ema_sums).index_add_(0, rows, latents)
-        if self.training and _world_size() > 1:
+        if self.training and world_size() > 1:
             dist.all_reduce(counts)
             dist.all_reduce(sums)
         return counts, sums
@@ -345,5 +360,17 @@ def nearest_by_tree(latents: Tensor, codes: Tensor) -> Tensor:
     return torch.from_numpy(nearest).long()
 
 
-def _world_size() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+def _random_keys(rows: int, volumes: int, device: torch.device) -> Tensor:
+    """Distinct random keys in [0, 2^62) for the latents of the volumes of this process, ``(N,)`` int64."""
+    places = rows // volumes
+    bits = counter_bits(draw_integers(2**32, volumes, device), places)  # (volumes, places)
+    positions = torch.arange(volumes, device=device) * world_size() + process_rank()  # in the global batch
+    within = torch.arange(places, device=device)
+    return ((bits >> 2 << 32) | (positions[:, None] * places + within)).flatten()  # (N,)
+
+
+def _gathered(tensor: Tensor) -> Tensor:
+    """``(K, ...)`` of every process, one after the other."""
+    shares = [torch.empty_like(tensor) for _ in range(world_size())]
+    dist.all_gather(shares, tensor)
+    return torch.cat(shares)

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from medical_diffusion_components.networks.attention import (
@@ -27,6 +26,7 @@ from medical_diffusion_components.networks.attention import (
     LinearSpatialAttention,
     SpatialAttention,
 )
+from medical_diffusion_components.networks.norm_silu import NormModulateSiLU, group_moments
 
 
 class InPlaneConv(nn.Conv2d):
@@ -57,65 +57,6 @@ class InPlaneUpsample(nn.ConvTranspose2d):
     def forward(self, x: Tensor) -> Tensor:
         y = F.conv_transpose2d(x.flatten(0, 1).permute(0, 3, 1, 2), self.weight, self.bias, stride=2, padding=1)
         return y.permute(0, 2, 3, 1).contiguous().unflatten(0, (x.shape[0], x.shape[1]))
-
-
-def _group_moments(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
-    """Mean and reciprocal standard deviation of each channel's group, ``(B, 1, C)``, at least float32.
-
-    Sums run over one axis after the other and deviations are taken from each channel's own mean: as exact as a two-pass
-    variance, and many times faster than ``var_mean`` over these axes.
-    """
-    _, batch, positions, channels = x.shape
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    mean = x.sum(2, dtype=dtype).mean(0) / positions  # (B, C)
-    mean_square = (x - mean[:, None]).square_().sum(2).mean(0) / positions
-    mean = mean.view(batch, groups, -1)
-    group_mean = mean.mean(2, keepdim=True)
-    # Variance within the channels plus variance between them.
-    variance = mean_square.view(batch, groups, -1).mean(2, keepdim=True)
-    variance = variance + (mean - group_mean).square().mean(2, keepdim=True)
-    rstd = (variance + eps).rsqrt()
-    return group_mean.expand_as(mean).reshape(batch, 1, channels), rstd.expand_as(mean).reshape(batch, 1, channels)
-
-
-class _NormModulateSiLU(torch.autograd.Function):
-    """``silu(normalised(x) * gain + offset)`` with a hand-written backward pass.
-
-    Only ``x`` is kept for the backward pass, and gradients are summed per channel before anything is spread over the
-    volume again. PyTorch's own group norm either copies this memory layout or is slow in it.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, gain: Tensor, offset: Tensor, groups: int, eps: float) -> Tensor:
-        mean, rstd = _group_moments(x, groups, eps)
-        slope = rstd * gain
-        intercept = offset - mean * slope
-        ctx.save_for_backward(x, gain, mean, rstd, slope, intercept)
-        ctx.groups = groups
-        return F.silu(_affine(x, slope, intercept), inplace=True)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, gain, mean, rstd, slope, intercept = ctx.saved_tensors
-        depth, batch, positions, channels = x.shape
-        grad = torch.ops.aten.silu_backward(grad, _affine(x, slope, intercept))
-        grad_offset = grad.sum(2, keepdim=True, dtype=mean.dtype).sum(0)  # (B, 1, C)
-        grad_gain = rstd * ((grad * x).sum(2, keepdim=True, dtype=mean.dtype).sum(0) - mean * grad_offset)
-
-        def group_mean(t: Tensor) -> Tensor:
-            t = t.view(batch, ctx.groups, -1)
-            return (t.mean(2, keepdim=True) / (depth * positions)).expand_as(t).reshape(batch, 1, channels)
-
-        along = -rstd.square() * group_mean(gain * grad_gain)
-        constant = -rstd * group_mean(gain * grad_offset) - along * mean
-        grad = _affine(grad, slope, _affine(x, along, constant))
-        return grad, grad_gain, grad_offset, None, None
-
-
-def _affine(x: Tensor, slope: Tensor, intercept: Tensor) -> Tensor:
-    """``x * slope + intercept`` in the data type of ``x``; the arithmetic is that of the widest operand."""
-    return torch.addcmul(intercept, x, slope, out=torch.empty_like(x))
 
 
 class VolumeNormSiLU(nn.Module):
@@ -149,11 +90,11 @@ class VolumeNormSiLU(nn.Module):
             offset = offset * factor + shift.to(dtype)[:, None]
         flat = x.flatten(2, 3)  # (D, B, H*W, C)
         if torch.jit.is_scripting():
-            mean, rstd = _group_moments(flat, self.groups, self.eps)
+            mean, rstd = group_moments(flat, self.groups, self.eps)
             slope = rstd * gain
             y = F.silu((flat * slope + (offset - mean * slope)).to(x.dtype))
         else:
-            y = _NormModulateSiLU.apply(flat, gain, offset, self.groups, self.eps)
+            y = NormModulateSiLU.apply(flat, gain, offset, self.groups, self.eps)
         return y.view_as(x)
 
 

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from monai.networks.nets import PatchDiscriminator
 from torch import Tensor
 
 __all__ = ["CriticOutput", "PatchCritic"]
+
+
+KERNEL = 4
 
 
 class CriticOutput(NamedTuple):
@@ -25,7 +29,9 @@ class PatchCritic(PatchDiscriminator):
     """MONAI's patch discriminator with the paper's settings, returning logits and features by name.
 
     Four convolutions of 64, 128, 256 and 512 channels (kernel 4, leaky ReLU 0.2, batch norm from the second on, stride
-    2 up to the third) and one to the logits. The padding of 2 lets it see inputs down to 8 voxels a side.
+    2 up to the third) and one to the logits. The padding of 2 lets it see inputs down to 8 voxels a side. On a CPU,
+    inputs so small that a layer's map is smaller than its kernel (below 18 voxels with three layers) are seen in float32
+    under any autocast: PyTorch's bfloat16 convolution leaves part of its weight gradient unwritten there.
 
     Args:
         spatial_dims: 2 for slices, 3 for volumes.
@@ -40,14 +46,24 @@ class PatchCritic(PatchDiscriminator):
             channels=channels,
             in_channels=in_channels,
             num_layers_d=num_layers,
-            kernel_size=4,
-            activation=("LEAKYRELU", {"negative_slope": 0.2}),
+            kernel_size=KERNEL,
+            activation=("LEAKYRELU", {"negative_slope": 0.2, "inplace": True}),
             norm="BATCH",
             bias=True,
             padding=2,
         )
+        self.num_layers = num_layers
+        # channels last: the layout in which convolutions are fastest
+        self.to(memory_format=torch.channels_last if spatial_dims == 2 else torch.channels_last_3d)
 
     def forward(self, x: Tensor) -> CriticOutput:
         """(B, C, H, W) or (B, C, H, W, D) -> logits and features."""
-        *features, logits = super().forward(x)
+        side = min(x.shape[2:])
+        for _ in range(self.num_layers):
+            side = side // 2 + 1
+        if x.device.type == "cpu" and side < KERNEL:
+            with torch.autocast("cpu", enabled=False):
+                *features, logits = super().forward(x.to(torch.promote_types(x.dtype, torch.float32)))
+        else:
+            *features, logits = super().forward(x)
         return CriticOutput(logits, features)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medical_diffusion_components.networks.codebook import CodebookOutput, EMACodebook
+from medical_diffusion_components.networks.norm_silu import NormSiLU, norm_silu_conv
 
 __all__ = ["VQGAN", "Decoder", "Encoder", "VQGANOutput", "check_divisible", "stage_strides"]
 
@@ -93,15 +94,20 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int, norm_groups: int, norm_eps: float = 1e-6) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(norm_groups, channels, eps=norm_eps)
+        self.norm1 = NormSiLU(norm_groups, channels, eps=norm_eps)
         self.conv1 = SameConv3d(channels, channels, 3)
-        self.norm2 = nn.GroupNorm(norm_groups, channels, eps=norm_eps)
+        self.norm2 = NormSiLU(norm_groups, channels, eps=norm_eps)
         self.conv2 = SameConv3d(channels, channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
-        return x + h
+        if torch.jit.is_scripting():
+            return self.conv2(self.norm2(self.conv1(self.norm1(x)))) + x
+        return self._fused(x)
+
+    @torch.jit.unused
+    def _fused(self, x: Tensor) -> Tensor:
+        h = norm_silu_conv(x, self.norm1, self.conv1.conv, self.conv1.pads)
+        return norm_silu_conv(h, self.norm2, self.conv2.conv, self.conv2.pads).add_(x)
 
 
 class Encoder(nn.Module):
@@ -127,11 +133,11 @@ class Encoder(nn.Module):
             channels *= 2
             stages.append(ResidualBlock(channels, norm_groups))
         self.stages = nn.Sequential(*stages)
-        self.norm_out = nn.GroupNorm(norm_groups, channels, eps=1e-6)
+        self.norm_out = NormSiLU(norm_groups, channels, eps=1e-6)
         self.out_channels = channels
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.silu(self.norm_out(self.stages(self.conv_in(x))))
+        return self.norm_out(self.stages(self.conv_in(x)))
 
 
 class Decoder(nn.Module):
@@ -148,7 +154,7 @@ class Decoder(nn.Module):
         strides = stage_strides(compression)[::-1]
         channels = base_channels * 2 ** len(strides)
         self.in_channels = channels
-        self.norm_in = nn.GroupNorm(norm_groups, channels, eps=1e-6)
+        self.norm_in = NormSiLU(norm_groups, channels, eps=1e-6)
         stages: list[nn.Module] = []
         for index, stride in enumerate(strides):
             width = channels if index == 0 else channels // 2
@@ -159,7 +165,7 @@ class Decoder(nn.Module):
         self.conv_out = SameConv3d(channels, out_channels, 3)
 
     def forward(self, h: Tensor) -> Tensor:
-        return self.conv_out(self.stages(F.silu(self.norm_in(h))))
+        return self.conv_out(self.stages(self.norm_in(h)))
 
 
 class VQGAN(nn.Module):
@@ -201,6 +207,7 @@ class VQGAN(nn.Module):
         self.codebook = codebook
         self.from_codes = nn.Conv3d(codebook.dim, self.encoder.out_channels, 1)
         self.decoder = Decoder(in_channels, base_channels, compression, norm_groups)
+        self.to(memory_format=torch.channels_last_3d)  # the layout in which 3D convolutions are fastest
 
     @torch.jit.unused
     def forward(self, image: Tensor) -> VQGANOutput:

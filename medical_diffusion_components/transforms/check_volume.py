@@ -20,13 +20,14 @@ class CheckVolume(Transform):
         num_channels: expected number of channels.
         value_range: lowest and highest intensity allowed, give or take 1e-3 of the range; None for any.
         allow_constant: accept a volume of one value, as a label map without foreground is.
+        min_size: least (H, W, D), such as that of a network's window, or None for any.
 
     Shape:
         (C, H, W, D) -> (C, H, W, D)
 
     Raises:
-        VolumeError: not three spatial dimensions, another number of channels, another size, voxels that are
-            not finite, one value throughout, or intensities out of range.
+        VolumeError: not three spatial dimensions, another number of channels, another or too small a size, voxels that
+            are not finite, one value throughout, or intensities out of range.
     """
 
     backend = (TransformBackends.TORCH,)
@@ -37,11 +38,13 @@ class CheckVolume(Transform):
         num_channels: int = 1,
         value_range: Sequence[float] | None = None,
         allow_constant: bool = False,
+        min_size: Sequence[int] | None = None,
     ) -> None:
         self.spatial_size = None if spatial_size is None else tuple(int(n) for n in spatial_size)
         self.num_channels = num_channels
         self.value_range = None if value_range is None else (float(value_range[0]), float(value_range[1]))
         self.allow_constant = allow_constant
+        self.min_size = None if min_size is None else tuple(int(n) for n in min_size)
 
     def __call__(self, img: torch.Tensor) -> torch.Tensor:
         problem = self._shape_problem(tuple(img.shape)) or self._intensity_problem(img)
@@ -59,6 +62,8 @@ class CheckVolume(Transform):
                 f"expected {_times(self.spatial_size)} voxels, got {_times(shape[1:])}: run the bundle's "
                 f"`prepare` to bring the images to that size, or set --image_size to theirs"
             )
+        if self.min_size is not None and any(n < least for n, least in zip(shape[1:], self.min_size)):
+            return f"expected at least {_times(self.min_size)} voxels, got {_times(shape[1:])}"
         return None
 
     def _intensity_problem(self, img: torch.Tensor) -> str | None:
@@ -92,9 +97,10 @@ class CheckVolumed(NamesItsFailure, MapTransform):
         value_range: Sequence[float] | None = None,
         allow_constant: bool = False,
         allow_missing_keys: bool = False,
+        min_size: Sequence[int] | None = None,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.check = CheckVolume(spatial_size, num_channels, value_range, allow_constant)
+        self.check = CheckVolume(spatial_size, num_channels, value_range, allow_constant, min_size)
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         data = dict(data)

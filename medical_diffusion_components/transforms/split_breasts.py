@@ -130,6 +130,8 @@ class SplitBreastsd(NamesItsFailure, MapTransform):
         fit: see :class:`SplitBreasts`.
         margin: see :class:`SplitBreasts`.
         smallest: see :class:`SplitBreasts`.
+        label_key: label map of whole numbers that is cut alike: class by class, so that where the voxels change their size
+            the class with the largest share of a voxel has it. None, or not there: no label.
     """
 
     backend = SplitBreasts.backend
@@ -142,24 +144,41 @@ class SplitBreastsd(NamesItsFailure, MapTransform):
         fit: Literal["resize", "crop_or_pad"] = "resize",
         margin: float = 5.0,
         smallest: float = 30.0,
+        label_key: str | None = None,
     ) -> None:
         super().__init__(keys)
         if len(self.keys) != 1:
             raise ValueError(f"one image can be split, got the keys {self.keys}")
         self.mask_key = mask_key
+        self.label_key = label_key
         self.split = SplitBreasts(size, fit, margin, smallest)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> list[dict[Hashable, Any]]:
         key = self.keys[0]
         with self.remembering_failure():
             halves = self.split(data[key], data[self.mask_key])
+            labels = self._labels(data)
         cases = []
         for side, volume in halves._asdict().items():
             case = {name: value for name, value in data.items() if name != self.mask_key}
             case.update({key: volume, PART_KEY: side})
+            if labels is not None:
+                case[self.label_key] = getattr(labels, side)
             add_note(case, "mirrored", "left to right" if side == "left" else "no")
             cases.append(case)
         return cases
+
+    def _labels(self, data: Mapping[Hashable, Any]) -> BreastHalves | None:
+        if self.label_key not in data:
+            return None
+        label, mask = data[self.label_key], data[self.mask_key]
+        shares = [self.split((label == value).float(), mask) for value in range(int(label.max()) + 1)]
+        return BreastHalves(
+            *(
+                MetaTensor(torch.cat(classes).as_tensor().argmax(0, keepdim=True).float(), affine=classes[0].affine)
+                for classes in zip(*shares)
+            )
+        )
 
 
 def _gap(outline: np.ndarray) -> int:

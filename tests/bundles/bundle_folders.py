@@ -43,6 +43,17 @@ TINY = {
     "sampler": "ddim",
     "num_inference_steps": 2,
     "num_embedded_subjects": 6,
+    "embedded_image_size": [64, 36, 32],
+    "roi_size": [64, 32, 32],
+    "feature_size": 12,
+    "depths": [1, 1, 1, 1],
+    "window_size": 2,
+    "pretrain_batch_size": 2,
+    "pretrain_epochs": 1,
+    "epochs": 1,
+    "iterations_per_epoch": 2,
+    "warmup_iterations": 1,
+    "overlap": 0.1,
     "num_volumes": 3,
     "val_interval": 1,
 }
@@ -152,3 +163,20 @@ def undisturbed() -> Iterator[io.StringIO]:
 def tree(folder: Path) -> dict[str, bytes]:
     """Path below ``folder`` -> content, of every file."""
     return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+def assert_same(one: Any, other: Any, place: str = "") -> None:
+    """Two nested states, such as checkpoints, are equal to the bit."""
+    assert type(one) is type(other), place
+    if torch.is_tensor(one):
+        assert torch.equal(one, other), place
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), place
+        for key in one:
+            assert_same(one[key], other[key], f"{place}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), place
+        for number, parts in enumerate(zip(one, other)):
+            assert_same(*parts, f"{place}[{number}]")
+    else:
+        assert one == other, place

@@ -1,51 +1,235 @@
-"""Two processes train both stages together and leave what one leaves."""
+"""Several processes train, resume and sample together as one does alone, at the same global batch.
+
+Two processes on the CPU stand for any number of GPUs. Sums over processes are added up in another order than those over a
+batch, hence the tolerances; what has none is equal to the bit.
+"""
 
 from __future__ import annotations
 
 import json
-import os
+import shutil
 import subprocess
-import sys
+import time
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
+import several_processes
 import torch
-from bundle_folders import Trained, for_bundles_with, tiny
+from bundle_folders import assert_same, bundles_with, for_bundles_with, read, run, tiny, tree
+from filelock import FileLock
+from several_processes import (
+    KILL,
+    NOTES,
+    STAGES,
+    Iteration,
+    bundle_arguments,
+    environment,
+    notes,
+    taking_notes,
+    torchrun,
+)
+
+# One bundle is enough: test_shared_blocks.py holds the others to the same stages.
+BUNDLE = bundles_with("train_autoencoder.yaml", "train.yaml", "multi_gpu_train.yaml")[0]
+CONFIGS = ["train.yaml", "multi_gpu_train.yaml"]
+LOSS_TOLERANCE = 1e-4  # relative, of every term in every iteration
+WEIGHT_TOLERANCE = 1e-2  # of the learning rate, which is as far as Adam moves a weight in a step
+pytestmark = pytest.mark.slow
 
 
-@pytest.mark.slow
-@for_bundles_with("train_autoencoder.yaml", "multi_gpu_train.yaml", at_most=1)
-def test_two_processes_leave_what_one_leaves(bundle: Path, nifti_folder: Path, tmp_path: Path, trained) -> None:
-    folders = {"output_dir": str(tmp_path / "output"), "models_dir": str(tmp_path / "models")}
-    overrides = tiny(bundle, **folders, dataset_dir=str(nifti_folder), device="cpu", adversarial_start=1)
-    configs = [str(bundle / "configs" / name) for name in ("train.yaml", "multi_gpu_train.yaml")]
-    options = [text for id, value in overrides.items() for text in (f"--{id}", str(value))]
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
-    command = [
-        sys.executable,
-        *launch,
-        "-m",
-        "monai.bundle",
-        "run",
-        "training",
-        "--config_file",
-        str(configs),
-        *options,
+class Job(NamedTuple):
+    """A finished training of both stages."""
+
+    folder: Path
+    ranks: list[list[Iteration]]  # what each process noted
+
+    def checkpoint(self, stage: str) -> dict:
+        newest = max((self.folder / "output" / stage / "checkpoints").glob("checkpoint_*.pt"))
+        return torch.load(newest, weights_only=True)
+
+
+def settings(folder: Path, data: Path, processes: int) -> dict[str, Any]:
+    """6 cases, global batches of 4 (first stage, so a smaller last one) and 2 (with a step left over), two epochs each."""
+    rate = read(BUNDLE / "configs" / "train_autoencoder.yaml")["autoencoder_learning_rate"]
+    folders = {"output_dir": str(folder / "output"), "models_dir": str(folder / "models"), "dataset_dir": str(data)}
+    return tiny(
+        BUNDLE,
+        **folders,
+        device="cpu",
+        num_codes=2048,  # about as many as latents: many of them restart
+        autoencoder_epochs=2,
+        autoencoder_batch_size=4 // processes,
+        autoencoder_learning_rate=rate.replace("3.0e-4", "1.0e-2"),
+        adversarial_start=1,
+        diffusion_epochs=2,
+        diffusion_batch_size=2 // processes,
+        diffusion_learning_rate=1e-3,
+        diffusion_final_lr=0.1,
+        held_out_timesteps=1,
+        checkpoint_minutes=0,
+    )
+
+
+def start(folder: Path, data: Path, kill: str = "") -> subprocess.CompletedProcess:
+    """The command that a cluster's job repeats until it is done, with two processes."""
+    arguments = bundle_arguments(BUNDLE, "training", CONFIGS, settings(folder, data, 2))
+    variables = environment(**{NOTES: str(folder / "notes"), KILL: kill})
+    command = torchrun(2, several_processes.__file__, *arguments)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, env=variables)
+
+
+def job(folder: Path, processes: int) -> Job:
+    return Job(folder, [notes(folder / "notes", "iterations", rank) for rank in range(processes)])
+
+
+@pytest.fixture(scope="module")
+def one(shared: Path, nifti_folder: Path) -> Job:
+    folder = shared / "one_process"
+    with FileLock(str(folder) + ".lock"):
+        if not (folder / "models" / "model.pt").is_file():
+            with taking_notes(folder / "notes"):
+                run(BUNDLE, "train.yaml", **settings(folder, nifti_folder, 1))
+    return job(folder, 1)
+
+
+@pytest.fixture(scope="module")
+def two(shared: Path, nifti_folder: Path) -> Job:
+    folder = shared / "two_processes"
+    folder.mkdir(exist_ok=True)
+    with FileLock(str(folder) + ".lock"):
+        if not (folder / "models" / "model.pt").is_file():
+            done = start(folder, nifti_folder)
+            assert done.returncode == 0, done.stderr[-3000:]
+            (folder / "stderr.txt").write_text(done.stderr)
+    return job(folder, 2)
+
+
+def test_the_loss_curve_is_that_of_one_process(one: Job, two: Job) -> None:
+    """Every term of every iteration, on both ranks; with them learning rates and the cases of the global batch."""
+    [alone] = one.ranks
+    assert [(i.stage, i.number) for i in alone] == [
+        (stage, n + 1) for stage, m in zip(STAGES, (4, 6)) for n in range(m)
     ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, env=environment)
+    assert {"feature_matching", "volume_critic"} <= alone[3].losses.keys(), "the critics take part"
+    for expected, *ranks in zip(alone, *two.ranks, strict=True):
+        assert sorted(sum((rank.cases for rank in ranks), [])) == sorted(expected.cases)
+        for rank in ranks:
+            assert rank.learning_rate == pytest.approx(expected.learning_rate, rel=1e-12)
+            assert rank.losses == pytest.approx(expected.losses, rel=LOSS_TOLERANCE, abs=LOSS_TOLERANCE)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_weights_are_those_of_one_process(stage: str, one: Job, two: Job) -> None:
+    """Networks, codebook, critics with the running statistics of their batch norm, averages, optimisers, schedule."""
+    found, expected = two.checkpoint(stage), one.checkpoint(stage)
+    assert found["iteration"] == expected["iteration"]
+    assert found["objects"].keys() == expected["objects"].keys()
+    tolerance = WEIGHT_TOLERANCE * expected["made_from"]["learning_rate"]
+    for name, state in expected["objects"].items():
+        torch.testing.assert_close(found["objects"][name], state, rtol=LOSS_TOLERANCE, atol=tolerance)
+    for name in ("seed", "batch_size", "learning_rate", "data"):
+        assert found["made_from"][name] == expected["made_from"][name], "so that either could go on with the other's"
+
+
+def test_every_rank_holds_the_same_network_and_codebook_after_every_iteration(one: Job, two: Job) -> None:
+    first, second = two.ranks
+    assert [i.state for i in first] == [i.state for i in second]
+    assert len({i.state for i in first if i.stage == "autoencoder"}) == 4, "they learn"
+    restarted = [i.restarted for i in one.ranks[0]]
+    assert [i.restarted for i in first] == [i.restarted for i in second] == restarted and sum(restarted) > 10
+
+
+def test_every_latent_is_cached_by_one_rank(two: Job) -> None:
+    written = [notes(two.folder / "notes", "latents", rank) for rank in range(2)]
+    cached = [file.name for file in (two.folder / "output" / "latents").rglob("*") if file.is_file()]
+    assert sorted(sum(written, [])) == sorted(cached) == sorted(set(cached))
+    assert min(map(len, written)) >= 4, "both have worked"
+
+
+def test_the_first_rank_alone_writes_curves_and_reports(two: Job) -> None:
+    for stage in STAGES:
+        writers = {file.name.split(".")[-2] for file in (two.folder / "output" / stage).rglob("events*")}
+        assert len(writers) == 1, "process numbers, of which TensorBoard would mix the curves"
+
+
+def test_no_warning_tells_of_a_schedule_that_goes_before_its_optimiser(two: Job) -> None:
+    assert "lr_scheduler.step()" not in (two.folder / "stderr.txt").read_text()
+
+
+def test_a_killed_rank_ends_the_job_and_the_same_command_ends_it_as_if_nothing_had_been(
+    two: Job, nifti_folder: Path, tmp_path: Path
+) -> None:
+    """Either rank dies, in either stage, in the middle of an epoch; the second time between two optimiser steps."""
+    for number, kill in enumerate(("1 autoencoder 4", "0 diffusion 6")):
+        done = start(tmp_path, nifti_folder, kill)
+        ended, died = time.time(), max(sum((notes(tmp_path / "notes", "deaths", rank) for rank in range(2)), []))
+        assert done.returncode != 0 and "SIGKILL" in done.stderr
+        assert ended - died < 90, "seconds until the job ended with an error"
+        assert (tmp_path / "models" / "model_autoencoder.pt").exists() == bool(number)
+    done = start(tmp_path, nifti_folder)
     assert done.returncode == 0, done.stderr[-3000:]
-    two, one = Trained(bundle, tmp_path, overrides, {}), trained(bundle)
-    for name in ("model.pt", "model_autoencoder.pt"):
-        found, expected = (torch.load(run.models / name, weights_only=True) for run in (two, one))
-        assert {key: value.shape for key, value in found.items()} == {
-            key: value.shape for key, value in expected.items()
-        }
-        assert all(torch.isfinite(value).all() for value in found.values())
-    assert {path.name for path in two.models.iterdir()} == {path.name for path in one.models.iterdir()}
-    assert json.loads((two.models / "model.json").read_text())["cases"]["training"] == 6
-    for stage, batches in (("autoencoder", 2), ("diffusion", 2)):  # 3 cases for each process, in batches of 2
-        newest = sorted((two.output / stage / "checkpoints").iterdir())[-1]
-        content = torch.load(newest, weights_only=True)
-        assert content["iteration"] == batches
-        assert not [name for part in content["objects"].values() for name in part if str(name).startswith("module.")]
+    for stage in STAGES:
+        assert_same(job(tmp_path, 2).checkpoint(stage), two.checkpoint(stage))
+    for name in ("model.pt", "model_autoencoder.pt", "model.json", "model_autoencoder.json"):
+        assert (tmp_path / "models" / name).read_bytes() == (two.folder / "models" / name).read_bytes()
+
+
+def test_one_process_goes_on_where_two_stopped(two: Job, nifti_folder: Path, tmp_path: Path) -> None:
+    """At the same global batch."""
+    copied = Path(shutil.copytree(two.folder / "output", tmp_path / "output"))
+    shutil.copytree(two.folder / "models", tmp_path / "models")
+    (tmp_path / "models" / "model.pt").unlink()
+    for stage in STAGES[1:]:
+        max((copied / stage / "checkpoints").iterdir()).unlink()
+    with taking_notes(tmp_path / "notes"):
+        run(BUNDLE, "train.yaml", **settings(tmp_path, nifti_folder, 1))
+    assert [(i.stage, i.number) for i in job(tmp_path, 1).ranks[0]] == [("diffusion", 6)]
+    found, expected = (one.checkpoint("diffusion")["objects"]["denoiser"] for one in (job(tmp_path, 1), two))
+    torch.testing.assert_close(found, expected, rtol=LOSS_TOLERANCE, atol=WEIGHT_TOLERANCE * 1e-3)
+
+
+def test_processes_sample_what_one_does(two: Job, nifti_folder: Path, tmp_path: Path) -> None:
+    """Of three processes one has nothing to do."""
+    overrides = settings(two.folder, nifti_folder, 1) | {"num_volumes": 2}
+    overrides = {id: value for id, value in overrides.items() if id in read(BUNDLE / "configs" / "inference.json")}
+    run(BUNDLE, "inference.json", **overrides | {"dataset_dir": str(tmp_path / "one")})
+    arguments = bundle_arguments(
+        BUNDLE, "inference", ["inference.json"], overrides | {"dataset_dir": tmp_path / "three"}
+    )
+    command = torchrun(3, "-m", "monai.bundle", *arguments)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, env=environment())
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("montage: ") == 1
+    found, expected = tree(tmp_path / "three"), tree(tmp_path / "one")
+    assert found.keys() == expected.keys() and len(expected) == 5, "two volumes, two notes, a montage"
+    for name, content in expected.items():
+        if name.endswith(".json"):
+            notes_of = [{**json.loads(text), "seconds": None} for text in (found[name], content)]
+            assert notes_of[0] == notes_of[1]
+        else:
+            assert found[name] == content, name
+
+
+@for_bundles_with("multi_gpu_train.yaml")
+def test_a_process_takes_the_device_and_joins_the_group_that_torchrun_gives_it(bundle: Path) -> None:
+    overlay = read(bundle / "configs" / "multi_gpu_train.yaml")
+    steps = " ".join(overlay["initialize"])
+    assert "start_run()" in overlay["initialize"][0] and "init_process_group(" in steps and "'gloo'" in steps
+    assert "set_device(@device)" in steps
+    assert "destroy_process_group()" in " ".join(overlay["finalize"])
+    assert any(found in overlay["device"] for found in ("get_node_local_rank()", "own_device()"))
+
+
+@for_bundles_with("train_autoencoder.yaml", "multi_gpu_train.yaml")
+def test_the_overlay_distributes_the_very_modules_that_one_process_trains(bundle: Path) -> None:
+    overlay = read(bundle / "configs" / "multi_gpu_train.yaml")
+    found = {
+        "train_autoencoder.yaml": ("autoencoder", "slice_critic", "volume_critic"),
+        "train.yaml": ("denoiser",),
+    }
+    for file, ids in found.items():
+        for id in ids:
+            module = overlay[id]["module"]
+            module = module["module"] if isinstance(module, dict) else module  # batch norm exchanged on the way
+            assert module == read(bundle / "configs" / file)[id]

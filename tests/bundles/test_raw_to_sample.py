@@ -10,7 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from bundle_folders import BUNDLES, REPOSITORY, read, run, tiny
+from bundle_folders import REPOSITORY, bundles_with, read, run, tiny
 
 from medical_diffusion_components.data.manifests import Manifest, read_manifest, write_manifest
 from medical_diffusion_components.data.phantom_downloads import (
@@ -62,8 +62,9 @@ def write_chests(root: Path) -> dict:
 RAW = {"adni_ldm": write_brains, "mrnet_ldm": write_knees, "duke_ldm": write_breasts, "lidc_ldm": write_chests}
 
 
-def test_every_bundle_that_prepares_data_is_tried_from_raw_data_on() -> None:
-    assert {bundle.name for bundle in BUNDLES if (bundle / "configs" / "prepare.yaml").is_file()} == set(RAW)
+def test_every_generator_is_tried_from_raw_data_on() -> None:
+    """Labelled data are prepared in tests/components/data/test_label_preparation.py."""
+    assert {bundle.name for bundle in bundles_with("prepare.yaml", "train_autoencoder.yaml")} == set(RAW)
 
 
 @pytest.mark.slow

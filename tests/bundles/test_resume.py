@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from bundle_folders import bundles_with, last_line, run, tiny, tree
+from bundle_folders import assert_same, bundles_with, last_line, run, tiny, tree
 from filelock import FileLock
 
 from medical_diffusion_components.engines.vqgan_trainer import VQGANTrainer
@@ -101,22 +101,6 @@ def interrupted(shared: Path, nifti_folder: Path) -> Callable[[Path], dict[str, 
 
 def checkpoints(output: Path | str, stage: str = "autoencoder") -> list[Path]:
     return sorted((Path(output) / stage / "checkpoints").glob("checkpoint_*.pt"))
-
-
-def assert_same(one: Any, other: Any, place: str) -> None:
-    assert type(one) is type(other), place
-    if torch.is_tensor(one):
-        assert torch.equal(one, other), place
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), place
-        for key in one:
-            assert_same(one[key], other[key], f"{place}.{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), place
-        for number, parts in enumerate(zip(one, other)):
-            assert_same(*parts, f"{place}[{number}]")
-    else:
-        assert one == other, place
 
 
 def assert_same_end(

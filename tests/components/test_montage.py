@@ -101,3 +101,16 @@ def test_a_volume_on_other_axes_makes_the_same_picture():
     for one, other in zip(plain, same, strict=True):
         np.testing.assert_array_equal(one.images[0].get_array(), other.images[0].get_array())
         assert one.get_aspect() == other.get_aspect()
+
+
+def test_labels_are_drawn_over_the_slices_of_their_group_alone():
+    labels = np.zeros(SHAPE, dtype=int)
+    labels[5, 4:9, :], labels[5, 12, 2] = 1, 2
+    figure = montage({"real": [volume()], "labelled": [volume()]}, SPACING, overlays={"labelled": [labels]})
+    plain, labelled = pictures(figure)[:3], pictures(figure)[3:]
+    assert [len(axes.images) for axes in plain] == [1, 1, 1]
+    for axes, picture, below in zip(labelled, [labels[5], labels[:, 10], labels[:, :, 3]], plain, strict=True):
+        colours = axes.images[1].get_array()
+        np.testing.assert_array_equal(colours[..., 3] > 0, picture.T > 0)
+        assert len(np.unique(colours[picture.T > 0], axis=0)) == len(np.unique(picture[picture > 0]))
+        assert axes.get_aspect() == below.get_aspect()

@@ -92,6 +92,20 @@ def test_ranks_share_the_cases_without_a_gap_and_skip_alike(ranks: int, monkeypa
     assert rests == [share[2:] for share in shares]
 
 
+@pytest.mark.parametrize("ranks", [2, 4, 12])
+def test_ranks_that_validate_see_every_case_once_and_none_is_idle(ranks: int, monkeypatch) -> None:
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: ranks)
+    shares = []
+    for rank in range(ranks):
+        monkeypatch.setattr(dist, "get_rank", lambda rank=rank: rank)
+        sampler = ResumableSampler(CASES, shuffle=False)
+        shares.append(order(sampler, 1))
+        assert len(sampler) == len(shares[-1])
+    assert sorted(sum(shares[:10], [])) == list(range(10))
+    assert shares[10:] == [[0]] * (ranks - 10)
+
+
 def test_monai_engines_tell_the_sampler_the_epoch() -> None:
     data = dataset(cache_rate=0.0)
     loader = DataLoader(data, sampler=ResumableSampler(data, seed=3), batch_size=5)
@@ -173,3 +187,10 @@ def test_derived_seeds_are_the_same_on_every_machine() -> None:
     """A checkpoint written on one machine goes on elsewhere with what it would have drawn."""
     assert (derive_seed(0, 0, 0), derive_seed(1, 2, 3)) == (2968811710, 3822189696)
     assert loading.derive_seed(True, np.int64(2)) == derive_seed(1, 2)
+
+
+def test_every_epoch_can_be_alike_for_a_validation() -> None:
+    volumes = augmented(dataset(seed=1, every_epoch_alike=True))
+    assert len(distinct(volumes)) == len(CASES)
+    for number in range(len(CASES)):
+        np.testing.assert_array_equal(volumes[0, number], volumes[1, number])

@@ -52,6 +52,7 @@ def study(configs: dict, tmp_path: Path):
             "arms": {"scratch": None, "synthetic": {"pretrain": {"shift": 7}, "finetune": {"shift": 5}}},
             "labelled": [1, 3],
             "seeds": [0, 1],
+            "pretrain_settings": {"log": str(tmp_path / "log.txt")},
             "settings": {"log": str(tmp_path / "log.txt")},
         }
         return LabelStudy(**{**options, **configs, **changes})
@@ -92,6 +93,14 @@ def test_a_study_can_grow(study, tmp_path: Path) -> None:
     assert {seed for *_, seed, _ in logged(tmp_path)[before:]} == {2}
 
 
+def test_where_it_runs_and_what_no_stage_knows_are_no_other_settings(study, tmp_path: Path) -> None:
+    log = {"log": str(tmp_path / "log.txt")}
+    study(settings={**log, "seeds": [0, 1], "device": "cpu"}).run()
+    before = logged(tmp_path)
+    study(settings={**log, "seeds": [0], "device": "cuda:1"}).run()
+    assert logged(tmp_path) == before
+
+
 def test_results_of_other_settings_are_refused(study, tmp_path: Path) -> None:
     study().run()
     with pytest.raises(ValueError, match=r"result\.json was made with other settings \(data_sha256 was , now other\)"):
@@ -128,7 +137,8 @@ def test_two_processes_share_the_runs(study, configs: dict, tmp_path: Path) -> N
     slow["run"] = [*slow["run"], "$time.sleep(0.3)"]
     Path(configs["finetune_configs"][0]).write_text(yaml.safe_dump(slow))
     options = {"folder": str(tmp_path / "study"), "arms": {"a": {"pretrain": {}}, "b": None}, "labelled": [1, 2, 3]}
-    options |= {"seeds": [0, 1], "settings": {"log": str(tmp_path / "log.txt")}, **configs}
+    log = {"log": str(tmp_path / "log.txt")}
+    options |= {"seeds": [0, 1], "pretrain_settings": log, "settings": log, **configs}
     command = [sys.executable, "-c", PROCESS, json.dumps(options)]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [process.communicate(timeout=120)[0].split()[-1] for process in both] == ["12", "12"]

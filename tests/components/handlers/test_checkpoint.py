@@ -236,3 +236,19 @@ def test_a_failed_writing_leaves_what_was_there(tmp_path: Path, monkeypatch) -> 
     with pytest.raises(OSError, match=r"cannot write .*checkpoint_000000004.pt .*No space left on device"):
         trainer.run()
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"checkpoint_{n:09d}.pt" for n in (1, 2, 3)]
+
+
+def test_processes_that_find_different_checkpoints_stop(tmp_path: Path, monkeypatch) -> None:
+    """As on machines that do not share the folder: each would go on from its own place."""
+    training(tmp_path, epochs=1).run()
+    monkeypatch.setattr("medical_diffusion_components.handlers.checkpoint.gathered", lambda found: [found, "none"])
+    with pytest.raises(CheckpointError, match=r"rank 0: checkpoint_0+3.pt, rank 1: none.* all machines share"):
+        training(tmp_path, epochs=2).run()
+
+
+def test_the_global_batch_is_what_must_stay(tmp_path: Path, monkeypatch) -> None:
+    training(tmp_path, epochs=1).run()
+    monkeypatch.setattr("medical_diffusion_components.handlers.checkpoint.world_size", lambda: 2)
+    training(tmp_path, epochs=2, batch_size=1).run()
+    with pytest.raises(CheckpointError, match="batch_size is 2, this one's is 4"):
+        training(tmp_path, epochs=2).run()

@@ -70,3 +70,18 @@ def test_a_montage_of_reconstructions_holds_the_first_volumes_of_each_validation
     evaluator.run([0] * 4, max_epochs=2)
     assert seen == [{"held-out volumes": 3, "their reconstructions": 3}] * 2
     assert np.asarray(Image.open(tmp_path / "reconstruction_00002.png").convert("L")).std() > 10
+
+
+def test_a_montage_of_reconstructions_shows_the_rows_it_is_told_to(tmp_path: Path, monkeypatch) -> None:
+    drawn = []
+    monkeypatch.setattr(montages, "montage", lambda groups, *_, **__: drawn.append(groups))
+    monkeypatch.setattr(montages, "save_montage", lambda *_: None)
+    evaluator = engine()
+    rows = {"masked": "image", "painted": "pred", "true": "image"}
+    ReconstructionMontage(tmp_path, SimpleNamespace(add_figure=lambda *_: None), rows=rows).attach(evaluator)
+    evaluator.run([0])
+    assert {heading: float(group[0].mean()) for heading, group in drawn[0].items()} == {
+        "masked": 0,
+        "painted": 1,
+        "true": 0,
+    }

@@ -45,3 +45,23 @@ def test_padding_lets_inputs_of_8_voxels_through(shape):
 
 def test_number_of_layers_sets_the_number_of_features():
     assert len(PatchCritic(2, channels=2, num_layers=2)(torch.randn(2, 1, 16, 16)).features) == 3
+
+
+@pytest.mark.parametrize("shape, dtype", [((18, 23), torch.bfloat16), ((24, 17), torch.float32)])
+def test_maps_smaller_than_a_kernel_are_seen_in_float32_under_autocast(shape, dtype):
+    critic, x = PatchCritic(2, channels=2), torch.randn(2, 1, *shape)
+    with torch.autocast("cpu", torch.bfloat16):
+        verdict = critic(x)
+    assert {feature.dtype for feature in (*verdict.features, verdict.logits)} == {dtype}
+
+
+def test_weight_gradients_of_small_inputs_are_those_of_float32_under_autocast():
+    critic, x = PatchCritic(3, channels=2), torch.randn(2, 1, 8, 12, 9)
+    found = []
+    for enabled in (True, False):
+        junk = [torch.full((n,), torch.nan) for n in range(1, 20_000, 50)]  # what unwritten memory would hold
+        del junk
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = critic(x).logits.float().square().sum()
+        found.append(torch.autograd.grad(loss, list(critic.parameters())))
+    torch.testing.assert_close(*found)

@@ -122,10 +122,10 @@ def test_ddim_equals_its_formula_for_any_number_of_steps(steps):
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp_2m"])
 def test_a_perfect_denoiser_leads_every_sampler_to_the_latent(sampler, prediction_type):
     x0 = torch.rand(2, 3, 2, 4, 3) * 1.8 - 0.9
-    settings = {"num_inference_steps": 6} if sampler == "ddim" else {}
+    settings = {} if sampler == "ddpm" else {"num_inference_steps": 6}
     scheduler = DDPMScheduler(T, "cosine", prediction_type=prediction_type)
     perfect = generator(Oracle(x0, scheduler.alphas_cumprod, prediction_type), scheduler, sampler=sampler, **settings)
     torch.testing.assert_close(perfect.sample_latent(starting_noise()), x0, atol=1e-4, rtol=0)
@@ -162,7 +162,7 @@ def test_volume_is_the_decoded_latent():
 # --- one volume per noise ---
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp_2m"])
 def test_volume_depends_neither_on_the_batch_size_nor_on_its_neighbours(sampler):
     network, noise = generator(sampler=sampler), starting_noise(3)
     together = network.sample_latent(noise)
@@ -173,7 +173,7 @@ def test_volume_depends_neither_on_the_batch_size_nor_on_its_neighbours(sampler)
     torch.testing.assert_close(network(noise)[1:2], network(noise[1:2]), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp_2m"])
 def test_same_noise_gives_the_same_volume_to_the_bit_and_other_noise_another(sampler):
     network, noise = generator(sampler=sampler), starting_noise(2)
     first = network(noise)
@@ -196,7 +196,11 @@ def test_progress_is_reported_once_per_step():
 
 @pytest.mark.parametrize(
     "prediction_type, settings",
-    [("epsilon", {}), ("v_prediction", {"sampler": "ddim", "num_inference_steps": 4})],
+    [
+        ("epsilon", {}),
+        ("v_prediction", {"sampler": "ddim", "num_inference_steps": 4}),
+        ("sample", {"sampler": "dpmpp_2m", "num_inference_steps": 5}),
+    ],
 )
 def test_scripted_generator_equals_the_eager_one(prediction_type, settings):
     scheduler = DDPMScheduler(SHORT, "cosine", prediction_type=prediction_type)
@@ -213,8 +217,8 @@ def test_scripted_generator_equals_the_eager_one(prediction_type, settings):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"sampler": "euler"}, "sampler must be .* got 'euler'"),
-        ({"sampler": "ddpm", "num_inference_steps": 7}, f"takes all {T} steps, got 7"),
+        ({"sampler": "euler"}, 'sampler must be "ddpm", "ddim" or "dpmpp_2m", got .euler.'),
+        ({"sampler": "ddpm", "num_inference_steps": 7}, f"takes all {T} steps, got 7; for fewer steps use dpmpp_2m"),
         ({"sampler": "ddim", "num_inference_steps": 0}, rf"in \[1, {T}\], got 0"),
         ({"sampler": "ddim", "num_inference_steps": T + 1}, rf"in \[1, {T}\], got {T + 1}"),
     ],

@@ -88,3 +88,10 @@ def test_in_a_pipeline_the_last_line_names_the_file_and_the_cause(tmp_path, arra
 
 def test_before_any_failure_the_transform_has_its_plain_name():
     assert str(CheckVolumed("image")) == "CheckVolumed"
+
+
+def test_a_volume_smaller_than_the_least_size_along_any_axis_is_refused():
+    volume = torch.rand(1, 6, 8, 9)
+    assert CheckVolume(min_size=(6, 8, 9))(volume) is volume
+    with pytest.raises(VolumeError, match="expected at least 6x9x9 voxels, got 6x8x9"):
+        CheckVolume(min_size=(6, 9, 9))(volume)

@@ -83,3 +83,29 @@ def test_one_case_becomes_two_that_say_which_side_they_are():
     assert [c["part"] for c in cases] == ["right", "left"]
     assert [c["notes"]["mirrored"] for c in cases] == ["no", "left to right"]
     assert all("mask" not in c and c["notes"]["outline"] == "given" and c["case_id"] == "a" for c in cases)
+
+
+def test_labels_are_cut_as_the_image_is_voxel_by_voxel():
+    image, mask = case()
+    label = MetaTensor((image.as_tensor() * 3).round().clamp(max=3) * mask, affine=image.affine)
+    data = {"image": MetaTensor(label.as_tensor().clone(), affine=image.affine), "mask": mask, "label": label}
+    right, left = SplitBreastsd("image", (30, 22, 12), fit="crop_or_pad", label_key="label")(data)
+    for half in (right, left):
+        assert torch.equal(half["label"].as_tensor(), half["image"].as_tensor())
+        torch.testing.assert_close(half["label"].affine, half["image"].affine)
+    assert set(right["label"].unique().tolist()) == {0, 1, 2, 3}
+
+
+def test_resized_labels_are_the_class_with_the_largest_share():
+    """Of a label-derived image that is resampled by itself, rounding gives the same where only two classes meet."""
+    image, mask = case()
+    label = torch.zeros_like(mask)
+    label[0, 8:26, 14:36, 3:12] = 1
+    label[0, 45:56, 14:30, 4:12] = 1
+    data = {"image": MetaTensor(label.clone(), affine=image.affine), "mask": mask}
+    data["label"] = MetaTensor(label, affine=image.affine)
+    for half in SplitBreastsd("image", (23, 31, 9), label_key="label")(data):
+        volume, found = half["image"].as_tensor(), half["label"].as_tensor()
+        clear = (volume - 0.5).abs() > 1e-4
+        assert torch.equal(found[clear], volume[clear].round()) and set(found.unique().tolist()) == {0, 1}
+        torch.testing.assert_close(half["label"].affine, half["image"].affine)

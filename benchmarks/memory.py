@@ -1,0 +1,53 @@
+"""Peak memory of training at the bundles' own sizes: a Markdown table.
+
+    python benchmarks/memory.py [--bundles adni_ldm lidc_ldm] [--stages autoencoder] [--diffusion_batch_size 2 4]
+
+Every row is a process of its own that makes two training steps (in the second the optimiser's state is there) with
+everything that the bundle's configuration says: sizes, batch, networks, losses, optimisers. The peak is that of the
+whole process (``VmHWM``; Linux), of which about 0.5 GB are imported libraries; data that a real run keeps in memory come
+on top (`cache_rate`). The second stage's own batches of 10 to 50 latents are for GPUs: here the peak is measured at
+--diffusion_batch_size, one row for each, and nothing is extrapolated. On a small machine run one row at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from bundle_step import BUNDLES, STAGES, measure_apart
+
+COLUMNS = ("bundle", "stage", "volume", "latent", "batch", "peak GB", "of it before the first step", "seconds a step")
+
+
+def row(bundle: str, stage: str, steps: int, **overrides: int) -> list[str]:
+    """Cells of one measurement."""
+    result = measure_apart(bundle, stage, steps, **overrides)
+    batch = result["autoencoder_batch_size" if stage == "autoencoder" else "diffusion_batch_size"]
+    size = result["image_size"]
+    latent = result.get("latent_shape") or [s // c for s, c in zip(size, result["compression"])]
+    seconds = sum(result["seconds"]) / len(result["seconds"])
+    sizes = ("x".join(map(str, voxels)) for voxels in (size, latent[-3:]))
+    gigabytes = (f"{mib * 2**20 / 1e9:.1f}" for mib in (result["peak_mib"], result["before_mib"]))
+    return [bundle, stage, *sizes, str(batch), *gigabytes, f"{seconds:.1f}"]
+
+
+def main() -> None:
+    bundles = sorted(path.parents[1].name for path in BUNDLES.glob("*/configs/train_autoencoder.yaml"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundles", nargs="+", choices=bundles, default=bundles)
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--diffusion_batch_size", type=int, nargs="+", default=[1, 2], help="latents")
+    parser.add_argument("--steps", type=int, default=2)
+    args = parser.parse_args()
+
+    print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
+    for bundle in args.bundles:
+        for stage in args.stages:
+            batches = (
+                [{}] if stage == "autoencoder" else [{"diffusion_batch_size": n} for n in args.diffusion_batch_size]
+            )
+            for batch in batches:
+                print(f"| {' | '.join(row(bundle, stage, args.steps, **batch))} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

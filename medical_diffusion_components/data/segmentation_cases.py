@@ -1,0 +1,123 @@
+"""Cases with labels: a subset of the labelled patients, what the weights' note says of them, and volumes to segment."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from medical_diffusion_components.data.datasets import NIFTI_SUFFIXES, data_fingerprint, load_cases
+
+__all__ = ["describe_cases", "labelled_cases", "labelled_subset", "volumes_to_segment"]
+
+USERS_DATA = "the user's dataset_dir"
+SERVED = "cases of an annotation server"
+
+
+def labelled_cases(dataset_dir: str | os.PathLike, split: str) -> list[dict]:
+    """The cases of a split, each with its label.
+
+    Raises:
+        ValueError: a case has no label, or what ``load_cases`` raises.
+    """
+    cases = load_cases(dataset_dir, split)
+    without = [case["case_id"] for case in cases if "label" not in case]
+    if without:
+        raise ValueError(
+            f"{dataset_dir}: {len(without)} of {len(cases)} {split} cases have no label, the first is {without[0]}: list "
+            'every case in dataset.json as {"image": "...", "label": "...", "case_id": "...", "patient_id": "..."}'
+        )
+    return cases
+
+
+def labelled_subset(cases: Sequence[dict], num_patients: int | None, seed: int = 0) -> list[dict]:
+    """The cases of some of the patients, as if only they had labels.
+
+    The patients of a seed stand in one order, so the two of a seed contain its one, and adding patients to the data
+    leaves the order of the others. All cases of a chosen patient are in.
+
+    Args:
+        cases: with ``patient_id``.
+        num_patients: how many patients; None: all.
+        seed: chooses the order.
+
+    Raises:
+        ValueError: fewer than one patient, or more than there are.
+    """
+    if num_patients is None:
+        return list(cases)
+    patients = sorted({case["patient_id"] for case in cases}, key=lambda patient: _place(patient, seed))
+    if not 1 <= num_patients <= len(patients):
+        raise ValueError(
+            f"num_labelled must be 1 to {len(patients)} (patients of the training split), got {num_patients}"
+        )
+    chosen = set(patients[:num_patients])
+    return [case for case in cases if case["patient_id"] in chosen]
+
+
+def describe_cases(training: Sequence[dict], validation: Sequence[dict], dataset_dir: str | None) -> dict[str, Any]:
+    """What the note beside weights says about the data: kind, hash and numbers, no path and no identifier.
+
+    Args:
+        training: the cases that are trained on.
+        validation: those that decide which weights are best.
+        dataset_dir: what the user gave, or None. Cases of an annotation server have no ``case_id`` and are known by that.
+
+    Raises:
+        ValueError: no case to train on, or none to validate with.
+    """
+    if not training or not validation:
+        raise ValueError(
+            "expected cases to train on and cases to validate with, since the weights of the best validation are kept; "
+            f"got {len(training)} and {len(validation)}"
+        )
+    cases = [*training, *validation]
+    kind, notice = USERS_DATA, None
+    if any("case_id" not in case for case in cases):
+        kind = SERVED
+        cases = [{"case_id": f"{number}", **case} for number, case in enumerate(cases)]
+    elif dataset_dir is None:
+        cohort = json.loads((Path(training[0]["image"]).parents[1] / "dataset.json").read_text())
+        kind, notice = f"embedded {cohort['name']}", cohort["description"]
+    return {
+        "data": kind,
+        "notice": notice,
+        "data_sha256": data_fingerprint(cases),
+        "cases": {"training": len(training), "validation": len(validation)},
+        "patients": len({case.get("patient_id", case["image"]) for case in training}),
+    }
+
+
+def volumes_to_segment(path: str | os.PathLike) -> list[dict]:
+    """What ``inference.json`` runs on: one NIfTI file, the test split of a datalist, or every NIfTI file of a folder.
+
+    Returns:
+        Dictionaries with ``image`` (absolute path), in the order of their paths.
+
+    Raises:
+        FileNotFoundError: no such file or folder, or no NIfTI file in it.
+        ValueError: a file that is no NIfTI file.
+    """
+    path = Path(path).expanduser().absolute()
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file or folder {path} to segment: check dataset_dir")
+    if path.is_file():
+        if not path.name.endswith(NIFTI_SUFFIXES):
+            raise ValueError(f"{path}: expected a NIfTI file (.nii or .nii.gz) or a folder of them")
+        return [{"image": str(path)}]
+    if (path / "dataset.json").is_file():
+        return [{"image": case["image"]} for case in load_cases(path, "test")]
+    files = [file for file in sorted(path.rglob("*")) if file.is_file() and file.name.endswith(NIFTI_SUFFIXES)]
+    files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)]
+    if not files:
+        raise FileNotFoundError(
+            f"no NIfTI files (*.nii, *.nii.gz) in {path} or the folders below it: check dataset_dir"
+        )
+    return [{"image": str(file)} for file in files]
+
+
+def _place(patient: str, seed: int) -> bytes:
+    return hashlib.sha256(f"{seed}/{patient}".encode()).digest()

@@ -1,0 +1,77 @@
+"""Stop a training that has converged."""
+
+from __future__ import annotations
+
+import logging
+
+from ignite.engine import Engine, Events
+from monai.engines import Evaluator
+
+__all__ = ["Convergence", "StopWhenConverged"]
+
+logger = logging.getLogger(__name__)
+
+
+class Convergence:
+    """Attached to an evaluator, count how many validations in a row have not been the best so far.
+
+    Ignite's ``EarlyStopping`` counts and stops in one, and so needs the trainer before the evaluator, which a trainer
+    that validates needs the other way round; and it would train another epoch after a resume.
+
+    Args:
+        patience: validations without a better one after which training has converged, at least 1; None is never.
+
+    Raises:
+        ValueError: a patience below 1.
+    """
+
+    def __init__(self, patience: int | None = None) -> None:
+        if patience is not None and patience < 1:
+            raise ValueError(f"patience must be at least 1 validation, or null for none; got {patience}")
+        self.patience = patience
+        self.waited = 0
+
+    def attach(self, evaluator: Evaluator) -> None:
+        evaluator.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, evaluator: Evaluator) -> None:
+        better = evaluator.state.best_metric_epoch == evaluator.state.epoch
+        self.waited = 0 if better else self.waited + 1
+
+    @property
+    def reached(self) -> bool:
+        """Whether patience is at its end."""
+        return self.patience is not None and self.waited >= self.patience
+
+    def state_dict(self) -> dict[str, int]:
+        """What a checkpoint keeps."""
+        return {"waited": self.waited}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on waiting."""
+        self.waited = int(state["waited"])
+
+
+class StopWhenConverged:
+    """End training when it has converged.
+
+    Attach it to the trainer, after the checkpoint, and give ``convergence`` to the checkpoint as one of its objects: how
+    many validations it has waited is then restored before this looks. An interrupted training so stops where it would have
+    anyway, and one that has stopped does not train on when it is started again.
+
+    Args:
+        convergence: attached to the evaluator.
+    """
+
+    def __init__(self, convergence: Convergence) -> None:
+        self.convergence = convergence
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        if self.convergence.reached and engine.state.epoch < engine.state.max_epochs:
+            waited = self.convergence.waited
+            logger.info(f"converged: no better validation in the last {waited}; stopping in epoch {engine.state.epoch}")
+            engine.terminate()

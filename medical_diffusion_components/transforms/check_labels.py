@@ -1,0 +1,123 @@
+"""The gate before a segmentation network: a label map that does not fit its image or the classes is named."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from itertools import product
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, Transform
+from monai.transforms.utils import TransformBackends
+
+from medical_diffusion_components.transforms.volume_error import NamesItsFailure, VolumeError, file_name
+
+__all__ = ["CheckLabels", "CheckLabelsd"]
+
+LARGEST_SHIFT = 0.1  # of a voxel: what two files of one grid may differ by from rounding in their headers
+
+
+class CheckLabels(Transform):
+    """Return a label map as it came, or raise.
+
+    Args:
+        classes: name -> value, from 0 for the background without gaps, such as ``{"background": 0, "breast": 1}``.
+
+    Shape:
+        label (1, H, W, D), image (C, H, W, D) -> label
+
+    Raises:
+        ValueError: classes that are not numbered 0, 1, 2, ...
+        VolumeError: the grids of label and image differ in size or place; values that are no whole numbers or not among
+            the classes; no voxel but background.
+    """
+
+    backend = (TransformBackends.TORCH,)
+
+    def __init__(self, classes: Mapping[str, int]) -> None:
+        self.classes = dict(classes)
+        if sorted(self.classes.values()) != list(range(len(self.classes))) or len(self.classes) < 2:
+            raise ValueError(f"classes must be numbered 0 (background), 1, 2, ... without gaps, got {self.classes}")
+
+    def __call__(self, label: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        problem = self._grid_problem(label, image) or self._value_problem(label)
+        if problem:
+            raise VolumeError(f"{file_name(label)}: {problem}")
+        return label
+
+    def _grid_problem(self, label: torch.Tensor, image: torch.Tensor) -> str | None:
+        if label.ndim != 4 or label.shape[0] != 1:
+            return f"expected one label map (1, H, W, D), got shape {tuple(label.shape)}"
+        if label.shape[1:] != image.shape[1:]:
+            return (
+                f"the label has {_times(label.shape[1:])} voxels, its image {file_name(image)} has "
+                f"{_times(image.shape[1:])}: resample the label onto the image's grid"
+            )
+        if not isinstance(label, MetaTensor) or not isinstance(image, MetaTensor):
+            return None
+        corners = np.array([[*corner, 1.0] for corner in product(*((0, n - 1) for n in label.shape[1:]))])
+        one, other = (np.asarray(volume.affine, dtype=np.float64) for volume in (label, image))
+        shift = np.linalg.norm((corners @ (one - other).T)[:, :3], axis=1).max()
+        voxel = np.linalg.norm(other[:3, :3], axis=0).min()
+        if shift > LARGEST_SHIFT * voxel:
+            return (
+                f"the label lies elsewhere than its image {file_name(image)}: their corners are up to {shift:.3g} mm apart "
+                f"(voxels of {voxel:.3g} mm): they were saved with different affines, or drawn on another series"
+            )
+        return None
+
+    def _value_problem(self, label: torch.Tensor) -> str | None:
+        values, counts = torch.unique(label.as_tensor() if isinstance(label, MetaTensor) else label, return_counts=True)
+        fractions = values[values != values.round()]  # NaN is unlike itself
+        if len(fractions):
+            return f"label values must be whole numbers, got {fractions[0]:g}: was it resampled by other than nearest?"
+        known = {f"{value}: {name}" for name, value in self.classes.items()}
+        unknown = {int(v): int(n) for v, n in zip(values, counts) if int(v) not in self.classes.values()}
+        if unknown:
+            told = ", ".join(f"{value} ({count} voxels)" for value, count in list(unknown.items())[:5])
+            return f"label values outside the expected classes {{{', '.join(sorted(known))}}}: {told}"
+        if values.tolist() == [0]:
+            return "the label is empty: every voxel is background"
+        return None
+
+
+class CheckLabelsd(NamesItsFailure, MapTransform):
+    """Dictionary form of :class:`CheckLabels`.
+
+    Args:
+        keys: the label map.
+        image_key: its image.
+        classes: as for :class:`CheckLabels`.
+        allow_missing_keys: skip keys that are not there.
+    """
+
+    backend = CheckLabels.backend
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        image_key: str,
+        classes: Mapping[str, int],
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.image_key = image_key
+        self.check = CheckLabels(classes)
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+        data = dict(data)
+        for key in self.key_iterator(data):
+            with self.remembering_failure():
+                try:
+                    data[key] = self.check(data[key], data[self.image_key])
+                except VolumeError as error:
+                    if "case_id" not in data:
+                        raise
+                    raise VolumeError(f"case {data['case_id']}: {error}") from error
+        return data
+
+
+def _times(size: Sequence[int]) -> str:
+    return "x".join(str(int(n)) for n in size)

@@ -1,0 +1,77 @@
+"""What the benchmark of the first stage compares must be the same mathematics."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from plain_first_stage import PlainCodebook, decode, encode, plain_step
+from torch import Tensor, nn
+
+from medical_diffusion_components.engines.vqgan_trainer import VQGANTrainer
+from medical_diffusion_components.losses.adversarial import AdversarialSchedule
+from medical_diffusion_components.losses.vqgan import VQGANLoss
+from medical_diffusion_components.networks.codebook import EMACodebook
+from medical_diffusion_components.networks.discriminators import PatchCritic
+from medical_diffusion_components.networks.vqgan import VQGAN
+
+COMPRESSION = (4, 2, 1)
+
+
+def image() -> Tensor:
+    return torch.rand(2, 1, 16, 8, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) * 2 - 1
+
+
+def trainer(codebook: type[EMACodebook], dtype: torch.dtype = torch.float64) -> VQGANTrainer:
+    torch.manual_seed(0)
+    network = VQGAN(codebook(30, 3), base_channels=4, compression=COMPRESSION, norm_groups=4).to(dtype)
+    critics = nn.ModuleList([PatchCritic(2, channels=2), PatchCritic(3, channels=2)]).to(dtype)
+    with torch.no_grad():  # the codes of a first batch; running means that are not those of new codes
+        network.train()(image().to(dtype)), network(image().to(dtype).flip(2))
+    optimizers = [torch.optim.SGD(module.parameters(), lr=0.1) for module in (network, critics)]
+    data = [{"image": image().to(dtype)}]
+    schedule = AdversarialSchedule(0, 0, 0)
+    return VQGANTrainer("cpu", 1, data, network, *critics, *optimizers, VQGANLoss(nn.MSELoss()), schedule, 1e9)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_step_leaves_the_weights_and_codes_of_the_plain_step(seed):
+    fast, plain = trainer(EMACodebook), trainer(PlainCodebook)
+    before = {name: p.detach().clone() for name, p in fast.network.named_parameters()}
+    torch.manual_seed(seed)
+    fast.run()
+    torch.manual_seed(seed)
+    terms = plain_step(plain, image())
+    for ours, theirs in ((fast.network, plain.network), (fast.slice_critic, plain.slice_critic)):
+        torch.testing.assert_close(dict(ours.named_parameters()), dict(theirs.named_parameters()))
+    ours, theirs = fast.volume_critic.named_parameters(), plain.volume_critic.named_parameters()
+    torch.testing.assert_close(dict(ours), dict(theirs))
+    torch.testing.assert_close(fast.network.codebook.state_dict(), plain.network.codebook.state_dict())
+    seen = {name: fast.state.output[name] for name in terms}  # the trainer takes the losses of critics in float32
+    torch.testing.assert_close(seen, terms, check_dtype=False, rtol=1e-5, atol=1e-6)
+    assert all(not torch.equal(before[name], p) for name, p in fast.network.named_parameters())
+
+
+def test_network_and_its_gradients_equal_the_plain_form_in_float64():
+    network = trainer(EMACodebook).network
+    parameters = [*network.encoder.parameters(), *network.to_codes.parameters()]
+    fast, plain = network.encode(image()), encode(network, image())
+    torch.testing.assert_close(fast, plain)
+    for ours, theirs in zip(*(torch.autograd.grad(z.square().sum(), parameters) for z in (fast, plain)), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    latent = fast.detach().requires_grad_()
+    parameters = [latent, *network.from_codes.parameters(), *network.decoder.parameters()]
+    fast, plain = network.decode(latent), decode(network, latent)
+    torch.testing.assert_close(fast, plain)
+    for ours, theirs in zip(*(torch.autograd.grad(x.square().sum(), parameters) for x in (fast, plain)), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_plain_codebook_finds_and_counts_what_the_fast_one_does():
+    torch.manual_seed(0)
+    fast, plain, z = EMACodebook(20, 3), PlainCodebook(20, 3), torch.randn(2, 3, 4, 5, 6)
+    for codebook in (fast, plain):
+        torch.manual_seed(1)
+        codebook.train()(z), codebook(z.flip(2))
+    torch.testing.assert_close(fast.state_dict(), plain.state_dict())
+    assert torch.equal(fast.nearest(z), plain.nearest(z))
+    torch.testing.assert_close(fast.quantise(z), plain.quantise(z))

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from monai.metrics import MMDMetric
+
+from medical_diffusion_components.metrics.mmd import (
+    GaussianKernel,
+    kernel_matrices,
+    median_distance,
+    mmd_squared,
+    polynomial_kernel,
+)
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(5, 3)), RNG.normal(0.5, 2.0, size=(7, 3))
+
+
+def gaussian_pair(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.exp(-sum((p - q) ** 2 for p, q in zip(a, b)) / (2 * 1.7**2)))
+
+
+def polynomial_pair(a: np.ndarray, b: np.ndarray) -> float:
+    return float((sum(p * q for p, q in zip(a, b)) / 3 + 1) ** 3)
+
+
+def brute_force(k, x: np.ndarray, y: np.ndarray) -> float:
+    xx = [k(a, b) for i, a in enumerate(x) for j, b in enumerate(x) if i != j]
+    yy = [k(a, b) for i, a in enumerate(y) for j, b in enumerate(y) if i != j]
+    return np.mean(xx) + np.mean(yy) - 2 * np.mean([k(a, b) for a in x for b in y])
+
+
+KERNELS = [(GaussianKernel(1.7), gaussian_pair), (polynomial_kernel, polynomial_pair)]
+
+
+@pytest.mark.parametrize("kernel, pair", KERNELS, ids=["gaussian", "polynomial"])
+def test_equals_the_sums_over_pairs(kernel, pair):
+    kernels = kernel_matrices(X, Y, kernel)
+    assert mmd_squared(kernels) == pytest.approx(brute_force(pair, X, Y))
+    x, y = np.array([0, 3, 4]), np.array([6, 1])
+    assert mmd_squared(kernels, x, y) == pytest.approx(brute_force(pair, X[x], Y[y]))
+
+
+def test_with_a_linear_kernel_it_is_monais():
+    ours = mmd_squared(kernel_matrices(X, Y[:5], lambda a, b: a @ b.T))
+    theirs = MMDMetric()(torch.from_numpy(X)[:, :, None], torch.from_numpy(Y[:5])[:, :, None])
+    assert ours == pytest.approx(float(theirs))
+
+
+@pytest.mark.parametrize("mean, std", [(0.0, 1.0), (0.7, 0.5)])
+def test_small_samples_of_two_normals_have_the_closed_form_on_average(mean, std):
+    # E k(x, y) = b / sqrt(b^2 + v) exp(-d^2 / (2 (b^2 + v))), with v the sum of the variances and d the means' difference
+    def expected(v: float, d: float) -> float:
+        return 1.3 / np.sqrt(1.69 + v) * np.exp(-(d**2) / (2 * (1.69 + v)))
+
+    exact = expected(2, 0) + expected(2 * std**2, 0) - 2 * expected(1 + std**2, mean)
+    rng = np.random.default_rng(1)
+    draws = [(rng.normal(size=(4, 1)), rng.normal(mean, std, size=(6, 1))) for _ in range(1500)]
+    found = [mmd_squared(kernel_matrices(x, y, GaussianKernel(1.3))) for x, y in draws]
+    assert abs(np.mean(found) - exact) < 4 * np.std(found) / 1500**0.5
+
+
+def test_median_distance_leaves_out_the_distance_to_oneself():
+    x = np.array([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]])  # distances 5, 1 and sqrt(18)
+    assert median_distance(x) == pytest.approx(18**0.5)
+
+
+@pytest.mark.parametrize(
+    "x, y, message",
+    [
+        (X, Y[:, :2], r"got shapes \(5, 3\) and \(7, 2\)"),
+        (X[:1], Y, "n, m > 1"),
+        (X, np.where(Y == Y[2, 1], np.nan, Y), "finite"),
+    ],
+)
+def test_features_that_cannot_be_compared_are_refused(x, y, message):
+    with pytest.raises(ValueError, match=message):
+        kernel_matrices(x, y)
