@@ -18,7 +18,7 @@ import torch.distributed as dist
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.utils import ID_SEP_KEY
 
-from medical_diffusion_components.data.datasets import data_fingerprint, load_cases
+from medical_diffusion_components.data.datasets import EMBEDDED, USERS_DATA, data_fingerprint, load_cases
 from medical_diffusion_components.data.phantoms import PHANTOM_NOTICE, write_phantom_cohort
 from medical_diffusion_components.data.splits import SPLITS
 from medical_diffusion_components.data.template_cohort import TEMPLATE_COHORT_NOTICE, write_template_cohort
@@ -43,8 +43,6 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 FIRST_STAGE_CONFIG = "train_autoencoder.yaml"
-EMBEDDED = "embedded "  # how the note of weights that were made from an embedded cohort begins
-USERS_DATA = "the user's dataset_dir"
 _WRAPPERS = ("Failed to evaluate", "Failed to instantiate", "applying transform")  # how MONAI's messages begin
 _RULE = "=" * 100
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from medical_diffusion_components.distributed import process_rank
-from medical_diffusion_components.weights import WeightsError, file_hash, load_tensors, provenance, write_atomically
+from medical_diffusion_components.weights import WeightsError, file_hash, provenance, read_state, write_atomically
 
 __all__ = ["PARTS", "TransferReport", "start_from", "transfer_weights"]
 
@@ -73,7 +73,7 @@ def transfer_weights(
     parts = tuple(parts)
     if not parts or not set(parts) <= PARTS.keys():
         raise ValueError(f"parts to load must be some of {', '.join(PARTS)}, got {list(parts)}")
-    found = _read(Path(path))
+    found = read_state(path)
     wanted = network.state_dict()
     prefixes = tuple(prefix for part in parts for prefix in PARTS[part])
     _check(
@@ -124,22 +124,6 @@ def start_from(
             Path(folder) / "transfer.json", lambda temporary: temporary.write_text(json.dumps(told, indent=1))
         )
     return report
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise WeightsError(
-            f"expected pre-trained weights at {path}, but there is no such file; without pretrained_weights training "
-            "starts from scratch"
-        )
-    try:
-        state = load_tensors(path)
-    except Exception as error:
-        cause = str(error).partition("\n")[0].partition(". ")[0]
-        raise WeightsError(f"{path} cannot be read as weights: {type(error).__name__}: {cause}") from error
-    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise WeightsError(f"{path} holds no plain state dict; give models/model.pt of the pre-training")
-    return state
 
 
 def _check(path: Path, parts: Sequence[str], wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 __all__ = [
@@ -22,7 +22,9 @@ __all__ = [
     "file_hash",
     "load_tensors",
     "load_weights",
+    "made_with",
     "provenance",
+    "read_state",
     "save_tensors",
     "save_weights",
     "unwrap",
@@ -123,11 +125,11 @@ def save_weights(module: nn.Module, path: str | os.PathLike, made_from: Mapping)
     return path
 
 
-def load_weights(module: nn.Module, path: str | os.PathLike) -> str:
-    """Load a plain state dict into ``module``, every tensor of it, and return the file's SHA-256.
+def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
+    """The plain state dict in a file of weights.
 
     Raises:
-        WeightsError: the file is missing or damaged, or its tensors are not those of ``module``.
+        WeightsError: the file is missing, damaged, or holds anything else.
     """
     path = Path(path)
     if not path.is_file():
@@ -141,6 +143,16 @@ def load_weights(module: nn.Module, path: str | os.PathLike) -> str:
         ) from error
     if not isinstance(state, dict) or not all(torch.is_tensor(tensor) for tensor in state.values()):
         raise WeightsError(f"{path} holds no plain state dict; a checkpoint of a training, for one, is no weight file")
+    return state
+
+
+def load_weights(module: nn.Module, path: str | os.PathLike) -> str:
+    """Load a plain state dict into ``module``, every tensor of it, and return the file's SHA-256.
+
+    Raises:
+        WeightsError: the file is missing or damaged, or its tensors are not those of ``module``.
+    """
+    state = read_state(path)
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if wanted != found:
@@ -165,6 +177,17 @@ def provenance(path: str | os.PathLike) -> dict:
     """The note beside the weights at ``path``, or an empty one if the weights came without."""
     note = Path(path).with_suffix(".json")
     return json.loads(note.read_text()) if note.is_file() else {}
+
+
+def made_with(path: str | os.PathLike) -> dict[str, Any]:
+    """For the note of what the weights at ``path`` have made: their hash, what they were trained on, and versions."""
+    made = provenance(path)
+    return {
+        "weights_sha256": file_hash(path),
+        "trained_on": made.get("data", "unknown: the weights came without a note"),
+        "notice": made.get("notice"),
+        "versions": versions(),
+    }
 
 
 def versions() -> dict[str, str]:

@@ -17,8 +17,12 @@ from monai.data import load_decathlon_datalist
 
 from medical_diffusion_components.data.splits import SPLITS, split_patients
 from medical_diffusion_components.orientation import world_axes
+from medical_diffusion_components.weights import file_hash
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
+# how notes beside weights name the data: an embedded cohort by its name after this, anything else as the user's
+EMBEDDED = "embedded "
+USERS_DATA = "the user's dataset_dir"
 
 
 def load_cases(dataset_dir: str | os.PathLike, split: str) -> list[dict]:
@@ -76,7 +80,7 @@ def data_fingerprint(cases: Sequence[dict]) -> str:
     for case in sorted(cases, key=lambda case: case["case_id"]):
         for key in ("image", "label"):
             if key in case:
-                whole.update(json.dumps([case["case_id"], key, _file_hash(case[key])]).encode())
+                whole.update(json.dumps([case["case_id"], key, file_hash(case[key])]).encode())
     return whole.hexdigest()
 
 
@@ -104,15 +108,16 @@ def median_spacing(cases: Sequence[dict], axcodes: str = "RAS") -> tuple[float, 
     return first, second, third
 
 
+def nifti_files(folder: Path) -> list[Path]:
+    """Every NIfTI file in ``folder`` and below, hidden ones left out, in the order of their paths."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name.endswith(NIFTI_SUFFIXES)]
+    return [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+
+
 def _cases_of_plain_folder(folder: Path) -> dict[str, list[dict]]:
     files: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        inside = path.relative_to(folder)
-        if not path.is_file() or not path.name.endswith(NIFTI_SUFFIXES):
-            continue
-        if any(part.startswith(".") for part in inside.parts):
-            continue
-        case_id = _without_suffix(inside.as_posix()).replace("/", "_")
+    for path in nifti_files(folder):
+        case_id = _without_suffix(path.relative_to(folder).as_posix()).replace("/", "_")
         if case_id in files:
             raise ValueError(f"{path} and {files[case_id]} would both be case {case_id}: rename one of them")
         files[case_id] = path
@@ -193,14 +198,6 @@ def _check_disjoint(path: Path, listed: dict[str, list[dict]]) -> None:
             if case in cases:
                 raise ValueError(f"{path} lists case {case} twice")
             cases.add(case)
-
-
-def _file_hash(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _without_suffix(name: str) -> str:

@@ -9,11 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from medical_diffusion_components.data.datasets import NIFTI_SUFFIXES, data_fingerprint, load_cases
+from medical_diffusion_components.data.datasets import (
+    EMBEDDED,
+    NIFTI_SUFFIXES,
+    USERS_DATA,
+    data_fingerprint,
+    load_cases,
+    nifti_files,
+)
 
 __all__ = ["describe_cases", "labelled_cases", "labelled_subset", "volumes_to_segment"]
 
-USERS_DATA = "the user's dataset_dir"
 SERVED = "cases of an annotation server"
 
 
@@ -81,7 +87,7 @@ def describe_cases(training: Sequence[dict], validation: Sequence[dict], dataset
         cases = [{"case_id": f"{number}", **case} for number, case in enumerate(cases)]
     elif dataset_dir is None:
         cohort = json.loads((Path(training[0]["image"]).parents[1] / "dataset.json").read_text())
-        kind, notice = f"embedded {cohort['name']}", cohort["description"]
+        kind, notice = EMBEDDED + cohort["name"], cohort["description"]
     return {
         "data": kind,
         "notice": notice,
@@ -110,8 +116,7 @@ def volumes_to_segment(path: str | os.PathLike) -> list[dict]:
         return [{"image": str(path)}]
     if (path / "dataset.json").is_file():
         return [{"image": case["image"]} for case in load_cases(path, "test")]
-    files = [file for file in sorted(path.rglob("*")) if file.is_file() and file.name.endswith(NIFTI_SUFFIXES)]
-    files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)]
+    files = nifti_files(path)
     if not files:
         raise FileNotFoundError(
             f"no NIfTI files (*.nii, *.nii.gz) in {path} or the folders below it: check dataset_dir"

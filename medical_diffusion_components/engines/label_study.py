@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ __all__ = ["Arm", "LabelStudy", "LabelStudyRun", "num_patients"]
 
 logger = logging.getLogger(__name__)
 
-WHERE = {"device", "output_dir", "models_dir", "num_workers", "cache_rate"}  # settings that no result depends on
+PLACES = {"device", "output_dir", "models_dir", "num_workers", "cache_rate"}  # settings that no result depends on
 
 
 class LabelStudyRun(NamedTuple):
@@ -50,6 +50,15 @@ class Arm(NamedTuple):
     weights: str | None = None
     pretrain: Mapping[str, Any] | None = None
     finetune: Mapping[str, Any] = {}
+
+
+class _Task(NamedTuple):
+    """``work(what)``, once the arm ``needs`` has its weights."""
+
+    name: str
+    needs: str | None
+    work: Callable[[Any], None]
+    what: Any
 
 
 def num_patients(percentages: Sequence[float], available: int) -> list[int]:
@@ -124,27 +133,29 @@ class LabelStudy:
 
     def run(self) -> list[dict[str, Any]]:
         """Do what is left to do and return the results of all runs, as :meth:`finetune` writes them."""
-        pending = [(name, self.pretrain, name) for name, arm in self.arms.items() if arm.pretrain is not None]
-        pending += [(run.name, self.finetune, run) for run in self.runs()]
-        locks = self.folder / "locks"
-        locks.mkdir(parents=True, exist_ok=True)
+        pending = [
+            _Task(name, None, self.pretrain, name) for name, arm in self.arms.items() if arm.pretrain is not None
+        ]
+        pending += [_Task(run.name, run.arm, self.finetune, run) for run in self.runs()]
+        (self.folder / "locks").mkdir(parents=True, exist_ok=True)
         while pending:
-            left = []
-            for task in pending:
-                name, work, what = task
-                try:
-                    # the lock of a process that dies is free again, and its run is then taken up by another
-                    with FileLock(locks / name, blocking=False):
-                        if work == self.finetune and not self._is_pretrained(what.arm):
-                            left.append(task)
-                        else:
-                            work(what)
-                except Timeout:
-                    left.append(task)
+            left = [task for task in pending if not self._try(task)]
             if len(left) == len(pending):
                 time.sleep(1.0)  # others are at work on what is left
             pending = left
         return [self._result(run) for run in self.runs()]
+
+    def _try(self, task: _Task) -> bool:
+        """Do a task, unless another process is at it or its weights are not there yet; whether it is done."""
+        if task.needs is not None and not self._is_pretrained(task.needs):
+            return False
+        try:
+            # the lock of a process that dies is free again, and its task is then taken up by another
+            with FileLock(self.folder / "locks" / task.name, blocking=False):
+                task.work(task.what)
+        except Timeout:
+            return False
+        return True
 
     def weights(self, arm: str) -> Path | None:
         """File of the weights that an arm starts from."""
@@ -209,7 +220,7 @@ def _folders(folder: Path) -> dict[str, str]:
 
 def _lasting(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that a result depends on, as JSON gives them back."""
-    return json.loads(json.dumps({id: value for id, value in settings.items() if id not in WHERE}, default=str))
+    return json.loads(json.dumps({id: value for id, value in settings.items() if id not in PLACES}, default=str))
 
 
 def _is_done(path: Path, wanted: Mapping[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
-from medical_diffusion_components.weights import file_hash, provenance, versions, write_atomically
+from medical_diffusion_components.weights import made_with, write_atomically
 
 __all__ = ["SegmentationNote"]
 
@@ -43,16 +43,7 @@ class SegmentationNote:
         evaluator.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, evaluator: Engine) -> None:
-        made = provenance(self.weights)
-        note = {
-            "volumes": len(self.volumes),
-            "classes": self.classes,
-            **self.facts,
-            "weights_sha256": file_hash(self.weights),
-            "trained_on": made.get("data", "unknown: the weights came without a note"),
-            "notice": made.get("notice"),
-            "versions": versions(),
-        }
+        note = {"volumes": len(self.volumes), "classes": self.classes, **self.facts, **made_with(self.weights)}
         text = json.dumps(note, indent=2)
         write_atomically(self.folder / "segmentations.json", lambda temporary: temporary.write_text(text))
         print(f"wrote {len(self.volumes)} segmentations to {self.folder}", flush=True)

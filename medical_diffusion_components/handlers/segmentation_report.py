@@ -1,8 +1,4 @@
-"""Write down how well a test split was segmented: every case, every class, means with confidence intervals.
-
-Intervals: percentile bootstrap over patients; Efron, "Bootstrap methods: another look at the jackknife", Annals of
-Statistics 7, 1979, as in ``scipy.stats.bootstrap``.
-"""
+"""Write down how well a test split was segmented: every case, every class, means with confidence intervals."""
 
 from __future__ import annotations
 
@@ -16,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from ignite.engine import Engine, Events
-from scipy.stats import bootstrap
 
 from medical_diffusion_components.handlers.segmentation_montage import SegmentationPictures
+from medical_diffusion_components.metrics.bootstrap import bootstrap_mean
 from medical_diffusion_components.montage import save_montage
 from medical_diffusion_components.weights import versions, write_atomically
 
@@ -34,17 +30,12 @@ class MeanWithInterval(NamedTuple):
     patients: int
 
 
-def mean_over_patients(
-    values: Sequence[float], patients: Sequence[str], confidence: float = 0.95, draws: int = 4000, seed: int = 0
-) -> MeanWithInterval:
-    """Mean of the patients' means and its bootstrap interval; NaN counts as not measured.
+def mean_over_patients(values: Sequence[float], patients: Sequence[str]) -> MeanWithInterval:
+    """Mean of the patients' means and its 95 % bootstrap interval; NaN counts as not measured.
 
     Args:
         values: one per case.
         patients: whose case it is.
-        confidence: level of the interval, in (0, 1).
-        draws: bootstrap samples.
-        seed: of the bootstrap.
     """
     by_patient: dict[str, list[float]] = defaultdict(list)
     for value, patient in zip(values, patients):
@@ -53,22 +44,18 @@ def mean_over_patients(
     means = np.array([np.mean(found) for found in by_patient.values()])
     if len(means) == 0:
         return MeanWithInterval(None, None, None, 0)
-    if len(means) == 1 or np.ptp(means) == 0:
-        limit = float(means[0]) if len(means) > 1 else None
-        return MeanWithInterval(float(means.mean()), limit, limit, len(means))
-    rng = np.random.default_rng(seed)
-    interval = bootstrap(
-        (means,), np.mean, n_resamples=draws, confidence_level=confidence, method="percentile", rng=rng
-    ).confidence_interval
-    return MeanWithInterval(float(means.mean()), float(interval.low), float(interval.high), len(means))
+    if len(means) == 1:
+        return MeanWithInterval(float(means[0]), None, None, 1)
+    return MeanWithInterval(*bootstrap_mean(means[None]), patients=len(means))
 
 
 class SegmentationReport:
     """Attached to an evaluator of one-hot segmentations, write ``evaluation.json``, ``.csv`` and ``.png``.
 
-    ``evaluation.json`` has under ``cases`` for every case and metric the value of every class that its label has, and under
-    ``metrics`` the means over patients: of each class, and of the classes' mean (``mean``). ``missed`` counts structures
-    that are in the label and not at all in the prediction: their Dice is 0, and they have no distance.
+    ``evaluation.json`` has under ``cases`` for every case and metric the value of every class that its label has, under
+    ``patients`` whose case it is, and under ``metrics`` the means over patients: of each class, and of the classes' mean
+    (``mean``). ``missed`` counts structures that are in the label and not at all in the prediction: their Dice is 0, and
+    they have no distance.
 
     Args:
         folder: where they go.
@@ -130,16 +117,21 @@ class SegmentationReport:
         dice, *distances = (details[metric] for metric in self.metrics)
         missed = int(sum((np.isfinite(dice) & np.isnan(distance)).sum() for distance in distances[:1]))
         metrics = {metric: self._means(details[metric]) for metric in self.metrics}
-        report = {"metrics": metrics, "missed": missed, **self.facts, "cases": cases, "versions": versions()}
+        patients = dict(zip(self.case_ids, self._patients()))
+        report = {"metrics": metrics, "missed": missed, **self.facts, "patients": patients, "cases": cases}
+        report["versions"] = versions()
         self._write(report, cases)
         print(self._told(metrics, missed), flush=True)
 
+    def _patients(self) -> list[str]:
+        """Whose case each is, in the order of ``case_ids``."""
+        return [self.patients.get(case_id, case_id) for case_id in self.case_ids]
+
     def _means(self, values: np.ndarray) -> dict[str, dict[str, Any]]:
-        patients = [self.patients.get(case_id, case_id) for case_id in self.case_ids]
         measured = np.isfinite(values).sum(1)
         mean = np.where(measured > 0, np.nansum(values, axis=1) / np.maximum(measured, 1), np.nan)
         columns = {"mean": mean, **dict(zip(self.names, values.T))}
-        return {name: mean_over_patients(column, patients)._asdict() for name, column in columns.items()}
+        return {name: mean_over_patients(column, self._patients())._asdict() for name, column in columns.items()}
 
     def _write(self, report: Mapping[str, Any], cases: Mapping[str, Any]) -> None:
         table = io.StringIO()

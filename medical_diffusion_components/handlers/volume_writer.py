@@ -14,7 +14,7 @@ from ignite.engine import Engine, Events
 
 from medical_diffusion_components.distributed import gathered, process_rank
 from medical_diffusion_components.montage import montage, save_montage
-from medical_diffusion_components.weights import file_hash, provenance, versions, write_atomically
+from medical_diffusion_components.weights import made_with, write_atomically
 
 __all__ = ["SyntheticVolumeWriter"]
 
@@ -57,13 +57,7 @@ class SyntheticVolumeWriter:
         evaluator.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def _prepare(self, evaluator: Engine) -> None:
-        made = provenance(self.weights)
-        self.facts |= {
-            "weights_sha256": file_hash(self.weights),
-            "trained_on": made.get("data", "unknown: the weights came without a note"),
-            "notice": made.get("notice"),
-            "versions": versions(),
-        }
+        self.facts |= made_with(self.weights)
 
     def _start_clock(self, evaluator: Engine) -> None:
         self.started = time.perf_counter()

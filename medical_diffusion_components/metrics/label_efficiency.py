@@ -1,8 +1,4 @@
-"""Dice against the number of labelled patients: table and plot of a label study, with confidence intervals.
-
-Intervals: Efron, "Bootstrap methods: another look at the jackknife", Annals of Statistics 7, 1979; percentiles, with
-seeds and test cases resampled together (the "pigeonhole bootstrap", Owen, Annals of Applied Statistics 1, 2007).
-"""
+"""Dice against the number of labelled patients: table and plot of a label study, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -10,67 +6,47 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from medical_diffusion_components.metrics.bootstrap import bootstrap_mean
 from medical_diffusion_components.weights import write_atomically
 
-__all__ = ["Interval", "bootstrap_mean", "dice_by_arm", "label_table", "plot_labels", "write_label_study"]
-
-
-class Interval(NamedTuple):
-    """A mean and the limits of its confidence interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
-def bootstrap_mean(values: np.ndarray, level: float = 0.95, resamples: int = 4000, seed: int = 0) -> Interval:
-    """Mean of ``values`` (seeds, cases) and its interval, with rows and columns drawn again with replacement.
-
-    Cases of one run share its training and cases of one patient share their difficulty: drawing single values would
-    take them for independent and give intervals that are too narrow.
-
-    Raises:
-        ValueError: no values, or not two dimensions.
-    """
-    if values.ndim != 2 or not values.size:
-        raise ValueError(f"expected values (seeds, cases), got shape {values.shape}")
-    rng = np.random.default_rng(seed)
-    rows = rng.integers(0, values.shape[0], (resamples, values.shape[0]))
-    columns = rng.integers(0, values.shape[1], (resamples, values.shape[1]))
-    means = values[rows[:, :, None], columns[:, None, :]].mean((1, 2))
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(values.mean()), float(low), float(high))
+__all__ = ["dice_by_arm", "label_table", "plot_labels", "write_label_study"]
 
 
 def dice_by_arm(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, np.ndarray]]:
-    """Results of a label study -> arm -> number of labelled patients -> mean Dice over classes, (seeds, cases).
+    """Results of a label study -> arm -> number of labelled patients -> Dice, (seeds, test patients).
+
+    Dice is the mean over classes, and over the cases of a patient.
 
     Raises:
         ValueError: runs that were tested on different cases.
     """
-    cases = sorted(results[0]["evaluation"]["cases"])
-    dice: dict[str, dict[int, list[np.ndarray]]] = {}
+    patients = results[0]["evaluation"]["patients"]
+    dice: dict[str, dict[int, list[list[float]]]] = {}
     for result in sorted(results, key=lambda result: (result["num_labelled"], result["seed"])):
-        found = result["evaluation"]["cases"]
-        if sorted(found) != cases:
+        evaluation = result["evaluation"]
+        if evaluation["patients"] != patients:
             raise ValueError(
-                f"{result['arm']}, seed {result['seed']}: expected the test cases {cases}, got {sorted(found)}"
+                f"{result['arm']}, seed {result['seed']}: expected the test cases {sorted(patients)}, got "
+                f"{sorted(evaluation['patients'])}"
             )
-        row = np.array([np.mean(list(found[case]["dice"].values())) for case in cases])
+        of_patient: dict[str, list[float]] = {patient: [] for patient in sorted(set(patients.values()))}
+        for case, patient in patients.items():
+            of_patient[patient].append(np.mean(list(evaluation["cases"][case]["dice"].values())))
+        row = [float(np.mean(values)) for values in of_patient.values()]
         dice.setdefault(result["arm"], {}).setdefault(result["num_labelled"], []).append(row)
-    return {arm: {number: np.stack(rows) for number, rows in curve.items()} for arm, curve in dice.items()}
+    return {arm: {number: np.array(rows) for number, rows in curve.items()} for arm, curve in dice.items()}
 
 
 def label_table(dice: Mapping[str, Mapping[int, np.ndarray]], baseline: str) -> list[dict[str, Any]]:
     """A row per number of labelled patients and arm: mean Dice, its interval, and the gain over ``baseline``.
 
-    The gain is paired: the same seeds and the same cases.
+    The gain is paired: the same seeds and the same patients.
     """
     rows = []
     for number in sorted({number for curve in dice.values() for number in curve}):
@@ -120,7 +96,7 @@ def write_label_study(
     folder = Path(folder)
     dice = dice_by_arm(results)
     rows = label_table(dice, baseline)
-    seeds, cases = next(iter(dice[baseline].values())).shape
+    seeds, patients = next(iter(dice[baseline].values())).shape
     table = io.StringIO()
     writer = csv.DictWriter(table, rows[0].keys(), lineterminator="\n")
     writer.writeheader()
@@ -133,9 +109,9 @@ def write_label_study(
         value = f"{row['dice']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
         gain = f"{row['gain']:+.3f} ({row['gain_low']:+.3f} to {row['gain_high']:+.3f})"
         text.append(f"| {row['labelled']} | {row['arm']} | {value} | {'' if row['arm'] == baseline else gain} |")
-    told = "; ".join(f"{key}: {value}" for key, value in {**facts, "seeds": seeds, "test cases": cases}.items())
+    told = "; ".join(f"{key}: {value}" for key, value in {**facts, "seeds": seeds, "test patients": patients}.items())
     markdown = "\n".join([*text, "", told, ""])
-    title = f"{cases} test cases, {seeds} seeds"
+    title = f"{patients} test patients, {seeds} seeds"
     write_atomically(folder / "label_study.csv", lambda temporary: temporary.write_text(table.getvalue()))
     write_atomically(folder / "label_study.md", lambda temporary: temporary.write_text(markdown))
     write_atomically(folder / "label_study.png", lambda temporary: plot_labels(rows, title).savefig(temporary))

@@ -218,7 +218,7 @@ class _NormSiLUConv(torch.autograd.Function):
 
 
 def norm_silu_conv(x: Tensor, norm: NormSiLU, conv: nn.Conv3d, pads: Sequence[int]) -> Tensor:
-    """``conv(pad(silu(norm(x))))``, keeping ``x`` alone for the backward pass; about 5 % more time for the repetition.
+    """``conv(pad(silu(norm(x))))``, keeping ``x`` alone for the backward pass, which makes the rest again.
 
     Args:
         x: input of the norm.

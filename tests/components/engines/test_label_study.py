@@ -141,7 +141,7 @@ def test_two_processes_share_the_runs(study, configs: dict, tmp_path: Path) -> N
     options |= {"seeds": [0, 1], "pretrain_settings": log, "settings": log, **configs}
     command = [sys.executable, "-c", PROCESS, json.dumps(options)]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    assert [process.communicate(timeout=120)[0].split()[-1] for process in both] == ["12", "12"]
+    assert [process.communicate(timeout=300)[0].split()[-1] for process in both] == ["12", "12"]
     done = logged(tmp_path)
     assert len(done) == len(set(done)) == 1 + 2 * 12
 

@@ -50,6 +50,7 @@ def test_every_case_and_class_is_reported(folder: Path) -> None:
     assert cases["a"] == {"dice": {"grey": 0.5, "white": 0.75}, "surface_distance": {"grey": 2.0, "white": 1.0}}
     assert cases["b"] == {"dice": {"grey": 0.25, "white": 0.0}, "surface_distance": {"grey": 3.0}}
     assert cases["c"] == {"dice": {"white": 1.0}, "surface_distance": {"white": 0.0}}
+    assert report(folder)["patients"] == {"a": "one", "b": "one", "c": "two"}
     assert report(folder)["missed"] == 1 and report(folder)["weights"] == "abc"
 
 
