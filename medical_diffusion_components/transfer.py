@@ -73,6 +73,11 @@ def transfer_weights(
     parts = tuple(parts)
     if not parts or not set(parts) <= PARTS.keys():
         raise ValueError(f"parts to load must be some of {', '.join(PARTS)}, got {list(parts)}")
+    if not Path(path).is_file():
+        raise WeightsError(
+            f"expected pre-trained weights at {path}, but there is no such file; without pretrained_weights training "
+            "starts from scratch"
+        )
     found = read_state(path)
     wanted = network.state_dict()
     prefixes = tuple(prefix for part in parts for prefix in PARTS[part])
