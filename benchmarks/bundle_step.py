@@ -13,16 +13,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from codebook import memory_mib
+from measuring import in_own_process, memory_mib
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
+LDM_BUNDLES = sorted(path.parents[1].name for path in BUNDLES.glob("*/configs/train_autoencoder.yaml"))
 STAGES = {"autoencoder": "train_autoencoder.yaml", "diffusion": "train.yaml"}
 # In place of the data: as many random batches as there are steps. Nothing is written, so there are no handlers.
 RANDOM_DATA = {
@@ -92,14 +90,10 @@ def measure(bundle: str, stage: str, steps: int, overrides: dict[str, Any]) -> d
 
 def measure_apart(bundle: str, stage: str, steps: int, **overrides: Any) -> dict[str, Any]:
     """:func:`measure` in a process of its own, so that its peak is its own."""
-    command = [sys.executable, __file__, bundle, stage, "--steps", str(steps)]
+    arguments = [bundle, stage, "--steps", str(steps)]
     for id, value in overrides.items():
-        command += ["--set", f"{id}={json.dumps(value)}"]
-    environment = {"OMP_NUM_THREADS": "1"} | os.environ
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+        arguments += ["--set", f"{id}={json.dumps(value)}"]
+    return in_own_process(__file__, arguments)
 
 
 def main() -> None:

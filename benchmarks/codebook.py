@@ -1,6 +1,6 @@
 """Time and memory of one training forward: `EMACodebook` against MONAI's `EMAQuantizer`, side by side.
 
-    python benchmarks/codebook.py [--runs 3] [--latents 2 8 16 16 64] [--codes 16384]
+    python benchmarks/codebook.py [--runs 3] [--latents 2 8 16 16 64] [--codes 16384] [--save]
 
 Each measurement is a process of its own, and the two quantisers take turns, so that a shared machine
 disturbs both alike. A process builds its quantiser, makes one call on a small input (libraries load, threads
@@ -15,21 +15,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+from measuring import add_save, memory_mib, save_result, take_turns
+
 VARIANTS = ("EMACodebook", "EMAQuantizer")
-
-
-def memory_mib(key: str) -> float:
-    """Resident set of this process, now (``VmRSS``) or at its peak (``VmHWM``)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{key}:"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError(f"/proc/self/status has no {key}")
 
 
 def measure(variant: str, shape: list[int], codes: int) -> dict[str, float]:
@@ -63,29 +54,19 @@ def main() -> None:
     parser.add_argument("--latents", type=int, nargs=5, default=[2, 8, 16, 16, 64], metavar=tuple("BCHWD"))
     parser.add_argument("--codes", type=int, default=16384)
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
+    add_save(parser)
     args = parser.parse_args()
     if args.variant:
         print(json.dumps(measure(args.variant, args.latents, args.codes)))
         return
 
     size = ["--codes", str(args.codes), "--latents", *map(str, args.latents)]
-    results: dict[str, list[dict[str, float]]] = {variant: [] for variant in VARIANTS}
-    for run in range(args.runs):
-        for variant in VARIANTS:
-            command = [sys.executable, __file__, *size, "--variant", variant]
-            result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-            results[variant].append(result)
-            print(f"run {run + 1} {variant:13}{result['seconds']:9.3f} s {result['mib']:9.1f} MiB", flush=True)
-
-    medians = {
-        variant: {key: statistics.median(r[key] for r in results[variant]) for key in ("seconds", "mib")}
-        for variant in VARIANTS
-    }
-    for variant, median in medians.items():
-        print(f"median {variant:13}{median['seconds']:9.3f} s {median['mib']:9.1f} MiB")
+    medians = take_turns(__file__, size, VARIANTS, args.runs)
     ours, theirs = medians["EMACodebook"], medians["EMAQuantizer"]
     print(f"time ratio   EMAQuantizer / EMACodebook: {theirs['seconds'] / ours['seconds']:.1f}")
     print(f"memory ratio EMAQuantizer / EMACodebook: {theirs['mib'] / max(ours['mib'], 0.1):.1f}")
+    if args.save:
+        save_result("codebook", {"latents": args.latents, "codes": args.codes, "runs": args.runs, "medians": medians})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Time and memory of a training step of the first stage (generator and both critics) against its plainest form.
 
-    python benchmarks/first_stage.py [--size 64 64 64] [--batch 2] [--codes 16384] [--runs 3]
+    python benchmarks/first_stage.py [--size 64 64 64] [--batch 2] [--codes 16384] [--runs 3] [--save]
 
 The plain form is `plain_first_stage.py`: distance matrix and one-hot codebook, encoder and decoder run a second time for
 the critics' step, PyTorch's default layout and layers. Same mathematics (tests/benchmarks/test_first_stage.py: one step
@@ -16,14 +16,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 from itertools import pairwise
 
-from codebook import memory_mib
+from measuring import add_save, memory_mib, save_result, take_turns
 
 VARIANTS = ("fast", "plain")
 
@@ -84,30 +82,19 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3, help="measurements of each form")
     parser.add_argument("--steps", type=int, default=1, help="timed batches in each measurement")
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
+    add_save(parser)
     args = parser.parse_args()
     if args.variant:
         print(json.dumps(measure(args)))
         return
 
-    environment = {"OMP_NUM_THREADS": "1"} | os.environ
-    results: dict[str, list[dict[str, float]]] = {variant: [] for variant in VARIANTS}
-    for run in range(args.runs):
-        for variant in VARIANTS:
-            command = [sys.executable, __file__, *sys.argv[1:], "--variant", variant]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
-            result = json.loads(done.stdout.splitlines()[-1])
-            results[variant].append(result)
-            print(f"run {run + 1} {variant:6}{result['seconds']:9.2f} s {result['mib']:9.0f} MiB", flush=True)
-
-    medians = {
-        variant: {key: statistics.median(r[key] for r in results[variant]) for key in ("seconds", "mib")}
-        for variant in VARIANTS
-    }
-    for variant, median in medians.items():
-        print(f"median {variant:6}{median['seconds']:9.2f} s {median['mib']:9.0f} MiB")
+    medians = take_turns(__file__, sys.argv[1:], VARIANTS, args.runs)
     fast, plain = medians["fast"], medians["plain"]
     print(f"time ratio   plain / fast: {plain['seconds'] / fast['seconds']:.1f}")
     print(f"memory ratio plain / fast: {plain['mib'] / fast['mib']:.1f}")
+    if args.save:
+        sizes = {key: getattr(args, key) for key in ("size", "batch", "codes", "compression", "base_channels", "runs")}
+        save_result("first_stage", {**sizes, "medians": medians})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Peak memory of training at the bundles' own sizes: a Markdown table.
 
-    python benchmarks/memory.py [--bundles adni_ldm lidc_ldm] [--stages autoencoder] [--diffusion_batch_size 2 4]
+    python benchmarks/memory.py [--bundles adni_ldm lidc_ldm] [--stages autoencoder] [--diffusion_batch_size 2 4] [--save]
 
 Every row is a process of its own that makes two training steps (in the second the optimiser's state is there) with
 everything that the bundle's configuration says: sizes, batch, networks, losses, optimisers. The peak is that of the
@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import argparse
 
-from bundle_step import BUNDLES, STAGES, measure_apart
+from bundle_step import LDM_BUNDLES, STAGES, measure_apart
+from measuring import add_save, save_result
 
 COLUMNS = ("bundle", "stage", "volume", "latent", "batch", "peak GB", "of it before the first step", "seconds a step")
 
 
-def row(bundle: str, stage: str, steps: int, **overrides: int) -> list[str]:
+def row(bundle: str, stage: str, steps: int, **overrides: int) -> dict[str, str]:
     """Cells of one measurement."""
     result = measure_apart(bundle, stage, steps, **overrides)
     batch = result["autoencoder_batch_size" if stage == "autoencoder" else "diffusion_batch_size"]
@@ -27,18 +28,19 @@ def row(bundle: str, stage: str, steps: int, **overrides: int) -> list[str]:
     seconds = sum(result["seconds"]) / len(result["seconds"])
     sizes = ("x".join(map(str, voxels)) for voxels in (size, latent[-3:]))
     gigabytes = (f"{mib * 2**20 / 1e9:.1f}" for mib in (result["peak_mib"], result["before_mib"]))
-    return [bundle, stage, *sizes, str(batch), *gigabytes, f"{seconds:.1f}"]
+    return dict(zip(COLUMNS, [bundle, stage, *sizes, str(batch), *gigabytes, f"{seconds:.1f}"], strict=True))
 
 
 def main() -> None:
-    bundles = sorted(path.parents[1].name for path in BUNDLES.glob("*/configs/train_autoencoder.yaml"))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundles", nargs="+", choices=bundles, default=bundles)
+    parser.add_argument("--bundles", nargs="+", choices=LDM_BUNDLES, default=LDM_BUNDLES)
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
-    parser.add_argument("--diffusion_batch_size", type=int, nargs="+", default=[1, 2], help="latents")
+    parser.add_argument("--diffusion_batch_size", type=int, nargs="+", default=[2], help="latents")
     parser.add_argument("--steps", type=int, default=2)
+    add_save(parser)
     args = parser.parse_args()
 
+    rows = []
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
     for bundle in args.bundles:
         for stage in args.stages:
@@ -46,7 +48,10 @@ def main() -> None:
                 [{}] if stage == "autoencoder" else [{"diffusion_batch_size": n} for n in args.diffusion_batch_size]
             )
             for batch in batches:
-                print(f"| {' | '.join(row(bundle, stage, args.steps, **batch))} |", flush=True)
+                rows.append(row(bundle, stage, args.steps, **batch))
+                print(f"| {' | '.join(rows[-1].values())} |", flush=True)
+    if args.save:
+        save_result("memory", {"steps": args.steps, "rows": rows})
 
 
 if __name__ == "__main__":

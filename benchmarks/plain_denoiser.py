@@ -1,11 +1,13 @@
-"""The denoiser in its plainest form: 3D operations on (B, C, H, W, D), einsum attention, loops over positions.
+"""The denoiser in its plainest form: what `denoiser.py` and the tests compare the fast one with.
 
-It takes its weights from a ``Denoiser`` and shares no arithmetic with it.
+3D convolutions on ``(B, C, H, W, D)`` in PyTorch's default layout, einsum attention, each operation by itself. It takes
+its weights from a ``Denoiser`` and shares no arithmetic with it.
 """
 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -71,25 +73,24 @@ def bucket_of(offset, buckets, max_distance):
 
 
 def rotated(x, frequencies):
-    """Turn pairs of channels of (B, heads, size, H, W, D) by depth position times frequency, one by one."""
-    out = x.clone()
-    for position in range(x.shape[-1]):
-        for pair, frequency in enumerate(frequencies):
-            angle = position * frequency
-            a, b = x[:, :, 2 * pair, ..., position], x[:, :, 2 * pair + 1, ..., position]
-            out[:, :, 2 * pair, ..., position] = a * torch.cos(angle) - b * torch.sin(angle)
-            out[:, :, 2 * pair + 1, ..., position] = a * torch.sin(angle) + b * torch.cos(angle)
-    return out
+    """Turn pairs of channels of (B, heads, size, H, W, D) by depth position times frequency, as complex numbers."""
+    pairs, depth = len(frequencies), x.shape[-1]
+    angle = frequencies[:, None, None, None] * torch.arange(depth, dtype=frequencies.dtype)  # (pairs, 1, 1, D)
+    turning, rest = x[:, :, : 2 * pairs].unflatten(2, (pairs, 2)).movedim(3, -1), x[:, :, 2 * pairs :]
+    turned = torch.view_as_complex(turning.contiguous()) * torch.polar(torch.ones_like(angle), angle)
+    return torch.cat((torch.view_as_real(turned).movedim(-1, 3).flatten(2, 3), rest), 2)
+
+
+@lru_cache
+def buckets_of_pairs(depth, buckets, max_distance):
+    """Bucket of every pair of positions, ``(D, D)`` (query, key)."""
+    return torch.tensor([[bucket_of(k - q, buckets, max_distance) for k in range(depth)] for q in range(depth)])
 
 
 def depth_bias(position, depth, max_distance=32):
     """Learned bias (heads, D, D) from query and key positions."""
     table = position.bias.weight
-    rows = []
-    for query in range(depth):
-        for key in range(depth):
-            rows.append(table[bucket_of(key - query, table.shape[0], max_distance)])
-    return torch.stack(rows, 1).unflatten(1, (depth, depth))
+    return table[buckets_of_pairs(depth, table.shape[0], max_distance)].permute(2, 0, 1)
 
 
 def depth_attention(module, x, position):

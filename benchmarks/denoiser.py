@@ -1,0 +1,77 @@
+"""Time and memory of the denoiser, forward and backward, against its plainest form.
+
+    python benchmarks/denoiser.py [--batch 8] [--latent 32 32 32] [--base_channels 32] [--runs 3] [--save]
+
+The plain form is `plain_denoiser.py`: Conv3d with k x k x 1 kernels, einsum attention, PyTorch's own norms. Same
+mathematics (tests/components/networks/test_denoiser.py: equal outputs and gradients in float64), same weights and sizes.
+"fast" and "plain" compute in float32, "fast-bfloat16" is the fast form under bfloat16 autocast, which pays only on
+processors that multiply bfloat16 in hardware.
+
+Each measurement is a process of its own, and the three take turns, so that a shared machine disturbs all alike. A process
+makes one untimed pass, then --steps timed ones. Memory is the peak of the whole process (``VmHWM``; Linux), imports
+included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+
+from measuring import add_save, memory_mib, save_result, take_turns
+
+VARIANTS = ("fast", "fast-bfloat16", "plain")
+
+
+def measure(args: argparse.Namespace) -> dict[str, float]:
+    """Median seconds of a forward and backward pass, and the peak of this process in MiB."""
+    import plain_denoiser
+    import torch
+
+    from medical_diffusion_components.networks.denoiser import Denoiser
+
+    torch.manual_seed(0)
+    network = Denoiser(base_channels=args.base_channels)
+    noisy, noise = torch.randn(2, args.batch, 8, *args.latent)
+    timesteps = torch.randint(0, 300, (args.batch,))
+    seconds = []
+    for _ in range(args.steps + 1):
+        start = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.variant == "fast-bfloat16"):
+            if args.variant == "plain":
+                predicted = plain_denoiser.denoiser(network, noisy, timesteps)
+            else:
+                predicted = network(noisy, timesteps)
+        (predicted.float() - noise).abs().mean().backward()
+        network.zero_grad(set_to_none=True)
+        seconds.append(time.perf_counter() - start)
+    return {"seconds": statistics.median(seconds[1:]), "mib": memory_mib("VmHWM")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--latent", type=int, nargs=3, default=[32, 32, 32], metavar=tuple("HWD"))
+    parser.add_argument("--base_channels", type=int, default=32)
+    parser.add_argument("--runs", type=int, default=3, help="measurements of each form")
+    parser.add_argument("--steps", type=int, default=1, help="timed passes in each measurement")
+    parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
+    add_save(parser)
+    args = parser.parse_args()
+    if args.variant:
+        print(json.dumps(measure(args)))
+        return
+
+    medians = take_turns(__file__, sys.argv[1:], VARIANTS, args.runs)
+    for variant in VARIANTS[:2]:
+        print(f"time ratio   plain / {variant}: {medians['plain']['seconds'] / medians[variant]['seconds']:.2f}")
+        print(f"memory ratio plain / {variant}: {medians['plain']['mib'] / medians[variant]['mib']:.2f}")
+    if args.save:
+        sizes = {key: getattr(args, key) for key in ("batch", "latent", "base_channels", "runs")}
+        save_result("denoiser", {**sizes, "medians": medians})
+
+
+if __name__ == "__main__":
+    main()

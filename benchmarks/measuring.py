@@ -1,0 +1,87 @@
+"""What the benchmarks share: memory of this process, measurements that take turns, results with their machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from medical_diffusion_components.weights import versions, write_atomically
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def memory_mib(key: str) -> float:
+    """Resident set of this process, now (``VmRSS``) or at its peak (``VmHWM``); Linux."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError(f"/proc/self/status has no {key}")
+
+
+def in_own_process(script: str, arguments: list[str]) -> dict[str, Any]:
+    """Run a script and return the JSON in the last line that it prints; one thread unless OMP_NUM_THREADS is set.
+
+    Raises:
+        RuntimeError: the script failed; with the end of what it said.
+    """
+    command = [sys.executable, script, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env={"OMP_NUM_THREADS": "1"} | os.environ)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def take_turns(script: str, arguments: list[str], variants: tuple[str, ...], runs: int) -> dict[str, dict[str, float]]:
+    """Measure each variant ``runs`` times, in turn, so that a shared machine disturbs all alike; print and return medians.
+
+    Args:
+        script: prints ``{"seconds": ..., "mib": ...}`` when called with ``--variant``.
+        arguments: further ones for it.
+        variants: what to measure.
+        runs: measurements of each.
+    """
+    results: dict[str, list[dict[str, float]]] = {variant: [] for variant in variants}
+    for run in range(runs):
+        for variant in variants:
+            result = in_own_process(script, [*arguments, "--variant", variant])
+            results[variant].append(result)
+            print(f"run {run + 1}   {variant:15}{result['seconds']:9.3f} s {result['mib']:9.1f} MiB", flush=True)
+    medians = {v: {key: statistics.median(r[key] for r in results[v]) for key in ("seconds", "mib")} for v in variants}
+    for variant, median in medians.items():
+        print(f"median  {variant:15}{median['seconds']:9.3f} s {median['mib']:9.1f} MiB")
+    return medians
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, memory, and whether the processor multiplies bfloat16 in hardware."""
+    import torch
+
+    info = Path("/proc/cpuinfo").read_text()
+    names = [line.split(":", 1)[1].strip() for line in info.splitlines() if line.startswith("model name")]
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
+        "amx_bf16": bool(torch.cpu.get_capabilities().get("amx_bf16", False)),
+        "threads": int(os.environ.get("OMP_NUM_THREADS", "1")),
+        "versions": versions(),
+    }
+
+
+def add_save(parser: argparse.ArgumentParser) -> None:
+    """Give a script the option ``--save``."""
+    parser.add_argument("--save", action="store_true", help="write results/, from which `table.py` makes the README's")
+
+
+def save_result(name: str, result: dict[str, Any]) -> None:
+    """Write ``results/NAME.json``, from which `table.py` makes the README's table."""
+    content = json.dumps({**result, "machine": machine()}, indent=1)
+    path = write_atomically(RESULTS / f"{name}.json", lambda temporary: temporary.write_text(content + "\n"))
+    print(f"written: {path}")

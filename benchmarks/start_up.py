@@ -1,0 +1,80 @@
+"""Seconds from the command to the end of the first training step, on the embedded cohort.
+
+    python benchmarks/start_up.py [--bundle adni_ldm] [--runs 3] [--save]
+
+Runs the README's training command with `demo.yaml` in a terminal of its own (a pseudo-terminal), waits until its progress
+bar has counted a batch, and stops it. "cold" has nothing on disk and writes the cohort first; "warm" finds the cohort.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pty
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bundle_step import BUNDLES, LDM_BUNDLES
+from measuring import add_save, save_result
+
+COUNTED = re.compile(r"first stage:.*\| *[1-9]\d*/\d+ \[")
+
+
+def first_step(bundle: str, output: str, limit: float = 600.0) -> float:
+    """Seconds until the progress bar shows the first batch as done.
+
+    Raises:
+        RuntimeError: the command ended before, or did not get there within ``limit`` seconds.
+    """
+    configs = BUNDLES / bundle / "configs"
+    files = f"['{configs / 'train.yaml'}','{configs / 'demo.yaml'}']"
+    command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", files]
+    command += ["--output_dir", output, "--models_dir", f"{output}/models"]
+    leader, follower = pty.openpty()
+    start, said = time.perf_counter(), ""
+    process = subprocess.Popen(command, stdout=follower, stderr=follower, start_new_session=True)
+    os.close(follower)
+    try:
+        while not COUNTED.search(said):
+            if time.perf_counter() - start > limit:
+                raise RuntimeError(f"no training step within {limit:.0f} s:\n{said[-2000:]}")
+            try:
+                said += os.read(leader, 4096).decode(errors="replace")
+            except OSError as error:  # the other end was closed
+                raise RuntimeError(f"the command ended before its first step:\n{said[-2000:]}") from error
+        return time.perf_counter() - start
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        os.close(leader)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", choices=LDM_BUNDLES, default="adni_ldm")
+    parser.add_argument("--runs", type=int, default=3)
+    add_save(parser)
+    args = parser.parse_args()
+
+    seconds: dict[str, list[float]] = {"cold": [], "warm": []}
+    for run in range(args.runs):
+        with tempfile.TemporaryDirectory() as output:
+            for name, found in seconds.items():
+                found.append(first_step(args.bundle, output))
+                print(f"run {run + 1} {name}: {found[-1]:.1f} s", flush=True)
+                for path in Path(output).glob("*/checkpoints/*"):  # the next one begins anew
+                    path.unlink()
+    medians = {name: statistics.median(found) for name, found in seconds.items()}
+    print(", ".join(f"median {name}: {median:.1f} s" for name, median in medians.items()))
+    if args.save:
+        save_result("start_up", {"bundle": args.bundle, "runs": args.runs, "medians": medians})
+
+
+if __name__ == "__main__":
+    main()
