@@ -9,24 +9,28 @@ bar has counted a batch, and stops it. "cold" has nothing on disk and writes the
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import pty
 import re
+import select
 import signal
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from pathlib import Path
 
 from bundle_step import BUNDLES, LDM_BUNDLES
 from measuring import add_save, save_result
 
-COUNTED = re.compile(r"first stage:.*\| *[1-9]\d*/\d+ \[")
+COUNTED = re.compile(r"first stage:.*(?<!\d)[1-9]\d*/\d+ ")
 
 
-def first_step(bundle: str, output: str, limit: float = 600.0) -> float:
+def first_step(bundle: str, output: str, limit: float = 120.0) -> float:
     """Seconds until the progress bar shows the first batch as done.
 
     Raises:
@@ -37,12 +41,13 @@ def first_step(bundle: str, output: str, limit: float = 600.0) -> float:
     command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", files]
     command += ["--output_dir", output, "--models_dir", f"{output}/models"]
     leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))  # without a size there are no bars
     start, said = time.perf_counter(), ""
     process = subprocess.Popen(command, stdout=follower, stderr=follower, start_new_session=True)
     os.close(follower)
     try:
         while not COUNTED.search(said):
-            if time.perf_counter() - start > limit:
+            if not select.select([leader], [], [], max(0.0, limit - time.perf_counter() + start))[0]:
                 raise RuntimeError(f"no training step within {limit:.0f} s:\n{said[-2000:]}")
             try:
                 said += os.read(leader, 4096).decode(errors="replace")

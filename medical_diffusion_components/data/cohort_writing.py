@@ -11,11 +11,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+import torch
+from tqdm import tqdm
 
 from medical_diffusion_components.data.splits import SPLITS, split_patients
 
@@ -67,6 +70,22 @@ def write_cohort(
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return folder
+
+
+def write_subjects(write: Callable[[int], None], number: int, description: str) -> None:
+    """Call ``write`` with 0, 1, ... ``number`` - 1, on as many subjects at once as PyTorch may use threads.
+
+    Args:
+        write: makes and writes one subject, by its index.
+        number: of subjects.
+        description: in front of the progress bar.
+    """
+    threads = torch.get_num_threads()
+    # for one subject PyTorch's threads would wait for one another longer than they save
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for _ in tqdm(pool.map(write, range(number)), desc=description, total=number, unit="subject"):
+            pass
+    torch.set_num_threads(threads)
 
 
 def save_case(

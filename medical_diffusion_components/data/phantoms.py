@@ -13,9 +13,14 @@ from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
-from tqdm import tqdm
 
-from medical_diffusion_components.data.cohort_writing import checked_size, save_case, split_entries, write_cohort
+from medical_diffusion_components.data.cohort_writing import (
+    checked_size,
+    save_case,
+    split_entries,
+    write_cohort,
+    write_subjects,
+)
 from medical_diffusion_components.data.phantom_breast import BREAST_LABELS, breast_phantom
 from medical_diffusion_components.data.phantom_chest import AIR_HU, CHEST_LABELS, chest_phantom
 from medical_diffusion_components.data.phantom_knee import KNEE_LABELS, knee_phantom
@@ -113,11 +118,15 @@ def write_phantom_cohort(
     entries = split_entries(patient_of)
 
     def fill(unfinished: Path) -> dict[str, Any]:
-        for index, patient in enumerate(tqdm(_patients(parameters), desc=f"{anatomy} phantoms", unit="subject")):
-            for case, volume in zip(_cases(anatomy, patient), _volumes(index, parameters)):
+        patients = _patients(parameters)
+
+        def write(index: int) -> None:
+            for case, volume in zip(_cases(anatomy, patients[index]), _volumes(index, parameters)):
                 save_case(
                     unfinished, case, _scaled(volume.image), volume.label, volume.affine, "phantom, not a patient"
                 )
+
+        write_subjects(write, len(patients), f"{anatomy} phantoms")
         return {
             "name": f"{anatomy} phantom cohort",
             "description": PHANTOM_NOTICE,

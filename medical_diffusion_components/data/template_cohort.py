@@ -21,9 +21,14 @@ import nibabel as nib
 import numpy as np
 import torch
 from scipy.ndimage import binary_erosion, gaussian_filter
-from tqdm import tqdm
 
-from medical_diffusion_components.data.cohort_writing import checked_size, save_case, split_entries, write_cohort
+from medical_diffusion_components.data.cohort_writing import (
+    checked_size,
+    save_case,
+    split_entries,
+    write_cohort,
+    write_subjects,
+)
 from medical_diffusion_components.data.random_diffeomorphism import (
     Diffeomorphism,
     random_velocity,
@@ -189,9 +194,12 @@ def _case(index: int) -> str:
 
 
 def _write_volumes(folder: Path, parameters: dict) -> None:
-    for index in tqdm(range(parameters["num_subjects"]), desc="template cohort", unit="subject"):
+    def write(index: int) -> None:
         subject = template_subject(index, parameters["size"], parameters["seed"])
         save_case(folder, _case(index), *subject, "warped MNI152 template, not a patient")
+
+    _template(checked_size(parameters["size"]))  # once, before several subjects ask for it at the same time
+    write_subjects(write, parameters["num_subjects"], "template cohort")
 
 
 def _datalist(cases: Sequence[str]) -> dict:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from ignite.engine import Engine, Events
 
 from medical_diffusion_components.data.loading import ResumableSampler
@@ -19,6 +20,8 @@ from medical_diffusion_components.weights import load_tensors, save_tensors, unw
 __all__ = ["CheckpointError", "TrainingCheckpoint"]
 
 logger = logging.getLogger(__name__)
+
+LOCK_SECONDS = 15  # loader processes of a training that was killed hold its lock for a few seconds more
 
 
 class CheckpointError(ValueError):
@@ -31,7 +34,8 @@ class TrainingCheckpoint:
     A checkpoint holds the state dicts of ``objects`` (networks with their codebook, optimisers, averaged weights), the
     iteration, the evaluator's best metric, and torch's random state. Each is written under a temporary name and renamed;
     the newest ``keep`` stay. At the start of a training the newest is loaded; one that is damaged is reported and the one
-    before it used. Of several processes, the first writes and all read; they go on together or not at all.
+    before it used. Of several processes, the first writes and all read; they go on together or not at all. While one
+    training runs, no second one may use the folder: they would go on from each other's checkpoints.
 
     The number of processes may change between two runs as long as the global batch stays: 8 devices with 2 cases each go
     on where 4 with 4 cases stopped.
@@ -72,11 +76,29 @@ class TrainingCheckpoint:
         self.accumulation_steps = accumulation_steps
         self.keep = max(keep, 1)
         self.last_saved = time.monotonic()
+        # one for each folder in a process, which may train in it again after an error; freed when the process ends
+        self.lock = FileLock(self.folder / ".lock", is_singleton=True)
 
     def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._claim_folder)
         engine.add_event_handler(Events.STARTED, self.resume)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._save_within_epoch)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+        engine.add_event_handler(Events.COMPLETED, lambda _: self.lock.release(force=True))
+
+    def _claim_folder(self, engine: Engine) -> None:
+        if engine.state.rank > 0:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.lock.acquire(timeout=LOCK_SECONDS)
+        except Timeout as error:
+            raise CheckpointError(
+                f"another process is training in {self.folder}: wait for it, or use another --output_dir. Processes of "
+                "torchrun train together only with multi_gpu_train.yaml behind train.yaml in --config_file"
+            ) from error
+        except NotImplementedError:
+            logger.warning(f"the file system of {self.folder} has no locks: start no second training there")
 
     def _save_within_epoch(self, engine: Engine) -> None:
         place = engine.state.iteration % engine.state.epoch_length

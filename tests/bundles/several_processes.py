@@ -26,7 +26,7 @@ from medical_diffusion_components.handlers.non_finite import StopOnNonFinite
 from medical_diffusion_components.handlers.seeding import SeedIterations
 from medical_diffusion_components.weights import unwrap
 
-STAGES = ("autoencoder", "diffusion")
+STAGES = ("autoencoder", "diffusion")  # any other training notes itself as the second
 NOTES, KILL = "NOTES_FOLDER", "KILL"  # environment: where the notes go; "rank stage iteration" of a sudden death
 # Adam makes a full step of a gradient that is zero but for rounding, as that of a bias before a norm is; with this
 # much added to the denominator what several processes do can be compared with what one does.
@@ -71,7 +71,7 @@ def noted(engine: Any) -> Iteration:
 def taking_notes(folder: Path, kill: str | None = None) -> Iterator[None]:
     """Within the block, note every iteration and every cached latent; at ``kill`` note the time and die.
 
-    Pictures are left out: half of the time, and of no consequence. Adam is tame (see ``ADAM_EPS``).
+    Pictures are left out: half of the time, and of no consequence. Adam and AdamW are tame (see ``ADAM_EPS``).
     """
     look, seed, write = StopOnNonFinite.__call__, SeedIterations.__call__, latents.write_atomically
 
@@ -97,7 +97,8 @@ def taking_notes(folder: Path, kill: str | None = None) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StopOnNonFinite, "__call__", look_and_note)
         patch.setattr(SeedIterations, "__call__", seed_or_die)
-        patch.setattr(torch.optim, "Adam", functools.partial(torch.optim.Adam, eps=ADAM_EPS))
+        for name in ("Adam", "AdamW"):
+            patch.setattr(torch.optim, name, functools.partial(getattr(torch.optim, name), eps=ADAM_EPS))
         patch.setattr(latents, "write_atomically", write_and_note)
         patch.setattr(SampleMontage, "__call__", lambda *_: None)
         patch.setattr(ReconstructionMontage, "_draw", lambda *_: None)

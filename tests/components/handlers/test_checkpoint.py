@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from engines_for_tests import Trainer
+from filelock import FileLock
 from ignite.engine import Events
 
 from medical_diffusion_components.handlers.checkpoint import CheckpointError, TrainingCheckpoint
@@ -62,6 +65,25 @@ def test_a_training_stopped_anywhere_goes_on_to_the_same_end(tmp_path: Path, sto
     rest.run()
     assert stopped.seen + rest.seen == whole.seen
     assert all(torch.equal(one, other) for one, other in zip(weights(rest), weights(whole)))
+
+
+def test_a_second_training_in_the_folder_is_refused_while_the_first_runs(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("medical_diffusion_components.handlers.checkpoint.LOCK_SECONDS", 0.2)
+    lock = f"lock = FileLock({str(tmp_path / '.lock')!r}); lock.acquire()"
+    code = f"from filelock import FileLock; {lock}; print('held', flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(CheckpointError, match=f"another process is training in {tmp_path}.*multi_gpu_train.yaml"):
+            training(tmp_path).run()
+        other.kill()
+    training(tmp_path).run()
+
+
+def test_a_finished_training_frees_its_folder(tmp_path: Path) -> None:
+    trainer = training(tmp_path)
+    trainer.run()
+    with FileLock(tmp_path / ".lock", blocking=False):
+        pass
 
 
 def test_without_checkpoints_within_epochs_the_epoch_is_repeated(tmp_path: Path) -> None:
@@ -235,7 +257,8 @@ def test_a_failed_writing_leaves_what_was_there(tmp_path: Path, monkeypatch) -> 
     monkeypatch.setattr(torch, "save", full_disk)
     with pytest.raises(OSError, match=r"cannot write .*checkpoint_000000004.pt .*No space left on device"):
         trainer.run()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f"checkpoint_{n:09d}.pt" for n in (1, 2, 3)]
+    left = {path.name for path in tmp_path.iterdir()} - {".lock"}
+    assert left == {f"checkpoint_{n:09d}.pt" for n in (1, 2, 3)}
 
 
 def test_processes_that_find_different_checkpoints_stop(tmp_path: Path, monkeypatch) -> None:
