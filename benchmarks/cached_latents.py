@@ -47,6 +47,7 @@ def configuration(bundle: str, folder: Path, batch: int):  # type: ignore[no-unt
     for id, value in {**knobs, "device": "cpu", "diffusion_batch_size": batch, "diffusion_epochs": 1}.items():
         parser[id] = value
     parser["train#handlers"] = []
+    parser["encode#preprocessing_text"] = ""  # names the cache, here a temporary one
     return parser
 
 
@@ -57,8 +58,8 @@ def write_random_volumes(folder: Path, size: list[int], number: int) -> None:
     from medical_diffusion_components.weights import write_atomically
 
     folder.mkdir()
-    cases = {"training": range(number), "validation": [number]}
-    for index in range(number + 1):
+    cases = {"training": range(number), "validation": [number], "test": [number + 1]}
+    for index in range(number + 2):
         volume = np.random.default_rng(index).uniform(-1, 1, size).astype(np.float32)
         nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), folder / f"{index}.nii")
     listed = {

@@ -70,7 +70,6 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
         "amx_bf16": bool(torch.cpu.get_capabilities().get("amx_bf16", False)),
-        "threads": int(os.environ.get("OMP_NUM_THREADS", "1")),
         "versions": versions(),
     }
 

@@ -1,12 +1,11 @@
 """Peak memory of training at the bundles' own sizes: a Markdown table.
 
-    python benchmarks/memory.py [--bundles adni_ldm lidc_ldm] [--stages autoencoder] [--diffusion_batch_size 2 4] [--save]
+    python benchmarks/memory.py [--bundles adni_ldm lidc_ldm] [--stages autoencoder] [--diffusion_batch_size 2] [--save]
 
 Every row is a process of its own that makes two training steps (in the second the optimiser's state is there) with
 everything that the bundle's configuration says: sizes, batch, networks, losses, optimisers. The peak is that of the
 whole process (``VmHWM``; Linux), of which about 0.5 GB are imported libraries; data that a real run keeps in memory come
-on top (`cache_rate`). The second stage's own batches of 10 to 50 latents are for GPUs: here the peak is measured at
---diffusion_batch_size, one row for each, and nothing is extrapolated. On a small machine run one row at a time.
+on top (`cache_rate`). The second stage's own batches of 10 to 50 latents are for GPUs; another one can be given.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundles", nargs="+", choices=LDM_BUNDLES, default=LDM_BUNDLES)
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
-    parser.add_argument("--diffusion_batch_size", type=int, nargs="+", default=[2], help="latents")
+    parser.add_argument("--diffusion_batch_size", type=int, help="latents; the bundle's own by default")
     parser.add_argument("--steps", type=int, default=2)
     add_save(parser)
     args = parser.parse_args()
@@ -44,12 +43,10 @@ def main() -> None:
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
     for bundle in args.bundles:
         for stage in args.stages:
-            batches = (
-                [{}] if stage == "autoencoder" else [{"diffusion_batch_size": n} for n in args.diffusion_batch_size]
-            )
-            for batch in batches:
-                rows.append(row(bundle, stage, args.steps, **batch))
-                print(f"| {' | '.join(rows[-1].values())} |", flush=True)
+            given = stage == "diffusion" and args.diffusion_batch_size
+            batch = {"diffusion_batch_size": given} if given else {}
+            rows.append(row(bundle, stage, args.steps, **batch))
+            print(f"| {' | '.join(rows[-1].values())} |", flush=True)
     if args.save:
         save_result("memory", {"steps": args.steps, "rows": rows})
 

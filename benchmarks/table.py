@@ -112,11 +112,10 @@ def machine_line(found: list[dict[str, Any]]) -> str:
     if any(one != facts[0] for one in facts):
         raise ValueError(f"expected results of one machine, got {facts}")
     one = facts[0]
-    threads = "one thread" if one["threads"] == 1 else f"{one['threads']} threads"
     versions = found[0]["machine"]["versions"]
     return (
         f"{one['processor']}, {one['cores']} cores, {one['memory_gb']} GB; on the CPU, "
-        f"{'with' if one['amx_bf16'] else 'without'} bfloat16 products (AMX); {threads}, float32 unless said; "
+        f"{'with' if one['amx_bf16'] else 'without'} bfloat16 products (AMX); one thread (start-up: all), float32; "
         f"torch {versions['torch']}, MONAI {versions['monai']}."
     )
 
