@@ -5,8 +5,7 @@
 Prints JSON: seconds of each step after the first, the process's peak memory, what was resident before the first
 step's tensors, and the sizes in use. Volumes and latents are random numbers: what they show does not change the cost,
 but for the search in the codebook, which is about a tenth of the first stage's time at most. Every term of the first
-stage counts from the first batch on, which is the costly phase of training. One thread unless OMP_NUM_THREADS says
-otherwise. Used by `memory.py` and `growth.py`.
+stage counts from the first batch on, which is the costly phase of training. `memory.py` and `growth.py` use it.
 """
 
 from __future__ import annotations

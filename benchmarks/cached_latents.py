@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bundle_step import BUNDLES, LDM_BUNDLES
-from measuring import add_save, in_own_process, save_result
+from measuring import add_save, in_own_process, save_rows
 
 
 class Encode:
@@ -72,6 +72,7 @@ def write_random_volumes(folder: Path, size: list[int], number: int) -> None:
 def measure(bundle: str, volumes: int, batch: int, runs: int) -> dict[str, Any]:
     """Seconds of epochs of either kind, and of encoding everything once, in this process."""
     import torch
+    from ignite.engine import Engine, Events
     from torch.utils.data import DataLoader, Dataset
 
     from medical_diffusion_components.weights import save_weights
@@ -108,17 +109,25 @@ def measure(bundle: str, volumes: int, batch: int, runs: int) -> dict[str, Any]:
             name: parser.get_parsed_content("train#trainer")
             for name, parser in {"cached": cached, "encoding": encoding}.items()
         }
+        done = dict.fromkeys(trainers, 0)
+
+        def count(engine: Engine, name: str) -> None:
+            done[name] += 1
+
+        for name, trainer in trainers.items():
+            trainer.add_event_handler(Events.ITERATION_COMPLETED, count, name)
         seconds: dict[str, list[float]] = {name: [] for name in trainers}
         for _ in range(runs + 1):  # the first of each is not counted
             for name, trainer in trainers.items():
-                before = trainer.state.iteration
+                before = done[name]
                 start = time.perf_counter()
                 trainer.run()
                 seconds[name].append(time.perf_counter() - start)
-                if trainer.state.iteration not in (before, -(-volumes // batch)) or trainer.state.epoch != 1:
-                    raise RuntimeError(f"expected an epoch of {volumes} volumes, got {trainer.state}")
+                if done[name] - before != -(-volumes // batch):
+                    raise RuntimeError(f"expected {-(-volumes // batch)} batches, got {done[name] - before}")
     medians = {name: statistics.median(values[1:]) for name, values in seconds.items()}
-    return {"bundle": bundle, "size": size, "seconds": medians, "encoding_once": once}
+    made = {"volumes": volumes, "batch": batch, "runs": runs}
+    return {"bundle": bundle, "size": size, **made, "seconds": medians, "encoding_once": once}
 
 
 def main() -> None:
@@ -134,20 +143,18 @@ def main() -> None:
         print(json.dumps(measure(args.measure, args.volumes, args.batch, args.runs)))
         return
 
-    rows = []
     for bundle in args.bundles:
         sizes = ["--volumes", str(args.volumes), "--batch", str(args.batch), "--runs", str(args.runs)]
         row = in_own_process(__file__, [*sizes, "--measure", bundle])
         row["ratio"] = row["seconds"]["encoding"] / row["seconds"]["cached"]
         row["cache_costs_epochs"] = row["encoding_once"] / row["seconds"]["encoding"]
-        rows.append(row)
         print(
             f"{bundle:12}{'x'.join(map(str, row['size'])):>12}   encoding / cached: {row['ratio']:.1f}   "
             f"making the cache: {row['cache_costs_epochs']:.1f} epochs of encoding",
             flush=True,
         )
-    if args.save:
-        save_result("cached_latents", {"volumes": args.volumes, "batch": args.batch, "runs": args.runs, "rows": rows})
+        if args.save:
+            save_rows("cached_latents", [row], keys=("bundle",))
 
 
 if __name__ == "__main__":

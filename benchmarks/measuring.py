@@ -15,6 +15,12 @@ from typing import Any
 from medical_diffusion_components.weights import versions, write_atomically
 
 RESULTS = Path(__file__).parent / "results"
+# One thread, since two do not share a busy machine evenly; malloc keeps its pages, as in the Makefile.
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": "4000000000",
+    "MALLOC_TRIM_THRESHOLD_": "8000000000",
+}
 
 
 def memory_mib(key: str) -> float:
@@ -26,13 +32,13 @@ def memory_mib(key: str) -> float:
 
 
 def in_own_process(script: str, arguments: list[str]) -> dict[str, Any]:
-    """Run a script and return the JSON in the last line that it prints; one thread unless OMP_NUM_THREADS is set.
+    """Run a script in ``ENVIRONMENT`` and return the JSON in the last line that it prints.
 
     Raises:
         RuntimeError: the script failed; with the end of what it said.
     """
     command = [sys.executable, script, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env={"OMP_NUM_THREADS": "1"} | os.environ)
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | ENVIRONMENT)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -60,23 +66,26 @@ def take_turns(script: str, arguments: list[str], variants: tuple[str, ...], run
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, memory, and whether the processor multiplies bfloat16 in hardware."""
+    """Processor, its bfloat16 instructions, cores, memory, versions."""
     import torch
 
+    able = torch.cpu.get_capabilities()
     info = Path("/proc/cpuinfo").read_text()
     names = [line.split(":", 1)[1].strip() for line in info.splitlines() if line.startswith("model name")]
     return {
         "processor": names[0] if names else platform.processor(),
         "cores": os.cpu_count(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
-        "amx_bf16": bool(torch.cpu.get_capabilities().get("amx_bf16", False)),
+        "bfloat16": [name for name in ("amx_bf16", "avx512_bf16") if able.get(name)],
         "versions": versions(),
     }
 
 
 def add_save(parser: argparse.ArgumentParser) -> None:
     """Give a script the option ``--save``."""
-    parser.add_argument("--save", action="store_true", help="write results/, from which `table.py` makes the README's")
+    parser.add_argument(
+        "--save", action="store_true", help="write results/, from which `table.py` makes the README's table"
+    )
 
 
 def save_result(name: str, result: dict[str, Any]) -> None:
@@ -84,3 +93,11 @@ def save_result(name: str, result: dict[str, Any]) -> None:
     content = json.dumps({**result, "machine": machine()}, indent=1)
     path = write_atomically(RESULTS / f"{name}.json", lambda temporary: temporary.write_text(content + "\n"))
     print(f"written: {path}")
+
+
+def save_rows(name: str, rows: list[dict[str, Any]], keys: tuple[str, ...]) -> None:
+    """Add rows to ``results/NAME.json``; those that have the same ``keys`` there are replaced."""
+    path = RESULTS / f"{name}.json"
+    saved = json.loads(path.read_text())["rows"] if path.is_file() else []
+    new = {tuple(row[key] for key in keys): row for row in (*saved, *rows)}
+    save_result(name, {"rows": [new[key] for key in sorted(new)]})

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 
 from bundle_step import LDM_BUNDLES, STAGES, measure_apart
-from measuring import add_save, save_result
+from measuring import add_save, save_rows
 
 COLUMNS = ("bundle", "stage", "volume", "latent", "batch", "peak GB", "of it before the first step", "seconds a step")
 
@@ -47,8 +47,8 @@ def main() -> None:
             batch = {"diffusion_batch_size": given} if given else {}
             rows.append(row(bundle, stage, args.steps, **batch))
             print(f"| {' | '.join(rows[-1].values())} |", flush=True)
-    if args.save:
-        save_result("memory", {"steps": args.steps, "rows": rows})
+            if args.save:
+                save_rows("memory", rows[-1:], keys=("bundle", "stage"))
 
 
 if __name__ == "__main__":

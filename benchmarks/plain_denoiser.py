@@ -1,7 +1,7 @@
 """The denoiser in its plainest form: what `denoiser.py` and the tests compare the fast one with.
 
-3D convolutions on ``(B, C, H, W, D)`` in PyTorch's default layout, einsum attention, each operation by itself. It takes
-its weights from a ``Denoiser`` and shares no arithmetic with it.
+3D convolutions on ``(B, C, H, W, D)`` in PyTorch's default layout, einsum attention, PyTorch's group norm, the norm over
+channels written out, each operation by itself. It takes its weights from a ``Denoiser`` and shares no arithmetic with it.
 """
 
 from __future__ import annotations
@@ -33,19 +33,23 @@ def channel_norm(module, x):
     return (x - mean) / torch.sqrt(variance + 1e-5) * module.gain.view(1, -1, 1, 1, 1)
 
 
-def heads_of(weight, x, heads):
-    """Project the channels and split them into heads: (B, C, H, W, D) -> (B, heads, size, H, W, D)."""
-    return torch.einsum("oc,bchwd->bohwd", weight, x).unflatten(1, (heads, -1))
+def project(module, x):
+    """Linear map of the channels."""
+    return F.conv3d(x, module.weight[..., None, None, None])
+
+
+def in_heads(x, heads):
+    """(B, C, H, W, D) -> (B, heads, size, H, W, D)"""
+    return x.unflatten(1, (heads, -1))
 
 
 def linear_spatial_attention(module, x):
     heads = module.num_heads
     normed = channel_norm(module.norm, x)
-    query_weight, key_weight = module.to_queries_keys.weight.chunk(2)
-    q = heads_of(query_weight, normed, heads).softmax(2) / math.sqrt(module.head_channels)
-    k = heads_of(key_weight, normed, heads)
+    q, k = (in_heads(part, heads) for part in project(module.to_queries_keys, normed).chunk(2, 1))
+    v = in_heads(project(module.to_values, normed), heads)
+    q = q.softmax(2) / math.sqrt(module.head_channels)
     k = k.flatten(3, 4).softmax(3).view_as(k)
-    v = heads_of(module.to_values.weight, normed, heads)
     context = torch.einsum("nechwd,nefhwd->necfd", k, v)
     out = torch.einsum("nechwd,necfd->nefhwd", q, context).flatten(1, 2)
     return x + pointwise(module.to_out, out)
@@ -53,8 +57,8 @@ def linear_spatial_attention(module, x):
 
 def spatial_attention(module, x):
     heads = module.num_heads
-    normed = channel_norm(module.norm, x)
-    q, k, v = (heads_of(weight, normed, heads).flatten(3, 4) for weight in module.to_qkv.weight.chunk(3))
+    qkv = project(module.to_qkv, channel_norm(module.norm, x))
+    q, k, v = (in_heads(part, heads).flatten(3, 4) for part in qkv.chunk(3, 1))
     score = torch.einsum("necid,necjd->neijd", q, k) / math.sqrt(module.head_channels)
     out = torch.einsum("neijd,necjd->necid", score.softmax(3), v).flatten(1, 2)
     return x + pointwise(module.to_out, out.unflatten(2, x.shape[2:4]))
@@ -95,8 +99,8 @@ def depth_bias(position, depth, max_distance=32):
 
 def depth_attention(module, x, position):
     heads = module.num_heads
-    normed = channel_norm(module.norm, x)
-    q, k, v = (heads_of(weight, normed, heads) for weight in module.to_qkv.weight.chunk(3))
+    qkv = project(module.to_qkv, channel_norm(module.norm, x))
+    q, k, v = (in_heads(part, heads) for part in qkv.chunk(3, 1))
     q, k = rotated(q, position.frequencies), rotated(k, position.frequencies)
     score = torch.einsum("nechwi,nechwj->nehwij", q, k) / math.sqrt(module.head_channels)
     score = score + depth_bias(position, x.shape[-1])[None, :, None, None]

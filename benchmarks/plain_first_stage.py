@@ -27,7 +27,7 @@ class PlainCodebook(EMACodebook):
         return (squares - 2 * latents @ self.codes.t()).argmin(1)
 
     def embed(self, indices: Tensor) -> Tensor:
-        return (self._one_hot(indices.flatten()) @ self.codes).unflatten(0, indices.shape).movedim(-1, 1)
+        return F.embedding(indices, self.codes).movedim(-1, 1)
 
     def _sums_per_code(self, latents: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         one_hot = self._one_hot(rows)

@@ -43,7 +43,8 @@ def first_step(bundle: str, output: str, limit: float = 120.0) -> float:
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))  # without a size there are no bars
     start, said = time.perf_counter(), ""
-    process = subprocess.Popen(command, stdout=follower, stderr=follower, start_new_session=True)
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}  # all cores
+    process = subprocess.Popen(command, stdout=follower, stderr=follower, start_new_session=True, env=environment)
     os.close(follower)
     try:
         while not COUNTED.search(said):

@@ -21,8 +21,10 @@ import torch
 from tqdm import tqdm
 
 from medical_diffusion_components.data.splits import SPLITS, split_patients
+from medical_diffusion_components.threads import one_thread
 
 KINDS = ("images", "labels")
+MOST_AT_ONCE = 8  # subjects in memory
 
 
 def write_cohort(
@@ -80,12 +82,11 @@ def write_subjects(write: Callable[[int], None], number: int, description: str) 
         number: of subjects.
         description: in front of the progress bar.
     """
-    threads = torch.get_num_threads()
-    # for one subject PyTorch's threads would wait for one another longer than they save
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    workers = min(torch.get_num_threads(), MOST_AT_ONCE)
+    # each with one thread of PyTorch's: for one subject they would wait for one another longer than they save
+    with one_thread(), ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for _ in tqdm(pool.map(write, range(number)), desc=description, total=number, unit="subject"):
             pass
-    torch.set_num_threads(threads)
 
 
 def save_case(

@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
-import torch
 from monai.data import MetaTensor
 
 from medical_diffusion_components.data.dicom_refusal import SeriesRefused
 from medical_diffusion_components.data.raw_cases import RawCase
+from medical_diffusion_components.threads import one_thread
 from medical_diffusion_components.transforms.notes import NOTES_KEY
 from medical_diffusion_components.transforms.volume_error import VolumeError
 from medical_diffusion_components.weights import file_hash, versions, write_atomically
@@ -72,7 +72,7 @@ def prepare_case(case: RawCase, steps: Sequence[Callable], raw_dir: str, dataset
     status, reason, text, outputs = "made", "", "", ()
     try:
         source = source_hash(case)
-        with _one_thread():
+        with one_thread():
             items = _run_steps(case, steps, seconds)
         with _timed(seconds, WRITING):
             outputs = _write(case, items, Path(dataset_dir))
@@ -231,14 +231,3 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
         yield
     finally:
         seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - started
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """The processes are the parallelism; threads inside each would only compete."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

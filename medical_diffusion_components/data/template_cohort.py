@@ -9,11 +9,10 @@ NeuroImage 47, 2009.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib.util
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +35,7 @@ from medical_diffusion_components.data.random_diffeomorphism import (
     smooth_noise,
 )
 from medical_diffusion_components.data.splits import split_patients
+from medical_diffusion_components.threads import one_thread
 
 TEMPLATE_COHORT_NOTICE = (
     "These are not patients: every volume is a randomly warped copy of ONE brain, the MNI152 template. "
@@ -107,7 +107,7 @@ def template_subject(index: int, size: Sequence[int] = (64, 64, 64), seed: int =
     size = checked_size(size)
     if index < 0 or seed < 0:
         raise ValueError(f"index and seed start at 0, got index {index}, seed {seed}")
-    with _one_thread():
+    with one_thread():
         return _make_subject(np.random.default_rng([seed, index]), size)
 
 
@@ -146,17 +146,6 @@ def write_template_cohort(
         return _datalist(cases)
 
     return write_cohort(folder, "template cohort", parameters, cases, fill)
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """On tensors this small PyTorch's threads spend more time waiting for one another than they save."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _make_subject(rng: np.random.Generator, size: tuple[int, int, int]) -> TemplateSubject:

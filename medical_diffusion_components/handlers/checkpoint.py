@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from collections.abc import Mapping
@@ -21,11 +22,12 @@ __all__ = ["CheckpointError", "TrainingCheckpoint"]
 
 logger = logging.getLogger(__name__)
 
-LOCK_SECONDS = 15  # loader processes of a training that was killed hold its lock for a few seconds more
+LOCK_SECONDS = 15  # for which a training that is just ending is waited for
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}  # what file systems without locks answer
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that does not belong to this training."""
+    """A checkpoint, or a folder of checkpoints, that does not belong to this training."""
 
 
 class TrainingCheckpoint:
@@ -77,7 +79,7 @@ class TrainingCheckpoint:
         self.keep = max(keep, 1)
         self.last_saved = time.monotonic()
         # one for each folder in a process, which may train in it again after an error; freed when the process ends
-        self.lock = FileLock(self.folder / ".lock", is_singleton=True)
+        self.lock = FileLock(self.folder / ".lock", is_singleton=True, fallback_to_soft=False)
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self._claim_folder)
@@ -87,18 +89,26 @@ class TrainingCheckpoint:
         engine.add_event_handler(Events.COMPLETED, lambda _: self.lock.release(force=True))
 
     def _claim_folder(self, engine: Engine) -> None:
-        if engine.state.rank > 0:
-            return
+        """All processes raise what the first one finds, so that none waits for it."""
+        problem = gathered(self._lock_folder() if engine.state.rank == 0 else "")[0]
+        if problem:
+            raise CheckpointError(problem)
+
+    def _lock_folder(self) -> str:
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             self.lock.acquire(timeout=LOCK_SECONDS)
-        except Timeout as error:
-            raise CheckpointError(
-                f"another process is training in {self.folder}: wait for it, or use another --output_dir. Processes of "
-                "torchrun train together only with multi_gpu_train.yaml behind train.yaml in --config_file"
-            ) from error
-        except NotImplementedError:
+        except Timeout:
+            return (
+                f"another process is training in {self.folder}: wait for it, end it (a notebook whose training failed "
+                "holds it, too), or use another --output_dir. Processes of torchrun train together only with "
+                "multi_gpu_train.yaml behind train.yaml in --config_file"
+            )
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
             logger.warning(f"the file system of {self.folder} has no locks: start no second training there")
+        return ""
 
     def _save_within_epoch(self, engine: Engine) -> None:
         place = engine.state.iteration % engine.state.epoch_length

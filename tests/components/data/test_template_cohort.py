@@ -1,5 +1,6 @@
 """The embedded cohort: invented subjects that differ, are plausible, and come out the same every time."""
 
+import contextlib
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -10,12 +11,14 @@ import pytest
 import torch
 
 from medical_diffusion_components.data import template_cohort
+from medical_diffusion_components.data.cohort_writing import write_subjects
 from medical_diffusion_components.data.datasets import load_cases
 from medical_diffusion_components.data.template_cohort import (
     TEMPLATE_COHORT_NOTICE,
     template_subject,
     write_template_cohort,
 )
+from medical_diffusion_components.threads import one_thread
 
 SIZE = (24, 28, 20)
 FINE = (48, 56, 40)
@@ -23,8 +26,8 @@ NUM_SUBJECTS = 8
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    with template_cohort._one_thread():
+def _one_thread():
+    with one_thread():
         yield
 
 
@@ -216,3 +219,34 @@ def test_without_variation_the_template_comes_back(monkeypatch):
     t1 = np.asarray(template.dataobj)
     assert len(voxels) == np.count_nonzero(t1)
     np.testing.assert_allclose((subject.image[tuple(voxels.T)] + 1) / 2, t1[tuple(index.T)] / t1.max(), atol=0.02)
+
+
+def test_several_subjects_at_once_are_the_same_ones(cohort, tmp_path):
+    found = json.loads((cohort / "dataset.json").read_text())["template_cohort"]
+    with threads(3):
+        again = write_template_cohort(tmp_path / "again", found["num_subjects"], found["size"], found["seed"])
+        assert torch.get_num_threads() == 3
+    for file in sorted(cohort.rglob("*.nii.gz")):
+        one, other = (nib.load(path) for path in (file, again / file.relative_to(cohort)))
+        assert np.array_equal(one.get_fdata(), other.get_fdata()) and np.array_equal(one.affine, other.affine)
+
+
+def test_an_error_in_one_of_several_subjects_ends_the_writing():
+    def write(index):
+        if index == 1:
+            raise OSError("disk full")
+
+    with threads(3):
+        with pytest.raises(OSError, match="disk full"):
+            write_subjects(write, 20, "cohort")
+        assert torch.get_num_threads() == 3
+
+
+@contextlib.contextmanager
+def threads(number):
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import subprocess
@@ -77,6 +78,15 @@ def test_a_second_training_in_the_folder_is_refused_while_the_first_runs(tmp_pat
             training(tmp_path).run()
         other.kill()
     training(tmp_path).run()
+
+
+def test_a_file_system_without_locks_is_told_of_and_trained_on(tmp_path: Path, monkeypatch, caplog) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    training(tmp_path).run()
+    assert "has no locks" in caplog.text and names(tmp_path)
 
 
 def test_a_finished_training_frees_its_folder(tmp_path: Path) -> None:
