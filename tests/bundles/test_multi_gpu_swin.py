@@ -22,7 +22,7 @@ PRETRAIN, FINETUNE = (REPOSITORY / "bundles" / f"swin_unetr_{part}" for part in 
 BATCH = {PRETRAIN: "pretrain_batch_size", FINETUNE: "batch_size"}
 STAGE = {PRETRAIN: "pretraining", FINETUNE: "finetuning"}
 LOSS_TOLERANCE = 1e-4  # relative, of every term in every iteration
-WEIGHT_TOLERANCE = 1e-2  # of the learning rate, which is as far as AdamW moves a weight in a step; root mean square
+WEIGHT_TOLERANCE = 4e-3  # of the learning rate, which is as far as AdamW moves a weight in a step; root mean square
 SIZE = (64, 64, 32)  # a norm over the two voxels that the lowest level of a smaller volume has amplifies rounding
 pytestmark = pytest.mark.slow
 
@@ -79,7 +79,7 @@ def test_losses_validation_and_weights_are_those_of_one_process(bundle: Path, da
     before, moved = weights_at_start(bundle), 0
     for name, weight in expected["objects"]["network"].items():
         assert rms(found["objects"]["network"][name] - weight) <= WEIGHT_TOLERANCE * farthest, name
-        moved += rms(weight - before[name]) > 10 * WEIGHT_TOLERANCE * farthest
+        moved += rms(weight - before[name]) > 5 * WEIGHT_TOLERANCE * farthest
     assert moved > len(before) / 4, "the tolerance is small beside what training does"
 
 
