@@ -14,21 +14,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import time
 from pathlib import Path
 
-from measuring import add_save, memory_mib, save_result, take_turns
+from measuring import compare, memory_mib
 
 VARIANTS = ("EMACodebook", "EMAQuantizer")
 
 
-def measure(variant: str, shape: list[int], codes: int) -> dict[str, float]:
+def measure(args: argparse.Namespace) -> dict[str, float]:
     """Seconds and additional peak memory of one training forward in this process."""
     import torch
 
     torch.manual_seed(0)
-    if variant == "EMACodebook":
+    shape, codes = args.latents, args.codes
+    if args.variant == "EMACodebook":
         from medical_diffusion_components.networks.codebook import EMACodebook
 
         quantiser = EMACodebook(codes, shape[1])
@@ -45,28 +45,14 @@ def measure(variant: str, shape: list[int], codes: int) -> dict[str, float]:
     start = time.perf_counter()
     quantiser(latents)
     seconds = time.perf_counter() - start
-    return {"seconds": seconds, "mib": memory_mib("VmHWM") - before}
+    return {"seconds": seconds, "mib": max(memory_mib("VmHWM") - before, 0.1)}  # the kernel counts in pages
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=3, help="measurements of each quantiser")
     parser.add_argument("--latents", type=int, nargs=5, default=[2, 8, 16, 16, 64], metavar=tuple("BCHWD"))
     parser.add_argument("--codes", type=int, default=16384)
-    parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
-    add_save(parser)
-    args = parser.parse_args()
-    if args.variant:
-        print(json.dumps(measure(args.variant, args.latents, args.codes)))
-        return
-
-    size = ["--codes", str(args.codes), "--latents", *map(str, args.latents)]
-    medians = take_turns(__file__, size, VARIANTS, args.runs)
-    ours, theirs = medians["EMACodebook"], medians["EMAQuantizer"]
-    print(f"time ratio   EMAQuantizer / EMACodebook: {theirs['seconds'] / ours['seconds']:.1f}")
-    print(f"memory ratio EMAQuantizer / EMACodebook: {theirs['mib'] / max(ours['mib'], 0.1):.1f}")
-    if args.save:
-        save_result("codebook", {"latents": args.latents, "codes": args.codes, "runs": args.runs, "medians": medians})
+    compare(__file__, parser, VARIANTS, "EMAQuantizer", measure)
 
 
 if __name__ == "__main__":

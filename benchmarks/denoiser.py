@@ -15,12 +15,10 @@ included.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import sys
 import time
 
-from measuring import add_save, memory_mib, save_result, take_turns
+from measuring import compare, memory_mib
 
 VARIANTS = ("fast", "fast-bfloat16", "plain")
 
@@ -55,22 +53,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--latent", type=int, nargs=3, default=[32, 32, 32], metavar=tuple("HWD"))
     parser.add_argument("--base_channels", type=int, default=32)
-    parser.add_argument("--runs", type=int, default=3, help="measurements of each form")
     parser.add_argument("--steps", type=int, default=1, help="timed passes in each measurement")
-    parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
-    add_save(parser)
-    args = parser.parse_args()
-    if args.variant:
-        print(json.dumps(measure(args)))
-        return
-
-    medians = take_turns(__file__, sys.argv[1:], VARIANTS, args.runs)
-    for variant in VARIANTS[:2]:
-        print(f"time ratio   plain / {variant}: {medians['plain']['seconds'] / medians[variant]['seconds']:.2f}")
-        print(f"memory ratio plain / {variant}: {medians['plain']['mib'] / medians[variant]['mib']:.2f}")
-    if args.save:
-        sizes = {key: getattr(args, key) for key in ("batch", "latent", "base_channels", "runs")}
-        save_result("denoiser", {**sizes, "medians": medians})
+    compare(__file__, parser, VARIANTS, "plain", measure)
 
 
 if __name__ == "__main__":

@@ -15,13 +15,11 @@ sizes the plain form needs about 16 GB.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import sys
 import time
 from itertools import pairwise
 
-from measuring import add_save, memory_mib, save_result, take_turns
+from measuring import compare, memory_mib
 
 VARIANTS = ("fast", "plain")
 
@@ -79,22 +77,8 @@ def main() -> None:
     parser.add_argument("--codes", type=int, default=16384)
     parser.add_argument("--compression", type=int, nargs=3, default=[2, 2, 2], metavar=tuple("HWD"))
     parser.add_argument("--base_channels", type=int, default=16)
-    parser.add_argument("--runs", type=int, default=3, help="measurements of each form")
     parser.add_argument("--steps", type=int, default=1, help="timed batches in each measurement")
-    parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
-    add_save(parser)
-    args = parser.parse_args()
-    if args.variant:
-        print(json.dumps(measure(args)))
-        return
-
-    medians = take_turns(__file__, sys.argv[1:], VARIANTS, args.runs)
-    fast, plain = medians["fast"], medians["plain"]
-    print(f"time ratio   plain / fast: {plain['seconds'] / fast['seconds']:.1f}")
-    print(f"memory ratio plain / fast: {plain['mib'] / fast['mib']:.1f}")
-    if args.save:
-        sizes = {key: getattr(args, key) for key in ("size", "batch", "codes", "compression", "base_channels", "runs")}
-        save_result("first_stage", {**sizes, "medians": medians})
+    compare(__file__, parser, VARIANTS, "plain", measure)
 
 
 if __name__ == "__main__":

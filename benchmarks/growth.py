@@ -1,6 +1,6 @@
 """How a training step of either stage grows: time and memory against volume, batch, codes, depth and width.
 
-    python benchmarks/growth.py [--bundle adni_ldm] [--output benchmarks/growth] [--quick]
+    python benchmarks/growth.py [--bundle adni_ldm] [--output benchmarks/results] [--quick]
 
 From one small setting, one number is varied at a time; each point is a process of its own (see `bundle_step.py`) that
 makes --steps steps and reports the median time of all but the first, and its peak memory. Writes growth.csv and
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bundle_step import measure_apart
+from measuring import RESULTS
 
 # stage -> (the common setting, {what is varied: (knob, values)})
 SERIES: dict[str, tuple[dict[str, Any], dict[str, tuple[str, list]]]] = {
@@ -130,7 +131,7 @@ def draw(rows: list[dict[str, Any]], file: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", default="adni_ldm", help="folder below bundles/")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "growth", help="folder to write to")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder to write to")
     parser.add_argument("--steps", type=int, default=3, help="steps of each measurement, the first untimed")
     parser.add_argument("--quick", action="store_true", help="only the first two points of each series")
     args = parser.parse_args()

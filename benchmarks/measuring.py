@@ -9,6 +9,7 @@ import platform
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,39 @@ def take_turns(script: str, arguments: list[str], variants: tuple[str, ...], run
     for variant, median in medians.items():
         print(f"median  {variant:15}{median['seconds']:9.3f} s {median['mib']:9.1f} MiB")
     return medians
+
+
+def compare(
+    script: str,
+    parser: argparse.ArgumentParser,
+    variants: tuple[str, ...],
+    baseline: str,
+    measure: Callable[[argparse.Namespace], dict[str, float]],
+) -> None:
+    """The ``main`` of a script that measures variants of one thing against a baseline.
+
+    Args:
+        script: its ``__file__``; the result gets its name.
+        parser: with the sizes as options; ``--runs``, ``--save`` and ``--variant`` are added.
+        variants: the names that ``--variant`` knows.
+        baseline: the one that ratios are given against.
+        measure: options -> ``{"seconds": ..., "mib": ...}`` of ``options.variant``, in this process.
+    """
+    parser.add_argument("--runs", type=int, default=3, help="measurements of each variant")
+    parser.add_argument("--variant", choices=variants, help=argparse.SUPPRESS)
+    add_save(parser)
+    options = parser.parse_args()
+    if options.variant:
+        print(json.dumps(measure(options)))
+        return
+    medians = take_turns(script, sys.argv[1:], variants, options.runs)
+    for variant in variants:
+        if variant != baseline:
+            time, memory = (medians[baseline][key] / medians[variant][key] for key in ("seconds", "mib"))
+            print(f"{baseline} / {variant}: time {time:.2f}, memory {memory:.2f}")
+    if options.save:
+        sizes = {name: value for name, value in vars(options).items() if name not in ("save", "variant")}
+        save_result(Path(script).stem, {**sizes, "medians": medians})
 
 
 def machine() -> dict[str, Any]:
