@@ -112,18 +112,28 @@ def draw(rows: list[dict[str, Any]], file: Path) -> None:
 
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     names = list(dict.fromkeys(row["series"] for row in rows))
     labels = {"volume": "voxels / latent positions", "depth": "voxels / latent positions (deeper)"}
-    figure, axes = plt.subplots(2, len(names), figsize=(3.2 * len(names), 6), squeeze=False, layout="constrained")
+    # one scale of seconds and one of memory, so that what does not grow looks flat
+    figure, axes = plt.subplots(2, len(names), figsize=(2.6 * len(names), 5.5), sharey="row", layout="constrained")
     for column, name in enumerate(names):
         for stage in SERIES:
             points = [row for row in rows if (row["stage"], row["series"]) == (stage, name)]
             for axis, key in zip(axes[:, column], ("seconds", "gigabytes")):
                 axis.loglog([p["size"] for p in points], [p[key] for p in points], "o-", label=stage)
-                axis.set_ylabel({"seconds": "seconds a step", "gigabytes": "peak GB"}[key] if column == 0 else "")
+                for one in (axis.xaxis, axis.yaxis):
+                    one.set_major_locator(LogLocator(subs=(1, 2, 5) if one is axis.yaxis else (1,)))
+                    one.set_major_formatter("{x:g}")
+                    one.set_minor_formatter(NullFormatter())
+                if name in ("batch", "width"):
+                    axis.set_xticks(sorted({row["size"] for row in rows if row["series"] == name}))
+                axis.grid(alpha=0.3)
         axes[0, column].set_title(name)
         axes[1, column].set_xlabel(labels.get(name, name))
+    axes[0, 0].set_ylabel("seconds a step")
+    axes[1, 0].set_ylabel("peak GB of the process")
     axes[0, 0].legend()
     figure.savefig(file, dpi=120)
 
