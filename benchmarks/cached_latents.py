@@ -1,6 +1,6 @@
 """An epoch of the second stage on cached latents against the same epoch that encodes every batch.
 
-    python benchmarks/cached_latents.py [--bundles adni_ldm lidc_ldm] [--volumes 6] [--batch 2] [--runs 3] [--save]
+    python benchmarks/cached_latents.py [--bundles adni_ldm lidc_ldm] [--volumes 4] [--batch 2] [--runs 3] [--save]
 
 Both train with everything that the bundle's train.yaml says, at its own sizes, on random volumes. "cached" reads what
 `cache_latents` has written, as training does; "encoding" has the volumes ready in memory and sends each through the first
@@ -74,19 +74,10 @@ def measure(bundle: str, volumes: int, batch: int, runs: int) -> dict[str, Any]:
     """Seconds of epochs of either kind, and of encoding everything once, in this process."""
     import torch
     from ignite.engine import Engine, Events
-    from torch.utils.data import DataLoader, Dataset
+    from monai.data import Dataset
+    from torch.utils.data import DataLoader
 
     from medical_diffusion_components.weights import save_weights
-
-    class Volumes(Dataset):
-        def __init__(self, items: list[dict], transform: Encode) -> None:
-            self.items, self.transform = items, transform
-
-        def __len__(self) -> int:
-            return len(self.items)
-
-        def __getitem__(self, index: int) -> dict:
-            return self.transform(self.items[index])
 
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as temporary:
@@ -104,7 +95,7 @@ def measure(bundle: str, volumes: int, batch: int, runs: int) -> dict[str, Any]:
         preprocessing = encoding.get_parsed_content("encode").keywords["preprocessing"]
         items = [preprocessing(case) for case in encoding.get_parsed_content("train_cases")]
         encode = Encode(first_stage, encoding.get_parsed_content("flip_axis"))
-        encoding["train#dataloader"] = DataLoader(Volumes(items, encode), batch_size=batch, shuffle=True)
+        encoding["train#dataloader"] = DataLoader(Dataset(items, encode), batch_size=batch, shuffle=True)
 
         trainers = {
             name: parser.get_parsed_content("train#trainer")

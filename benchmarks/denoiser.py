@@ -9,7 +9,7 @@ processors that multiply bfloat16 in hardware.
 
 Each measurement is a process of its own, and the three take turns, so that a shared machine disturbs all alike. A process
 makes one untimed pass, then --steps timed ones. Memory is the peak of the whole process (``VmHWM``; Linux), imports
-included.
+included. At the default batch the plain form needs more than 24 GB, at 4 about 17 GB.
 """
 
 from __future__ import annotations

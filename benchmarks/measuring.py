@@ -130,8 +130,9 @@ def save_result(name: str, result: dict[str, Any]) -> None:
 
 
 def save_rows(name: str, rows: list[dict[str, Any]], keys: tuple[str, ...]) -> None:
-    """Add rows to ``results/NAME.json``; those that have the same ``keys`` there are replaced."""
+    """Add rows to ``results/NAME.json``; those of the same ``keys`` are replaced, those of another machine dropped."""
     path = RESULTS / f"{name}.json"
-    saved = json.loads(path.read_text())["rows"] if path.is_file() else []
-    new = {tuple(row[key] for key in keys): row for row in (*saved, *rows)}
+    saved = json.loads(path.read_text()) if path.is_file() else {"rows": [], "machine": None}
+    kept = saved["rows"] if saved["machine"] == machine() else []
+    new = {tuple(row[key] for key in keys): row for row in (*kept, *rows)}
     save_result(name, {"rows": [new[key] for key in sorted(new)]})

@@ -39,16 +39,15 @@ def main() -> None:
     add_save(parser)
     args = parser.parse_args()
 
-    rows = []
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
     for bundle in args.bundles:
         for stage in args.stages:
             given = stage == "diffusion" and args.diffusion_batch_size
             batch = {"diffusion_batch_size": given} if given else {}
-            rows.append(row(bundle, stage, args.steps, **batch))
-            print(f"| {' | '.join(rows[-1].values())} |", flush=True)
+            cells = row(bundle, stage, args.steps, **batch)
+            print(f"| {' | '.join(cells.values())} |", flush=True)
             if args.save:
-                save_rows("memory", rows[-1:], keys=("bundle", "stage"))
+                save_rows("memory", [cells], keys=("bundle", "stage"))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+
+import measuring
 import pytest
 import table
 
@@ -15,3 +18,17 @@ def test_results_of_two_machines_make_no_table():
     machine = {"processor": "a", "cores": 2}
     with pytest.raises(ValueError, match="expected results of one machine"):
         table.machine_line([{"machine": machine}, {"machine": {**machine, "cores": 4}}])
+
+
+def test_saved_rows_are_replaced_by_key_and_not_mixed_with_those_of_another_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(measuring, "RESULTS", tmp_path)
+
+    def save(machine, bundle, ratio):
+        monkeypatch.setattr(measuring, "machine", lambda: machine)
+        measuring.save_rows("x", [{"bundle": bundle, "ratio": ratio}], keys=("bundle",))
+        return [(row["bundle"], row["ratio"]) for row in json.loads((tmp_path / "x.json").read_text())["rows"]]
+
+    assert save({"cores": 2}, "b", 1) == [("b", 1)]
+    assert save({"cores": 2}, "a", 2) == [("a", 2), ("b", 1)]
+    assert save({"cores": 2}, "b", 3) == [("a", 2), ("b", 3)]
+    assert save({"cores": 4}, "a", 4) == [("a", 4)]
