@@ -1,6 +1,6 @@
 """Time and memory of the denoiser, forward and backward, against its plainest form.
 
-    python benchmarks/denoiser.py [--batch 8] [--latent 32 32 32] [--base_channels 32] [--runs 3] [--save]
+    python benchmarks/denoiser.py [--batch 4] [--latent 32 32 32] [--base_channels 32] [--runs 3] [--save]
 
 The plain form is `plain_denoiser.py`: Conv3d with k x k x 1 kernels, einsum attention, PyTorch's own norms. Same
 mathematics (tests/components/networks/test_denoiser.py: equal outputs and gradients in float64), same weights and sizes.
@@ -8,8 +8,8 @@ mathematics (tests/components/networks/test_denoiser.py: equal outputs and gradi
 processors that multiply bfloat16 in hardware.
 
 Each measurement is a process of its own, and the three take turns, so that a shared machine disturbs all alike. A process
-makes one untimed pass, then --steps timed ones. Memory is the peak of the whole process (``VmHWM``; Linux), imports
-included. At the default batch the plain form needs more than 24 GB, at 4 about 17 GB.
+makes some untimed passes, then --steps timed ones. Memory is the peak of the whole process (``VmHWM``; Linux), imports
+included. At the default batch the plain form needs about 16 GB, at 8 more than 24 GB.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import argparse
 import statistics
 import time
 
-from measuring import compare, memory_mib
+from measuring import WARM_UP, compare, memory_mib
 
 VARIANTS = ("fast", "fast-bfloat16", "plain")
 
@@ -35,7 +35,7 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
     noisy, noise = torch.randn(2, args.batch, 8, *args.latent)
     timesteps = torch.randint(0, 300, (args.batch,))
     seconds = []
-    for _ in range(args.steps + 1):
+    for _ in range(WARM_UP + args.steps):
         start = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16, enabled=args.variant == "fast-bfloat16"):
             if args.variant == "plain":
@@ -45,12 +45,12 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
         (predicted.float() - noise).abs().mean().backward()
         network.zero_grad(set_to_none=True)
         seconds.append(time.perf_counter() - start)
-    return {"seconds": statistics.median(seconds[1:]), "mib": memory_mib("VmHWM")}
+    return {"seconds": statistics.median(seconds[WARM_UP:]), "mib": memory_mib("VmHWM")}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--latent", type=int, nargs=3, default=[32, 32, 32], metavar=tuple("HWD"))
     parser.add_argument("--base_channels", type=int, default=32)
     parser.add_argument("--steps", type=int, default=1, help="timed passes in each measurement")

@@ -7,7 +7,7 @@ the critics' step, PyTorch's default layout and layers. Same mathematics (tests/
 of either leaves the same weights), same sizes, same float32.
 
 Each measurement is a process of its own, and the two take turns, so that a shared machine disturbs both alike. A process
-trains on random volumes: one batch first, in which the codebook and the optimisers begin and which is not timed, then
+trains on random volumes: some batches first, in which the codebook and the optimisers begin and which are not timed, then
 --steps batches that are. Memory is the peak of the whole process (``VmHWM``; Linux), imports included. At the default
 sizes the plain form needs about 16 GB.
 """
@@ -19,7 +19,7 @@ import statistics
 import time
 from itertools import pairwise
 
-from measuring import compare, memory_mib
+from measuring import WARM_UP, compare, memory_mib
 
 VARIANTS = ("fast", "plain")
 
@@ -56,7 +56,7 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
     from plain_first_stage import plain_step
 
     torch.manual_seed(0)
-    batches = [{"image": torch.rand(args.batch, 1, *args.size) * 2 - 1} for _ in range(args.steps + 1)]
+    batches = [{"image": torch.rand(args.batch, 1, *args.size) * 2 - 1} for _ in range(WARM_UP + args.steps)]
     trainer = make_trainer(args, batches)
     times = [time.perf_counter()]
     if args.variant == "fast":
@@ -66,7 +66,7 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
         for batch in batches:
             plain_step(trainer, batch["image"])
             times.append(time.perf_counter())
-    seconds = [end - start for start, end in pairwise(times[1:])]
+    seconds = [end - start for start, end in pairwise(times[WARM_UP:])]
     return {"seconds": statistics.median(seconds), "mib": memory_mib("VmHWM")}
 
 

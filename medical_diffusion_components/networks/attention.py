@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medical_diffusion_components.networks.attention_in_pieces import attend_along_first
+
 
 class ChannelNorm(nn.Module):
     """Layer norm over the channels with a gain and no bias.
@@ -72,7 +74,8 @@ class LinearSpatialAttention(nn.Module):
         w_queries, w_keys = self.to_queries_keys.weight.chunk(2)
         w_values = (self.to_values.weight * size**-0.5).unflatten(0, (heads, size))
         q = F.linear(normed, w_queries).unflatten(-1, (heads, size)).softmax(-1)  # (D*B, H*W, heads, size)
-        k = torch.matmul(w_keys, normed.transpose(1, 2)).softmax(-1)  # (D*B, heads*size, H*W)
+        # ``matmul`` would leave the keys transposed in memory, and the softmax over positions would copy them.
+        k = torch.bmm(w_keys.expand(normed.shape[0], -1, -1), normed.transpose(1, 2)).softmax(-1)  # (D*B, I, H*W)
         if normed.shape[1] >= 4 * normed.shape[2]:
             # On large slices the keys gather the input itself, and both projections are applied to what they gathered:
             # values and attended values, the widest tensors of all, are never made.
@@ -226,20 +229,34 @@ class DepthAttention(nn.Module):
 
     def forward(self, x: Tensor, position: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         normed = self.norm(x).flatten(1, 3)  # (D, B*H*W, C)
+        columns, channels = normed.shape[1:]
+        cosine, sine, bias = position
         w_queries, w_keys, w_values = self.to_qkv.weight.chunk(3)
-        q = self._rotated_projection(normed, w_queries * self.head_channels**-0.5, position)
-        k = self._rotated_projection(normed, w_keys, position)
-        v = F.linear(normed, w_values)
-        out = self.to_out(self._attend(q, k, v, position[2], fused=x.is_cuda))  # (B*H*W, D, C)
+        w_queries = w_queries * self.head_channels**-0.5
+        if columns < channels:
+            q = rotate(F.linear(normed, w_queries), cosine, sine, self.head_channels)
+            k = rotate(F.linear(normed, w_keys), cosine, sine, self.head_channels)
+        else:
+            # Rotation is linear: turning one weight per slice saves several passes over the projected activations.
+            w_queries = rotate(w_queries.t()[None], cosine, sine, self.head_channels)  # (D, C, heads * size)
+            w_keys = rotate(w_keys.t()[None], cosine, sine, self.head_channels)
+            if not (x.is_cuda or torch.jit.is_scripting()) and channels <= 2 * self.head_channels:
+                return x + self._attend_in_pieces(normed, w_queries, w_keys, w_values, bias).view_as(x)
+            q, k = torch.bmm(normed, w_queries), torch.bmm(normed, w_keys)
+        out = self.to_out(self._attend(q, k, F.linear(normed, w_values), bias, fused=x.is_cuda))  # (B*H*W, D, C)
         return x + out.transpose(0, 1).reshape(x.shape)
 
-    def _rotated_projection(self, x: Tensor, weight: Tensor, position: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        cosine, sine, _ = position
-        weight = weight.t()
-        if x.shape[1] < x.shape[2]:
-            return rotate(torch.matmul(x, weight), cosine, sine, self.head_channels)
-        # Rotation is linear: turning one weight per slice saves several passes over the projected activations.
-        return torch.bmm(x, rotate(weight[None], cosine, sine, self.head_channels))
+    @torch.jit.unused
+    def _attend_in_pieces(self, x: Tensor, w_queries: Tensor, w_keys: Tensor, w_values: Tensor, bias: Tensor) -> Tensor:
+        """Attention from input ``(D, N, C)`` to output ``(D, N, C)``, for few channels on a processor.
+
+        Heads gather the input itself, which is narrow, and values and output are projected at once.
+        """
+        heads, size = self.num_heads, self.head_channels
+        w_queries, w_keys = (w.unflatten(2, (heads, size)).permute(2, 0, 1, 3) for w in (w_queries, w_keys))
+        w_values = w_values.unflatten(0, (heads, size)).transpose(1, 2)  # (heads, C, size)
+        mix = torch.matmul(w_values, self.to_out.weight.t().unflatten(0, (heads, size)))  # (heads, C, C)
+        return attend_along_first(x, w_queries, w_keys, mix, bias)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, fused: bool) -> Tensor:
         """Softmax attention along the first axis, ``(D, N, heads * size)`` -> ``(N, D, heads * size)``.

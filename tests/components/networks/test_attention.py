@@ -63,8 +63,8 @@ def test_spatial_attention_keeps_slices_apart(module_type):
     torch.testing.assert_close(module(x)[1:2], module(x[1:2]))
 
 
-@pytest.mark.parametrize("channels", [5, 60])
-def test_depth_attention_equals_plain_loops_when_weights_and_when_activations_are_turned(channels):
+@pytest.mark.parametrize("channels", [5, 9, 60])
+def test_depth_attention_equals_plain_loops_in_pieces_and_when_weights_and_when_activations_are_turned(channels):
     module, x, where = drawn(DepthAttention(channels, num_heads=3, head_channels=4)), volume(channels), position()
     torch.testing.assert_close(module(folded(x), where(3)), folded(plain.depth_attention(module, x, where)))
 
