@@ -19,18 +19,18 @@ def split_patients(
 
     Args:
         patient_ids: identifiers; repeated ones (several scans of a patient) count once.
-        validation: expected share of patients in validation, in [0, 1).
-        test: expected share of patients in test, in [0, 1).
+        validation: expected share of patients in validation, in (0, 1).
+        test: expected share of patients in test, in (0, 1).
         salt: mixed into the hash, to draw another split of the same patients.
 
     Returns:
         patient id -> name of the split (MONAI's datalist keys).
 
     Raises:
-        ValueError: fewer than three patients, or shares that leave nothing for training.
+        ValueError: fewer than three patients, or shares that leave a split empty.
     """
-    if not (0 <= validation and 0 <= test and validation + test < 1):
-        raise ValueError(f"validation + test must be in [0, 1), got {validation} + {test}")
+    if not (0 < validation and 0 < test and validation + test < 1):
+        raise ValueError(f"validation and test must be above 0, and together below 1, got {validation} and {test}")
     patients = sorted(set(patient_ids))
     if len(patients) < len(SPLITS):
         raise ValueError(f"a split by patient needs at least {len(SPLITS)} patients, got {len(patients)}")

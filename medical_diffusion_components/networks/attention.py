@@ -218,6 +218,9 @@ class DepthAttention(nn.Module):
         ``(D, B, H, W, C)`` -> ``(D, B, H, W, C)``; position from :class:`DepthPosition`.
     """
 
+    __constants__ = ("max_fused_columns",)
+    max_fused_columns = 2**15  # CUDA's kernels fail from 2^16 on: https://github.com/pytorch/pytorch/issues/146704
+
     def __init__(self, channels: int, num_heads: int, head_channels: int) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -267,7 +270,11 @@ class DepthAttention(nn.Module):
         heads, size = self.num_heads, self.head_channels
         if fused:
             q, k, v = [t.view(depth, columns, heads, size).permute(1, 2, 0, 3) for t in (q, k, v)]
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None].to(q.dtype), scale=1.0)
+            mask, most = bias[None].to(q.dtype), self.max_fused_columns
+            parts: list[Tensor] = []
+            for part_q, part_k, part_v in zip(q.split(most), k.split(most), v.split(most)):
+                parts.append(F.scaled_dot_product_attention(part_q, part_k, part_v, attn_mask=mask, scale=1.0))
+            out = parts[0] if len(parts) == 1 else torch.cat(parts)
         else:
             q, k, v = [t.view(depth, columns * heads, size).transpose(0, 1) for t in (q, k, v)]
             score = torch.bmm(q, k.transpose(1, 2)).view(columns, heads, depth, depth)

@@ -37,9 +37,9 @@ def test_the_split_is_the_same_on_every_machine():
     assert {case for case in places if places[case] == "test"} == {"case19", "case20", "case27"}
 
 
-@pytest.mark.parametrize("shares", [(0.5, 0.5), (-0.1, 0.1), (0.1, 1.0)])
-def test_shares_that_leave_no_training_are_refused(shares):
-    with pytest.raises(ValueError, match="must be in"):
+@pytest.mark.parametrize("shares", [(0.5, 0.5), (-0.1, 0.1), (0.1, 1.0), (0, 0.1), (0.1, 0)])
+def test_shares_that_leave_a_split_empty_are_refused(shares):
+    with pytest.raises(ValueError, match="must be above 0, and together below 1"):
         split_patients(PATIENTS, *shares)
 
 

@@ -74,8 +74,10 @@ def test_depth_attention_keeps_positions_in_the_plane_apart():
     torch.testing.assert_close(module(x, where)[:, :, 2:3, 1:2], module(x[:, :, 2:3, 1:2], where))
 
 
-def test_fused_kernel_and_plain_products_attend_alike():
+@pytest.mark.parametrize("max_fused_columns", [4, 10])
+def test_fused_kernel_and_plain_products_attend_alike(max_fused_columns):
     module = DepthAttention(5, num_heads=3, head_channels=4)
+    module.max_fused_columns = max_fused_columns
     q, k, v = torch.randn(3, 7, 10, 12, dtype=torch.float64)
     bias = torch.randn(3, 7, 7, dtype=torch.float64)
     torch.testing.assert_close(module._attend(q, k, v, bias, fused=True), module._attend(q, k, v, bias, fused=False))
