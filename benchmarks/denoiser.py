@@ -8,23 +8,21 @@ mathematics (tests/components/networks/test_denoiser.py: equal outputs and gradi
 processors that multiply bfloat16 in hardware.
 
 Each measurement is a process of its own, and the three take turns, so that a shared machine disturbs all alike. A process
-makes some untimed passes, then --steps timed ones. Memory is the peak of the whole process (``VmHWM``; Linux), imports
+makes one untimed pass, then --steps timed ones. Memory is the peak of the whole process (``VmHWM``; Linux), imports
 included. At the default batch the plain form needs about 16 GB, at 8 more than 24 GB.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 
-from measuring import WARM_UP, compare, memory_mib
+from measuring import Laps, compare, memory_mib
 
 VARIANTS = ("fast", "fast-bfloat16", "plain")
 
 
 def measure(args: argparse.Namespace) -> dict[str, float]:
-    """Median seconds of a forward and backward pass, and the peak of this process in MiB."""
+    """Median times of a forward and backward pass, and the peak of this process in MiB."""
     import plain_denoiser
     import torch
 
@@ -34,9 +32,8 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
     network = Denoiser(base_channels=args.base_channels)
     noisy, noise = torch.randn(2, args.batch, 8, *args.latent)
     timesteps = torch.randint(0, 300, (args.batch,))
-    seconds = []
-    for _ in range(WARM_UP + args.steps):
-        start = time.perf_counter()
+    laps = Laps()
+    for _ in range(1 + args.steps):
         with torch.autocast("cpu", torch.bfloat16, enabled=args.variant == "fast-bfloat16"):
             if args.variant == "plain":
                 predicted = plain_denoiser.denoiser(network, noisy, timesteps)
@@ -44,8 +41,8 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
                 predicted = network(noisy, timesteps)
         (predicted.float() - noise).abs().mean().backward()
         network.zero_grad(set_to_none=True)
-        seconds.append(time.perf_counter() - start)
-    return {"seconds": statistics.median(seconds[WARM_UP:]), "mib": memory_mib("VmHWM")}
+        laps.lap()
+    return {**laps.medians(1), "mib": memory_mib("VmHWM")}
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ the critics' step, PyTorch's default layout and layers. Same mathematics (tests/
 of either leaves the same weights), same sizes, same float32.
 
 Each measurement is a process of its own, and the two take turns, so that a shared machine disturbs both alike. A process
-trains on random volumes: some batches first, in which the codebook and the optimisers begin and which are not timed, then
+trains on random volumes: one batch first, in which the codebook and the optimisers begin and which is not timed, then
 --steps batches that are. Memory is the peak of the whole process (``VmHWM``; Linux), imports included. At the default
 sizes the plain form needs about 16 GB.
 """
@@ -15,11 +15,8 @@ sizes the plain form needs about 16 GB.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from itertools import pairwise
 
-from measuring import WARM_UP, compare, memory_mib
+from measuring import Laps, compare, memory_mib
 
 VARIANTS = ("fast", "plain")
 
@@ -50,24 +47,23 @@ def make_trainer(args: argparse.Namespace, batches: list):  # type: ignore[no-un
 
 
 def measure(args: argparse.Namespace) -> dict[str, float]:
-    """Median seconds of a step, and the peak of this process in MiB."""
+    """Median times of a step, and the peak of this process in MiB."""
     import torch
     from ignite.engine import Events
     from plain_first_stage import plain_step
 
     torch.manual_seed(0)
-    batches = [{"image": torch.rand(args.batch, 1, *args.size) * 2 - 1} for _ in range(WARM_UP + args.steps)]
+    batches = [{"image": torch.rand(args.batch, 1, *args.size) * 2 - 1} for _ in range(1 + args.steps)]
     trainer = make_trainer(args, batches)
-    times = [time.perf_counter()]
+    laps = Laps()
     if args.variant == "fast":
-        trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda _: times.append(time.perf_counter()))
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda _: laps.lap())
         trainer.run()
     else:
         for batch in batches:
             plain_step(trainer, batch["image"])
-            times.append(time.perf_counter())
-    seconds = [end - start for start, end in pairwise(times[WARM_UP:])]
-    return {"seconds": statistics.median(seconds), "mib": memory_mib("VmHWM")}
+            laps.lap()
+    return {**laps.medians(1), "mib": memory_mib("VmHWM")}
 
 
 def main() -> None:

@@ -6,9 +6,11 @@ import argparse
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,14 +18,36 @@ from typing import Any
 from medical_diffusion_components.weights import versions, write_atomically
 
 RESULTS = Path(__file__).parent / "results"
-# One thread, since two do not share a busy machine evenly; malloc keeps all its pages, more than the Makefile's 8 GB, or
-# the larger form of two would give them back and get them again in each step.
+# One thread, since two do not share a busy machine evenly; malloc keeps its pages, as in the Makefile.
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MALLOC_MMAP_THRESHOLD_": "4000000000",
-    "MALLOC_TRIM_THRESHOLD_": "100000000000",
+    "MALLOC_TRIM_THRESHOLD_": "8000000000",
 }
-WARM_UP = 3  # steps that are not timed: until then, getting pages from the system can take as long as the arithmetic
+
+
+class Laps:
+    """Time since the lap before, elapsed (``seconds``) and of this process's own instructions (``user``).
+
+    The difference is the system's: large tensors are fresh pages, and on some machines getting them takes longer than
+    the arithmetic.
+    """
+
+    def __init__(self) -> None:
+        self.laps: list[dict[str, float]] = []
+        self._last = self._now()
+
+    def _now(self) -> dict[str, float]:
+        return {"seconds": time.perf_counter(), "user": resource.getrusage(resource.RUSAGE_SELF).ru_utime}
+
+    def lap(self) -> None:
+        now = self._now()
+        self.laps.append({key: now[key] - self._last[key] for key in now})
+        self._last = now
+
+    def medians(self, first: int) -> dict[str, float]:
+        """Of the laps from number ``first`` on, which counts from 0."""
+        return {key: statistics.median(lap[key] for lap in self.laps[first:]) for key in ("seconds", "user")}
 
 
 def memory_mib(key: str) -> float:
@@ -51,7 +75,7 @@ def take_turns(script: str, arguments: list[str], variants: tuple[str, ...], run
     """Measure each variant ``runs`` times, in turn, so that a shared machine disturbs all alike; print and return medians.
 
     Args:
-        script: prints ``{"seconds": ..., "mib": ...}`` when called with ``--variant``.
+        script: prints ``{"seconds": ..., "mib": ...}``, maybe with ``user``, when called with ``--variant``.
         arguments: further ones for it.
         variants: what to measure.
         runs: measurements of each.
@@ -61,11 +85,16 @@ def take_turns(script: str, arguments: list[str], variants: tuple[str, ...], run
         for variant in variants:
             result = in_own_process(script, [*arguments, "--variant", variant])
             results[variant].append(result)
-            print(f"run {run + 1}   {variant:15}{result['seconds']:9.3f} s {result['mib']:9.1f} MiB", flush=True)
-    medians = {v: {key: statistics.median(r[key] for r in results[v]) for key in ("seconds", "mib")} for v in variants}
+            print(f"run {run + 1}   {variant:15}{in_words(result)}", flush=True)
+    medians = {v: {key: statistics.median(r[key] for r in results[v]) for key in results[v][0]} for v in variants}
     for variant, median in medians.items():
-        print(f"median  {variant:15}{median['seconds']:9.3f} s {median['mib']:9.1f} MiB")
+        print(f"median  {variant:15}{in_words(median)}")
     return medians
+
+
+def in_words(result: dict[str, float]) -> str:
+    user = f", {result['user']:.3f} s of it instructions of the process" if "user" in result else ""
+    return f"{result['seconds']:9.3f} s{user}, {result['mib']:.1f} MiB"
 
 
 def compare(
@@ -94,8 +123,8 @@ def compare(
     medians = take_turns(script, sys.argv[1:], variants, options.runs)
     for variant in variants:
         if variant != baseline:
-            time, memory = (medians[baseline][key] / medians[variant][key] for key in ("seconds", "mib"))
-            print(f"{baseline} / {variant}: time {time:.2f}, memory {memory:.2f}")
+            ratios = {key: medians[baseline][key] / medians[variant][key] for key in medians[variant]}
+            print(f"{baseline} / {variant}: " + ", ".join(f"{key} {ratio:.2f}" for key, ratio in ratios.items()))
     if options.save:
         sizes = {name: value for name, value in vars(options).items() if name not in ("save", "variant")}
         save_result(Path(script).stem, {**sizes, "medians": medians})
