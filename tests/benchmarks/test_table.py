@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import measuring
 import pytest
@@ -32,3 +33,17 @@ def test_saved_rows_are_replaced_by_key_and_not_mixed_with_those_of_another_mach
     assert save({"cores": 2}, "a", 2) == [("a", 2), ("b", 1)]
     assert save({"cores": 2}, "b", 3) == [("a", 2), ("b", 3)]
     assert save({"cores": 4}, "a", 4) == [("a", 4)]
+
+
+def test_waiting_is_elapsed_time_and_no_instructions():
+    laps = measuring.Laps()
+    time.sleep(0.2)
+    laps.lap()
+    end = time.process_time() + 0.2
+    while time.process_time() < end:
+        sum(range(1000))
+    laps.lap()
+    waited, computed = laps.laps
+    assert waited["seconds"] >= 0.2 and waited["user"] < 0.1
+    assert computed["user"] > 0.1
+    assert laps.medians(1) == computed
