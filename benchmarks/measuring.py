@@ -27,7 +27,7 @@ ENVIRONMENT = {
 
 
 class Laps:
-    """Time since the lap before, elapsed (``seconds``) and of this process's own instructions (``user``).
+    """Time since the lap before, elapsed (``seconds``) and of the processor in user mode (``user``).
 
     The difference is the system's: large tensors are fresh pages, and on some machines getting them takes longer than
     the arithmetic.
@@ -93,7 +93,7 @@ def take_turns(script: str, arguments: list[str], variants: tuple[str, ...], run
 
 
 def in_words(result: dict[str, float]) -> str:
-    user = f", {result['user']:.3f} s of it instructions of the process" if "user" in result else ""
+    user = f", {result['user']:.3f} s of it in user mode" if "user" in result else ""
     return f"{result['seconds']:9.3f} s{user}, {result['mib']:.1f} MiB"
 
 

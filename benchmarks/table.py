@@ -35,7 +35,7 @@ def ratio(result: dict[str, Any], slow: str, fast: str, key: str = "seconds") ->
 def speed(result: dict[str, Any], slow: str, fast: str) -> str:
     """Both ratios of time, in words."""
     user, elapsed = (ratio(result, slow, fast, key) for key in ("user", "seconds"))
-    return f"{user:.1f}x in instructions, {elapsed:.1f}x in elapsed time"
+    return f"{user:.1f}x in processor time, {elapsed:.1f}x elapsed"
 
 
 def times(*sizes: int) -> str:

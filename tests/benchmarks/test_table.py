@@ -35,7 +35,7 @@ def test_saved_rows_are_replaced_by_key_and_not_mixed_with_those_of_another_mach
     assert save({"cores": 4}, "a", 4) == [("a", 4)]
 
 
-def test_waiting_is_elapsed_time_and_no_instructions():
+def test_waiting_is_elapsed_and_not_processor_time():
     laps = measuring.Laps()
     time.sleep(0.2)
     laps.lap()

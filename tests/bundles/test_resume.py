@@ -229,11 +229,11 @@ run(Path({bundle!r}), "train.yaml", **{overrides!r})
 """
 
 
-@pytest.mark.slow
 def hidden(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.name.startswith(".") and path.name != ".lock"]
 
 
+@pytest.mark.slow
 def test_killed_while_it_writes_a_checkpoint_training_ends_as_it_would_have(
     finished: Finished, nifti_folder: Path, tmp_path: Path
 ) -> None:

@@ -74,6 +74,13 @@ def test_depth_attention_keeps_positions_in_the_plane_apart():
     torch.testing.assert_close(module(x, where)[:, :, 2:3, 1:2], module(x[:, :, 2:3, 1:2], where))
 
 
+def test_depth_attention_of_few_channels_keeps_nothing_wider_than_its_input():
+    module, x, kept = DepthAttention(5, num_heads=3, head_channels=4), folded(volume(5)).float(), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        module(x, position().float()(3))
+    assert max(kept) == x.numel()  # queries are 12 / 5 as wide
+
+
 @pytest.mark.parametrize("max_fused_columns", [4, 10])
 def test_fused_kernel_and_plain_products_attend_alike(max_fused_columns):
     module = DepthAttention(5, num_heads=3, head_channels=4)
