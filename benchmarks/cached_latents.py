@@ -56,7 +56,7 @@ def write_random_volumes(folder: Path, size: list[int], number: int) -> None:
     import nibabel
     import numpy as np
 
-    from medical_diffusion_components.weights import write_atomically
+    from medical_diffusion_components.files import write_atomically
 
     folder.mkdir()
     cases = {"training": range(number), "validation": [number], "test": [number + 1]}

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from medical_diffusion_components.weights import versions, write_atomically
+from medical_diffusion_components.files import versions, write_atomically
 
 RESULTS = Path(__file__).parent / "results"
 # One thread, since two do not share a busy machine evenly; malloc keeps its pages, as in the Makefile.

@@ -44,6 +44,9 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from medical_diffusion_components.data.datasets import load_cases
+from medical_diffusion_components.diffusion.generator import LatentDiffusionGenerator
+from medical_diffusion_components.diffusion.noise_latent import NoiseLatent
+from medical_diffusion_components.files import file_hash, versions, write_atomically
 from medical_diffusion_components.losses.perceptual import EfficientNetLite0Features
 from medical_diffusion_components.metrics.diversity import mean_similarity, pair_similarities
 from medical_diffusion_components.metrics.jackknife import Estimate, jackknife
@@ -56,10 +59,8 @@ from medical_diffusion_components.metrics.mmd import (
     polynomial_kernel,
 )
 from medical_diffusion_components.metrics.slice_features import SliceFeatures
-from medical_diffusion_components.montage import montage, save_montage
-from medical_diffusion_components.networks.generator import LatentDiffusionGenerator
-from medical_diffusion_components.transforms.noise_latent import NoiseLatent
-from medical_diffusion_components.weights import file_hash, load_weights, save_tensors, versions, write_atomically
+from medical_diffusion_components.reports.drawing import montage, save_montage
+from medical_diffusion_components.weights import load_weights, save_tensors
 
 STEPS = {"ddim": (10, 20, 30, 50, 100), "dpmpp_2m": (5, 10, 15, 20, 30)}
 REFERENCE = "dpmpp_2m"  # with all steps, the closest to the ODE

@@ -16,7 +16,7 @@ from typing import Any
 
 from measuring import RESULTS
 
-from medical_diffusion_components.weights import write_atomically
+from medical_diffusion_components.files import write_atomically
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 MARKS = ("<!-- made by benchmarks/table.py -->", "<!-- end -->")

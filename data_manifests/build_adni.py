@@ -16,9 +16,10 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
-from medical_diffusion_components.data.manifest_builders import builder_arguments, finish
-from medical_diffusion_components.data.manifests import Manifest
+from builders import builder_arguments, finish
+
 from medical_diffusion_components.data.splits import split_patients
+from medical_diffusion_components.preparation.manifests import Manifest
 
 COLUMNS = ("Image Data ID", "Subject", "Group", "Visit", "Modality", "Description", "Acq Date")
 # "MP-RAGE", "Accelerated Sagittal MPRAGE", and the processed "MPR; GradWarp; B1 Correction; N3; Scaled".

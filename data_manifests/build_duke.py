@@ -12,16 +12,10 @@ from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
-from medical_diffusion_components.data.manifest_builders import (
-    Series,
-    builder_arguments,
-    finish,
-    package_version,
-    read_series_index,
-    the_only,
-)
-from medical_diffusion_components.data.manifests import Manifest
+from builders import Series, builder_arguments, finish, package_version, read_series_index, the_only
+
 from medical_diffusion_components.data.splits import split_patients
+from medical_diffusion_components.preparation.manifests import Manifest
 
 T1_KINDS = ("pre-contrast non-fat-sat", "post-contrast", "IDEAL")
 DYNAMIC_PRE, DYNAMIC_POST = "dynamic pre-contrast", "dynamic post-contrast"

@@ -15,9 +15,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from medical_diffusion_components.data.manifest_builders import builder_arguments, finish
-from medical_diffusion_components.data.manifest_segments import read_segments
-from medical_diffusion_components.data.manifests import Manifest, manifest_hash, read_manifest
+from builders import builder_arguments, finish
+
+from medical_diffusion_components.preparation.manifests import Manifest, manifest_hash, read_manifest
+from medical_diffusion_components.preparation.segments import read_segments
 
 MASKS_FOLDER = "Segmentation_Masks_NRRD"
 PARTS = ("Breast", "Dense_and_Vessels")

@@ -18,17 +18,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medical_diffusion_components.data.manifest_builders import (
-    Series,
-    builder_arguments,
-    finish,
-    package_file,
-    package_version,
-    read_series_index,
-    the_only,
-)
-from medical_diffusion_components.data.manifests import Manifest
+from builders import Series, builder_arguments, finish, package_file, package_version, read_series_index, the_only
+
 from medical_diffusion_components.data.splits import split_patients
+from medical_diffusion_components.preparation.manifests import Manifest
 
 # Stored positions are rounded: even scans deviate by up to 0.014 % of the spacing, the uneven ones by 60 %
 # and more.

@@ -9,9 +9,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from medical_diffusion_components.data.manifest_builders import builder_arguments, finish
-from medical_diffusion_components.data.manifests import Manifest
+from builders import builder_arguments, finish
+
 from medical_diffusion_components.data.splits import split_patients
+from medical_diffusion_components.preparation.manifests import Manifest
 
 TRAIN, VALID = range(1130), range(1130, 1250)
 

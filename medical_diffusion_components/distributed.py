@@ -1,4 +1,4 @@
-"""Several processes at one global batch: whose row is whose, and random draws that do not depend on the sharing.
+"""Several processes at one global batch: whose row is whose.
 
 The global batch is dealt out like cards, as torch's ``DistributedSampler`` deals the cases: row k of rank r of n is at
 position k n + r. All ranks draw from the same random state (see
@@ -9,19 +9,18 @@ one process, of rank 0.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 __all__ = [
-    "draw_integers",
-    "draw_normal",
     "gathered",
     "is_distributed",
     "join_processes",
+    "own_device",
     "process_rank",
     "share",
     "world_size",
@@ -64,24 +63,8 @@ def gathered(item: Any) -> list[Any]:
     return everyone
 
 
-def draw_integers(high: int, batch: int, device: torch.device | str = "cpu") -> Tensor:
-    """One random integer in [0, high) for each row of this process's batch, (B,) int64.
-
-    Drawn on the CPU, so alike for all devices and with no device to wait for.
-
-    Args:
-        high: a bound that the integers stay below.
-        batch: B, alike on every process.
-        device: where they are wanted.
-    """
-    return torch.randint(high, (batch * world_size(),))[process_rank() :: world_size()].to(device, non_blocking=True)
-
-
-def draw_normal(like: Tensor) -> Tensor:
-    """Standard normal noise in shape, dtype and device of ``like``, (B, ...); each row from a seed of its own."""
-    generator = torch.Generator(like.device)
-    rows = [
-        torch.randn(like.shape[1:], generator=generator.manual_seed(seed), dtype=like.dtype, device=like.device)
-        for seed in draw_integers(2**32, like.shape[0]).tolist()
-    ]
-    return torch.stack(rows)
+def own_device() -> torch.device:
+    """The GPU of this process, counted by ``torchrun`` or the first one; without GPUs the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())

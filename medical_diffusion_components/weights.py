@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import shutil
-import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
-from importlib.metadata import version
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from medical_diffusion_components.files import file_hash, versions, write_atomically
+
 __all__ = [
     "WeightsError",
-    "file_hash",
     "load_tensors",
     "load_weights",
     "made_with",
@@ -27,63 +24,13 @@ __all__ = [
     "read_state",
     "save_tensors",
     "save_weights",
+    "trained_spacing",
     "unwrap",
-    "versions",
-    "write_atomically",
 ]
 
 
 class WeightsError(ValueError):
     """A weight file that is missing, damaged, or made for another architecture."""
-
-
-def write_atomically(path: str | os.PathLike, write: Callable[[Path], None]) -> Path:
-    """Let ``write`` fill a temporary file beside ``path``, then rename it: ``path`` is never half-written.
-
-    Raises:
-        OSError: the folder cannot be made or written, or the disk is full; a file that was at ``path`` is untouched.
-    """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=f"_{path.name}")
-        os.close(handle)
-    except OSError as error:
-        raise type(error)(error.errno, f"cannot write {path}: {error.strerror}") from error
-    temporary = Path(name)
-    try:
-        write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        # torch reports a full disk as a RuntimeError about positions
-        cause = error.__context__ if isinstance(error.__context__, OSError) else error
-        free = shutil.disk_usage(path.parent).free / 2**20
-        raise OSError(f"cannot write {path} ({free:,.0f} MiB free on its disk): {cause}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def file_hash(path: str | os.PathLike) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
-
-
-def _digest(file) -> str:  # Python 3.10 has no hashlib.file_digest
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def unwrap(item: Any) -> Any:
@@ -190,7 +137,11 @@ def made_with(path: str | os.PathLike) -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
-    """Versions of this package and of what its results depend on."""
-    names = ("medical-diffusion-bundles", "monai", "torch", "numpy")
-    return {name: version(name) for name in names}
+def trained_spacing(weights: str, default: list[float]) -> list[float]:
+    """Voxel spacing in mm of the volumes that the weights were trained on.
+
+    Args:
+        weights: path of the generator's weights; the note beside them is read.
+        default: spacing of weights that came without a note.
+    """
+    return list(provenance(weights).get("spacing", default))

@@ -8,16 +8,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 from monai.data import load_decathlon_datalist
 
 from medical_diffusion_components.data.splits import SPLITS, split_patients
+from medical_diffusion_components.files import file_hash
 from medical_diffusion_components.orientation import world_axes
-from medical_diffusion_components.weights import file_hash
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 # how notes beside weights name the data: an embedded cohort by its name after this, anything else as the user's
@@ -205,3 +206,40 @@ def _without_suffix(name: str) -> str:
         if name.endswith(suffix):
             return name[: -len(suffix)]
     return name
+
+
+def describe_data(dataset_dir: str | None, resolved_dir: str) -> dict[str, Any]:
+    """What goes into the note beside weights about the data: kind and hash, no path and no identifier.
+
+    Args:
+        dataset_dir: what the user gave, or None.
+        resolved_dir: the folder in use; an embedded cohort says in its ``dataset.json`` what it is.
+    """
+    cases = {split: load_cases(resolved_dir, split) for split in SPLITS}
+    kind, notice = USERS_DATA, None
+    if dataset_dir is None:
+        cohort = json.loads((Path(resolved_dir) / "dataset.json").read_text())
+        kind, notice = EMBEDDED + cohort["name"], cohort["description"]
+    return {
+        "data": kind,
+        "notice": notice,
+        "data_sha256": data_fingerprint([case for split in SPLITS for case in cases[split]]),
+        "cases": {split: len(cases[split]) for split in SPLITS},
+    }
+
+
+def smallest_training_split(folders: Mapping[str, str | None]) -> int:
+    """How many training cases the folder with the fewest has.
+
+    Args:
+        folders: name of the setting -> folder.
+
+    Raises:
+        ValueError: a setting that was not given.
+    """
+    for name, folder in folders.items():
+        if folder is None:
+            raise ValueError(
+                f"--{name} was not given: a folder of NIfTI volumes, such as inference.json of an *_ldm bundle writes"
+            )
+    return min(len(load_cases(folder, "training")) for folder in folders.values())

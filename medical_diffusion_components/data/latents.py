@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from medical_diffusion_components import __version__
 from medical_diffusion_components.data.datasets import data_fingerprint
+from medical_diffusion_components.files import file_hash, write_atomically
 from medical_diffusion_components.networks.vqgan import VQGAN
-from medical_diffusion_components.weights import file_hash, write_atomically
 
 __all__ = ["cache_latents", "held_out_draws"]
 

@@ -17,10 +17,10 @@ from monai.transforms import Orientation
 from monai.utils import ImageMetaKey
 from torch.utils.data import get_worker_info
 
+from medical_diffusion_components.chance import derive_seed
 from medical_diffusion_components.data.datasets import data_fingerprint, load_cases
-from medical_diffusion_components.data.loading import derive_seed
+from medical_diffusion_components.diffusion.noise_latent import NoiseLatent
 from medical_diffusion_components.orientation import world_axes
-from medical_diffusion_components.transforms.noise_latent import NoiseLatent
 from medical_diffusion_components.weights import load_weights, provenance
 
 __all__ = ["SampledVolumes", "VolumeSampler", "describe_sampling"]

@@ -9,7 +9,7 @@ from monai.engines import DiffusionPrepareBatch
 from monai.networks.schedulers.scheduler import Scheduler
 from torch import Tensor
 
-from medical_diffusion_components.distributed import draw_integers, draw_normal
+from medical_diffusion_components.chance import draw_integers, draw_normal
 
 __all__ = ["HeldOutPrepareBatch", "TrainingPrepareBatch"]
 

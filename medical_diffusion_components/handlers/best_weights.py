@@ -12,7 +12,8 @@ from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from torch import nn
 
-from medical_diffusion_components.weights import save_weights, write_atomically
+from medical_diffusion_components.files import write_atomically
+from medical_diffusion_components.weights import save_weights
 
 __all__ = ["BestWeights", "PublishWeights"]
 

@@ -15,8 +15,9 @@ from ignite.engine import Engine, Events
 
 from medical_diffusion_components.data.loading import ResumableSampler
 from medical_diffusion_components.distributed import gathered, world_size
+from medical_diffusion_components.files import write_atomically
 from medical_diffusion_components.handlers.non_finite import NonFiniteLossError
-from medical_diffusion_components.weights import load_tensors, save_tensors, unwrap, write_atomically
+from medical_diffusion_components.weights import load_tensors, save_tensors, unwrap
 
 __all__ = ["CheckpointError", "TrainingCheckpoint"]
 

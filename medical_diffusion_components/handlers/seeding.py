@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from ignite.engine import Engine, Events
 
-from medical_diffusion_components.data.loading import derive_seed
+from medical_diffusion_components.chance import derive_seed
 
 __all__ = ["SeedIterations"]
 

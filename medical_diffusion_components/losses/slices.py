@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from medical_diffusion_components.distributed import draw_integers
+from medical_diffusion_components.chance import draw_integers
 
 __all__ = ["random_slices"]
 

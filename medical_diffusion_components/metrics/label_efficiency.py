@@ -12,8 +12,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from medical_diffusion_components.files import write_atomically
 from medical_diffusion_components.metrics.bootstrap import bootstrap_mean
-from medical_diffusion_components.weights import write_atomically
 
 __all__ = ["dice_by_arm", "label_table", "plot_labels", "write_label_study"]
 

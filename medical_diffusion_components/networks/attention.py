@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medical_diffusion_components.networks.attention_in_pieces import attend_along_first
+from medical_diffusion_components.networks.fast.attention_in_pieces import attend_along_first
 
 
 class ChannelNorm(nn.Module):

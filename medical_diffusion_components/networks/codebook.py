@@ -22,8 +22,8 @@ from scipy.spatial import cKDTree
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medical_diffusion_components.diffusion.counter_noise import counter_bits, counter_normal
-from medical_diffusion_components.distributed import draw_integers, process_rank, world_size
+from medical_diffusion_components.chance import counter_bits, counter_normal, draw_integers
+from medical_diffusion_components.distributed import process_rank, world_size
 
 # Above this many channels a k-d tree visits so much of itself that blocks of products are faster.
 TREE_MAX_DIM = 10

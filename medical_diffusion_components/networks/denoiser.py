@@ -26,7 +26,7 @@ from medical_diffusion_components.networks.attention import (
     LinearSpatialAttention,
     SpatialAttention,
 )
-from medical_diffusion_components.networks.norm_silu import NormModulateSiLU, group_moments
+from medical_diffusion_components.networks.fast.norm_silu import NormModulateSiLU, group_moments
 
 
 class InPlaneConv(nn.Conv2d):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medical_diffusion_components.networks.codebook import CodebookOutput, EMACodebook
-from medical_diffusion_components.networks.norm_silu import NormSiLU, norm_silu_conv
+from medical_diffusion_components.networks.fast.norm_silu import NormSiLU, norm_silu_conv
 
 __all__ = ["VQGAN", "Decoder", "Encoder", "VQGANOutput", "check_divisible", "stage_strides"]
 

@@ -21,9 +21,9 @@ import torch.distributed as dist
 
 from medical_diffusion_components.data import latents
 from medical_diffusion_components.engines.vqgan_trainer import VQGANTrainer
-from medical_diffusion_components.handlers.montages import ReconstructionMontage, SampleMontage
 from medical_diffusion_components.handlers.non_finite import StopOnNonFinite
 from medical_diffusion_components.handlers.seeding import SeedIterations
+from medical_diffusion_components.reports.montages import ReconstructionMontage, SampleMontage
 from medical_diffusion_components.weights import unwrap
 
 STAGES = ("autoencoder", "diffusion")  # any other training notes itself as the second

@@ -23,7 +23,7 @@ from scipy.ndimage import gaussian_filter
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from medical_diffusion_components.handlers.seeding import SeedIterations
-from medical_diffusion_components.handlers.segmentation_montage import SegmentationMontage
+from medical_diffusion_components.reports.segmentation_montage import SegmentationMontage
 from medical_diffusion_components.weights import save_weights
 
 BUNDLE = REPOSITORY / "bundles" / "swin_unetr_finetune"

@@ -21,7 +21,7 @@ from bundle_folders import REPOSITORY, Trained, undisturbed
 from monai.bundle import ConfigItem, ConfigParser
 from monai.transforms import SaveImaged
 
-from medical_diffusion_components.handlers.segmentation_montage import SegmentationMontage
+from medical_diffusion_components.reports.segmentation_montage import SegmentationMontage
 
 BUNDLE = REPOSITORY / "bundles" / "swin_unetr_finetune"
 KNOBS = ("feature_size", "depths", "window_size", "roi_size", "overlap", "iterations_per_epoch")

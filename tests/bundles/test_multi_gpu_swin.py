@@ -16,7 +16,7 @@ from bundle_folders import REPOSITORY, read, run, tiny
 from monai.bundle import ConfigParser
 from several_processes import NOTES, bundle_arguments, environment, notes, taking_notes, torchrun
 
-from medical_diffusion_components.data.template_cohort import write_template_cohort
+from medical_diffusion_components.cohorts.template import write_template_cohort
 
 PRETRAIN, FINETUNE = (REPOSITORY / "bundles" / f"swin_unetr_{part}" for part in ("pretrain", "finetune"))
 BATCH = {PRETRAIN: "pretrain_batch_size", FINETUNE: "batch_size"}

@@ -20,8 +20,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_resume import Interrupted, assert_same
 
-from medical_diffusion_components.handlers.montages import ReconstructionMontage
 from medical_diffusion_components.handlers.seeding import SeedIterations
+from medical_diffusion_components.reports.montages import ReconstructionMontage
 from medical_diffusion_components.weights import save_weights
 
 BUNDLE = REPOSITORY / "bundles" / "swin_unetr_pretrain"

@@ -11,15 +11,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 from bundle_folders import REPOSITORY, bundles_with, read, run, tiny
+from phantom_downloads import first_cases, write_breast_dicom_tree, write_chest_dicom_tree, write_knee_npy_tree
 
-from medical_diffusion_components.data.manifests import Manifest, read_manifest, write_manifest
-from medical_diffusion_components.data.phantom_downloads import (
-    first_cases,
-    write_breast_dicom_tree,
-    write_chest_dicom_tree,
-    write_knee_npy_tree,
-)
-from medical_diffusion_components.data.template_cohort import template_subject
+from medical_diffusion_components.cohorts.template import template_subject
+from medical_diffusion_components.preparation.manifests import Manifest, read_manifest, write_manifest
 
 NUM_CASES = 4
 

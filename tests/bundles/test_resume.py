@@ -19,8 +19,8 @@ from bundle_folders import assert_same, bundles_with, last_line, run, tiny, tree
 from filelock import FileLock
 
 from medical_diffusion_components.engines.vqgan_trainer import VQGANTrainer
-from medical_diffusion_components.handlers.montages import ReconstructionMontage, SampleMontage
 from medical_diffusion_components.handlers.seeding import SeedIterations
+from medical_diffusion_components.reports.montages import ReconstructionMontage, SampleMontage
 
 # One bundle is enough: test_shared_blocks.py holds the others to the same stages.
 BUNDLE = bundles_with("train_autoencoder.yaml", "train.yaml")[0]

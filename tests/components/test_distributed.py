@@ -5,7 +5,8 @@ import torch
 import torch.distributed as dist
 from scipy import stats
 
-from medical_diffusion_components.distributed import draw_integers, draw_normal, gathered, join_processes, share
+from medical_diffusion_components.chance import draw_integers, draw_normal
+from medical_diffusion_components.distributed import gathered, join_processes, share
 
 
 @pytest.fixture

@@ -15,15 +15,14 @@ import pytest
 import torch
 from torch import nn
 
+from medical_diffusion_components.files import file_hash, versions, write_atomically
 from medical_diffusion_components.weights import (
     WeightsError,
-    file_hash,
     load_weights,
     provenance,
     save_tensors,
     save_weights,
-    versions,
-    write_atomically,
+    trained_spacing,
 )
 
 
@@ -199,7 +198,7 @@ def test_versions_are_those_installed() -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from medical_diffusion_components.weights import write_atomically
+from medical_diffusion_components.files import write_atomically
 
 def write(temporary):
     temporary.write_bytes(b"half")
@@ -215,3 +214,9 @@ def test_a_process_killed_while_it_writes_leaves_the_old_file(tmp_path: Path) ->
     path.write_bytes(b"old")
     assert subprocess.run([sys.executable, "-c", KILLED, str(path)]).returncode == -9
     assert path.read_bytes() == b"old"
+
+
+def test_spacing_comes_from_the_note_of_the_weights(tmp_path: Path) -> None:
+    path = str(save_weights(nn.Linear(1, 1), tmp_path / "model.pt", {"spacing": [0.5, 1.0, 3.0]}))
+    assert trained_spacing(path, [1, 1, 1]) == [0.5, 1.0, 3.0]
+    assert trained_spacing(str(tmp_path / "other.pt"), [1, 2, 3]) == [1, 2, 3]

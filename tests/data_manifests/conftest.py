@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -8,6 +9,7 @@ from types import ModuleType
 import pytest
 
 MANIFESTS = Path(__file__).parents[2] / "data_manifests"
+sys.path.insert(0, str(MANIFESTS))  # the builders are scripts: what they share lies beside them
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from monai.data import load_decathlon_datalist
 
-from medical_diffusion_components.data.manifests import manifest_bytes, read_manifest
 from medical_diffusion_components.data.splits import SPLITS, split_patients
+from medical_diffusion_components.preparation.manifests import manifest_bytes, read_manifest
 
 FILES = sorted((Path(__file__).parents[2] / "data_manifests").glob("*.json"))
 COUNTS = {"mrnet.json": (1250, 1250), "lidc_idri.json": (1010, 1010), "duke.json": (922, 922)}

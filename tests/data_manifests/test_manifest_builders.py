@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
+from builders import Series, finish, package_file, the_only
 
-from medical_diffusion_components.data.manifest_builders import Series, finish, package_file, the_only
-from medical_diffusion_components.data.manifests import read_manifest
+from medical_diffusion_components.preparation.manifests import read_manifest
 
 HEADER = (
     '"Image Data ID","Subject","Group","Sex","Age","Visit","Modality","Description","Type","Acq Date",'

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from medical_diffusion_components.data import manifests as module
-from medical_diffusion_components.data.manifests import (
+from medical_diffusion_components.preparation import manifests as module
+from medical_diffusion_components.preparation.manifests import (
     METADATA_KEYS,
     Manifest,
     manifest_hash,

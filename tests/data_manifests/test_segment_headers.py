@@ -4,8 +4,8 @@ import itk
 import numpy as np
 import pytest
 
-from medical_diffusion_components.data.manifest_segments import read_nrrd_header, read_segments
-from medical_diffusion_components.data.manifests import read_manifest
+from medical_diffusion_components.preparation.manifests import read_manifest
+from medical_diffusion_components.preparation.segments import read_nrrd_header, read_segments
 
 # A 3D file of (4, 3, 2) voxels, and the same with two layers in front.
 FIELDS_3D = ["type: unsigned char", "dimension: 3", "space: left-posterior-superior", "sizes: 4 3 2"]

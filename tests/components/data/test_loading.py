@@ -12,8 +12,9 @@ from monai.data import DataLoader
 from monai.engines import Trainer
 from monai.transforms import Compose, Lambdad, MapTransform, RandFlipd, RandGaussianNoised, Randomizable
 
+from medical_diffusion_components.chance import derive_seed
 from medical_diffusion_components.data import loading
-from medical_diffusion_components.data.loading import ResumableSampler, SeededDataset, derive_seed
+from medical_diffusion_components.data.loading import ResumableSampler, SeededDataset
 
 CASES = [{"image": np.arange(24, dtype=np.float32).reshape(1, 2, 3, 4) * (n + 1), "number": n} for n in range(10)]
 

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from medical_diffusion_components.data.repeating_sampler import RepeatingSampler
+from medical_diffusion_components.data.loading import RepeatingSampler
 
 
 def stream(cases: int, epochs: int = 3, num_samples: int | None = 4, seed: int = 1) -> list[tuple[int, int]]:

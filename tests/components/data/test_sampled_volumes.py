@@ -9,7 +9,8 @@ import torch
 from monai.data import DataLoader
 from monai.transforms import Compose
 
-from medical_diffusion_components.data.loading import ResumableSampler, SeededDataset, derive_seed
+from medical_diffusion_components.chance import derive_seed
+from medical_diffusion_components.data.loading import ResumableSampler, SeededDataset
 from medical_diffusion_components.data.sampled_volumes import SampledVolumes, VolumeSampler, describe_sampling
 from medical_diffusion_components.weights import WeightsError, save_weights
 

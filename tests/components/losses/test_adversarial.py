@@ -3,11 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medical_diffusion_components.losses.adversarial import (
-    AdversarialSchedule,
-    hinge_critic_loss,
-    hinge_generator_loss,
-)
+from medical_diffusion_components.losses.adversarial import AdversarialSchedule, hinge_critic_loss, hinge_generator_loss
 
 
 def test_critic_pays_for_real_below_1_and_fake_above_minus_1():

@@ -1,0 +1,90 @@
+"""Gaussian noise as a pure function of (seed, step, position).
+
+Counter-based random numbers (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011), mixed by the
+finaliser of MurmurHash3 and turned into Gaussians by Box and Muller (1958). MONAI's schedulers draw the noise of the
+ancestral sampler for a whole batch from one generator, so that a volume depends on its neighbours in the batch and on
+the device; here it depends on its own seed only. The random bits are whole numbers, so the noise is alike on every
+device up to the rounding of logarithm and cosine; and it is scriptable.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medical_diffusion_components.distributed import process_rank, world_size
+
+__all__ = ["counter_bits", "counter_normal", "derive_seed", "draw_integers", "draw_normal", "seeds_from_noise"]
+
+
+def _mix(x: Tensor) -> Tensor:
+    """Finaliser of MurmurHash3: int64 in [0, 2^32) -> int64 in [0, 2^32), a bijection in which every bit matters."""
+    x = ((x ^ (x >> 16)) * 0x85EBCA6B) & 0xFFFFFFFF
+    x = ((x ^ (x >> 13)) * 0xC2B2AE35) & 0xFFFFFFFF
+    return x ^ (x >> 16)
+
+
+def seeds_from_noise(noise: Tensor) -> Tensor:
+    """One seed per volume from its starting noise, read as fixed-point numbers with 20 binary places.
+
+    Shape:
+        noise: (B, ...) -> (B,) int64 in [0, 2^32)
+    """
+    numbers = (noise.detach().float().reshape(noise.shape[0], -1) * 1048576.0).long() & 0xFFFFFFFF
+    place = _mix(torch.arange(numbers.shape[1], device=noise.device))
+    return _mix(_mix(numbers ^ place).sum(1) & 0xFFFFFFFF)
+
+
+def counter_bits(seeds: Tensor, count: int) -> Tensor:
+    """Random whole numbers in [0, 2^32), (B, count) int64: row b follows from ``seeds[b]``, (B,) in [0, 2^32), alone."""
+    return _mix(_mix(torch.arange(count, device=seeds.device))[None] ^ _mix(seeds)[:, None])
+
+
+def counter_normal(seeds: Tensor, step: int, like: Tensor) -> Tensor:
+    """Standard normal noise, (B, ...) as ``like``: row b follows from ``seeds[b]`` and ``step`` alone.
+
+    Args:
+        seeds: (B,) int64 in [0, 2^32).
+        step: number of the draw.
+        like: gives shape, dtype and device.
+    """
+    count = like.numel() // like.shape[0]
+    stream = _mix(seeds ^ _mix(torch.full_like(seeds, step + 1)))[:, None]
+    place = torch.arange(count, device=like.device)[None]
+    first = _mix(_mix(place * 2 + 1) ^ stream)
+    second = _mix(_mix(place * 2 + 2) ^ stream)
+    # (n + 1/2) / 2^32 lies in (0, 1]: no logarithm of zero
+    radius = torch.sqrt(-2.0 * torch.log((first.float() + 0.5) / 4294967296.0))
+    angle = 2.0 * math.pi * (second.float() + 0.5) / 4294967296.0
+    return (radius * torch.cos(angle)).to(like.dtype).reshape(like.shape)
+
+
+def derive_seed(*parts: int) -> int:
+    """One 32-bit seed from several integers, without the collisions of their sum."""
+    return int(np.random.SeedSequence([int(part) for part in parts]).generate_state(1)[0])
+
+
+def draw_integers(high: int, batch: int, device: torch.device | str = "cpu") -> Tensor:
+    """One random integer in [0, high) for each row of this process's batch, (B,) int64.
+
+    Drawn on the CPU, so alike for all devices and with no device to wait for.
+
+    Args:
+        high: a bound that the integers stay below.
+        batch: B, alike on every process.
+        device: where they are wanted.
+    """
+    return torch.randint(high, (batch * world_size(),))[process_rank() :: world_size()].to(device, non_blocking=True)
+
+
+def draw_normal(like: Tensor) -> Tensor:
+    """Standard normal noise in shape, dtype and device of ``like``, (B, ...); each row from a seed of its own."""
+    generator = torch.Generator(like.device)
+    rows = [
+        torch.randn(like.shape[1:], generator=generator.manual_seed(seed), dtype=like.dtype, device=like.device)
+        for seed in draw_integers(2**32, like.shape[0]).tolist()
+    ]
+    return torch.stack(rows)

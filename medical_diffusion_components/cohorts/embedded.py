@@ -1,0 +1,70 @@
+"""The cohort that a bundle trains on when it is given no data."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch.distributed as dist
+
+from medical_diffusion_components.cohorts.phantoms import PHANTOM_NOTICE, write_phantom_cohort
+from medical_diffusion_components.cohorts.template import TEMPLATE_COHORT_NOTICE, write_template_cohort
+from medical_diffusion_components.data.datasets import EMBEDDED, load_cases
+from medical_diffusion_components.data.splits import SPLITS
+
+__all__ = ["resolve_dataset"]
+
+logger = logging.getLogger(__name__)
+
+_RULE = "=" * 100
+
+
+def resolve_dataset(
+    dataset_dir: str | None,
+    output_dir: str,
+    num_subjects: int,
+    size: tuple[int, int, int],
+    cohort: str | None = "template",
+    seed: int = 0,
+) -> str:
+    """The folder to train on: ``dataset_dir``, or, where none is given, the bundle's embedded cohort.
+
+    The cohort is written below ``output_dir`` once and announced in a banner each time.
+
+    Args:
+        dataset_dir: the user's folder, or None.
+        output_dir: where the bundle writes.
+        num_subjects: how many subjects the cohort has.
+        size: voxels (H, W, D) of each.
+        cohort: ``template`` (warped copies of a brain template), an anatomy that ``write_phantom_cohort`` draws, or None
+            for a bundle that has no cohort.
+        seed: number of the cohort.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError, ValueError: a folder that is given and cannot be used, which nothing
+            replaces; or none is given and there is no cohort.
+    """
+    if dataset_dir is not None:
+        for split in SPLITS:
+            load_cases(dataset_dir, split)
+        return str(dataset_dir)
+    if cohort is None:
+        raise ValueError(
+            "no dataset_dir was given, and this bundle has no embedded cohort to take its place: give --dataset_dir, a "
+            "folder that the bundle's `prepare` made, or one of NIfTI files of one size"
+        )
+    name, notice = f"{cohort} phantom cohort", PHANTOM_NOTICE
+    if cohort == "template":
+        name, notice = "template cohort", TEMPLATE_COHORT_NOTICE
+    times = "x".join(str(s) for s in size)
+    folder = Path(output_dir) / f"{name.replace(' ', '_')}_{num_subjects}_{times}_{seed}"
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        print(f"{_RULE}\nNo dataset_dir was given: using the {EMBEDDED}{name}.\n{notice}\n{_RULE}", flush=True)
+        if cohort == "template":
+            write_template_cohort(folder, num_subjects, size, seed)
+        else:
+            write_phantom_cohort(folder, cohort, num_subjects, size, seed=seed)
+    logger.info(f"using the {EMBEDDED}{name}: {notice}")
+    if dist.is_initialized():
+        dist.barrier()
+    return str(folder)

@@ -1,0 +1,153 @@
+"""The generator: starting noise in, synthetic volume out.
+
+Ho et al., "Denoising Diffusion Probabilistic Models", NeurIPS 2020 (ancestral sampling), Song et al., "Denoising
+Diffusion Implicit Models", ICLR 2021 (fewer steps), and Lu et al., "DPM-Solver++: Fast Solver for Guided Sampling of
+Diffusion Probabilistic Models", 2022 (second order), in the latent space of a first stage (Rombach et al., CVPR 2022).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from monai.networks.schedulers.scheduler import Scheduler
+from torch import Tensor, nn
+
+from medical_diffusion_components.chance import counter_normal, seeds_from_noise
+from medical_diffusion_components.diffusion.timesteps import evenly_in_log_snr, evenly_in_time, half_log_snr
+from medical_diffusion_components.networks.vqgan import VQGAN
+
+__all__ = ["LatentDiffusionGenerator"]
+
+PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")  # the place is what the weights hold
+SAMPLERS = ("ddpm", "ddim", "dpmpp_2m")
+
+
+class LatentDiffusionGenerator(nn.Module):
+    r"""First stage, denoiser and noise schedule in one module that turns a noise latent into a volume.
+
+    With a_t the cumulative product of alphas, one step from t to s < t is equation 12 of Song et al.:
+
+        x0 = clip((x_t - sqrt(1 - a_t) e(x_t, t)) / sqrt(a_t), -1, 1)
+        e' = (x_t - sqrt(a_t) x0) / sqrt(1 - a_t)
+        x_s = sqrt(a_s) x0 + sqrt(1 - a_s - sigma^2) e' + sigma z,
+        sigma^2 = eta^2 (1 - a_s) / (1 - a_t) (1 - a_t / a_s)
+
+    That is for a denoiser e that predicts the noise, as the paper's does; one that predicts the clean latent gives x0
+    directly, and one that predicts v = sqrt(a_t) e - sqrt(1 - a_t) x0 (Salimans and Ho, ICLR 2022) gives
+    x0 = sqrt(a_t) x_t - sqrt(1 - a_t) v.
+
+    eta = 1 over all steps is ancestral sampling with the posterior of Ho et al. (equations 6 and 7), eta = 0 is DDIM.
+
+    DPM-Solver++(2M) is the DDIM step with x0 continued along the line through its last two values (algorithm 2 of Lu et
+    al.). With r > t the timestep before and l = log(a / (1 - a)) / 2, half the log-SNR, x0 gives way in it to
+
+        D = x0(t) + (x0(t) - x0(r)) (l_s - l_t) / (2 (l_t - l_r))
+
+    but for the first step, which has nothing before it, and the last, which ends where l is infinite. Each x0 is clipped, D
+    is not. It calls the denoiser once per step, as DDIM does, and its error falls with the square of the step. Its
+    timesteps are even in l, those of DDIM in t.
+
+    The volume is a function of the starting noise alone: z is drawn from a seed that is a hash of it.
+
+    Args:
+        first_stage: decodes latents.
+        denoiser: called as ``denoiser(x, timesteps)``.
+        scheduler: MONAI scheduler whose ``alphas_cumprod`` and ``prediction_type`` the denoiser was trained with.
+        sampler: ``"ddpm"``, ancestral over all steps; ``"ddim"``, deterministic with any number of steps, of first order;
+            or ``"dpmpp_2m"``, likewise of second order: the best of few steps.
+        num_inference_steps: how many steps; None is all of them.
+
+    Shape:
+        noise (B, latent_channels, h, w, d) -> volume (B, C, H, W, D) in about [-1, 1]
+
+    Raises:
+        ValueError: a scheduler with an unknown prediction type, an unknown sampler, ancestral sampling with fewer
+            steps than trained, or a number of steps outside [1, T].
+    """
+
+    def __init__(
+        self,
+        first_stage: VQGAN,
+        denoiser: nn.Module,
+        scheduler: Scheduler,
+        sampler: str = "ddpm",
+        num_inference_steps: int | None = None,
+    ) -> None:
+        super().__init__()
+        total = int(scheduler.num_train_timesteps)
+        steps = total if num_inference_steps is None else int(num_inference_steps)
+        prediction = str(getattr(scheduler, "prediction_type", "epsilon"))
+        if prediction not in PREDICTION_TYPES:
+            raise ValueError(f'prediction_type must be "epsilon", "sample" or "v_prediction", got {prediction!r}')
+        if sampler not in SAMPLERS:
+            raise ValueError(f'sampler must be "ddpm", "ddim" or "dpmpp_2m", got {sampler!r}')
+        if not 1 <= steps <= total:
+            raise ValueError(f"num_inference_steps must be in [1, {total}], got {steps}")
+        if sampler == "ddpm" and steps != total:
+            raise ValueError(
+                f"ancestral sampling (ddpm) takes all {total} steps, got {steps}; for fewer steps use dpmpp_2m or ddim"
+            )
+        self.first_stage = first_stage
+        self.denoiser = denoiser
+        self.eta = 1.0 if sampler == "ddpm" else 0.0
+        self.second_order = sampler == "dpmpp_2m"
+        # in the state dict, so that weights bring the schedule and the prediction type that they were trained with
+        self.register_buffer("alphas_cumprod", scheduler.alphas_cumprod.detach().clone().float())
+        self.register_buffer("prediction", torch.tensor(PREDICTION_TYPES.index(prediction)))
+        self.register_buffer("timesteps", torch.zeros(steps, dtype=torch.long), persistent=False)
+        self._choose_timesteps()
+        self.register_load_state_dict_post_hook(LatentDiffusionGenerator._choose_timesteps)  # of the loaded schedule
+        self.progress: Any = None
+
+    def forward(self, noise: Tensor) -> Tensor:
+        """Synthesise one volume per noise latent."""
+        return self.first_stage.decode_stage_2_outputs(self.sample_latent(noise)).float()
+
+    @torch.jit.export
+    def sample_latent(self, noise: Tensor) -> Tensor:
+        """Reverse diffusion from ``noise`` to a latent in [-1, 1], (B, latent_channels, h, w, d) both; no gradient."""
+        seeds = seeds_from_noise(noise)
+        x = noise.float()
+        steps = self.timesteps.shape[0]
+        one = torch.ones_like(self.alphas_cumprod[0])
+        prediction = int(self.prediction)
+        before = x  # the last step's x0, from the second step on
+        with torch.no_grad():  # a graph through every step would not fit in memory
+            for i in range(steps):
+                t = self.timesteps[i]
+                a_t = self.alphas_cumprod[t]
+                a_s = self.alphas_cumprod[self.timesteps[i + 1]] if i + 1 < steps else one
+                predicted = self.denoiser(x, t.expand(x.shape[0])).float()
+                x0 = self._clean(prediction, x, predicted, a_t).clamp(-1.0, 1.0)
+                target = x0
+                if self.second_order and 0 < i < steps - 1:
+                    a_r = self.alphas_cumprod[self.timesteps[i - 1]]
+                    h, h_before = half_log_snr(a_s) - half_log_snr(a_t), half_log_snr(a_t) - half_log_snr(a_r)
+                    target = x0 + (x0 - before) * (h / (2.0 * h_before))
+                before = x0
+                direction = (x - a_t.sqrt() * target) / (1.0 - a_t).sqrt()
+                variance = self.eta * self.eta * (1.0 - a_s) / (1.0 - a_t) * (1.0 - a_t / a_s)
+                x = a_s.sqrt() * target + (1.0 - a_s - variance).clamp(min=0.0).sqrt() * direction
+                if self.eta > 0.0 and i + 1 < steps:
+                    x = x + variance.sqrt() * counter_normal(seeds, i, x)
+                if not torch.jit.is_scripting():
+                    self._report_step()
+        return x
+
+    def _clean(self, prediction: int, x: Tensor, predicted: Tensor, a_t: Tensor) -> Tensor:
+        if prediction == 1:  # sample
+            return predicted
+        if prediction == 2:  # v_prediction
+            return a_t.sqrt() * x - (1.0 - a_t).sqrt() * predicted
+        return (x - (1.0 - a_t).sqrt() * predicted) / a_t.sqrt()
+
+    @torch.jit.unused
+    def _choose_timesteps(self, _: Any = None) -> None:
+        evenly = evenly_in_log_snr if self.second_order else evenly_in_time
+        self.timesteps.copy_(evenly(self.alphas_cumprod, len(self.timesteps)))
+
+    @torch.jit.unused
+    def _report_step(self) -> None:
+        if self.progress is not None:
+            self.progress()

@@ -1,0 +1,293 @@
+"""Raw downloads into a folder to train on: finds the cases, runs each through the transforms, in parallel.
+
+A run may be interrupted at any point and repeated: what is finished is recognised and left alone. A case that cannot be
+prepared is refused with its reason and does not keep the others from being made.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from medical_diffusion_components.data.splits import SPLITS, split_patients
+from medical_diffusion_components.files import versions, write_atomically
+from medical_diffusion_components.preparation.case import CaseResult, finished_result, prepare_case, read_note
+from medical_diffusion_components.preparation.manifests import Manifest, manifest_hash, read_manifest
+from medical_diffusion_components.preparation.raw_cases import RawCase, cases_of_folder, cases_of_manifest
+from medical_diffusion_components.preparation.report import PreparationReport, write_report
+from medical_diffusion_components.preparation.settings import settings_hash
+
+__all__ = ["Preparation", "TooManyRefused", "run_or_exit"]
+
+UNFINISHED = "The preparation of this folder was not finished: run `prepare` again."
+
+
+class TooManyRefused(RuntimeError):
+    """More cases were refused than allowed."""
+
+
+class Preparation:
+    """Turn the raw scans of a folder into volumes to train on.
+
+    Writes ``images/<case_id>.nii.gz``, ``labels/<case_id>.nii.gz`` if the steps make labels, ``cases/<case_id>.json`` (from
+    what it was made), ``dataset.json`` (MONAI's datalist), ``report.json`` and ``report.md``. While cases are missing,
+    ``dataset.json`` lists none, so that nobody trains on half of the data.
+
+    Args:
+        raw_dir: the download, or a folder of NIfTI files or DICOM series.
+        dataset_dir: where the results go; made if it is not there.
+        steps: transforms, see :func:`~medical_diffusion_components.preparation.case.prepare_case`.
+        executor: makes a ``concurrent.futures.Executor`` when called: a class with its arguments bound, or
+            ``distributed.Client(...).get_executor``. Called again when a worker process died.
+        manifest: path of a manifest; None or ``"none"``: every scan in the folder is a case, patients are split by
+            ``split_patients``.
+        select: keep only the manifest's cases with these values, such as ``{"kind": ["IDEAL"]}``.
+        patient_pattern: without a manifest, what names the patient: see ``cases_of_folder``.
+        companions: further files of a case, such as ``{"mask": "/data/masks/{case_id}.nii.gz"}``; a case without the
+            file goes without the key.
+        in_flight: cases handed to the executor at once; at least the number of its workers.
+        max_refused_share: more refused cases than this share, in [0, 1], end the run with an error.
+        allow_absent: cases of the manifest that are not in ``raw_dir`` do not count as refused.
+    """
+
+    def __init__(
+        self,
+        raw_dir: str | os.PathLike | None,
+        dataset_dir: str | os.PathLike | None,
+        steps: Sequence[Callable],
+        executor: Callable[[], Executor],
+        manifest: str | os.PathLike | None = None,
+        select: Mapping[str, Sequence[Any]] | None = None,
+        patient_pattern: str | None = None,
+        companions: Mapping[str, str | None] | None = None,
+        in_flight: int = 8,
+        max_refused_share: float = 0.05,
+        allow_absent: bool = False,
+    ) -> None:
+        if raw_dir is None or dataset_dir is None:
+            raise ValueError("prepare needs --raw_dir (the download) and --dataset_dir (where the results go)")
+        self.raw_dir = Path(raw_dir).expanduser().resolve()
+        self.dataset_dir = Path(dataset_dir).expanduser().resolve()
+        if self.raw_dir == self.dataset_dir or self.raw_dir in self.dataset_dir.parents:
+            raise ValueError(
+                f"dataset_dir must lie outside raw_dir, or the results would be taken for raw scans next time; got "
+                f"{self.dataset_dir} inside {self.raw_dir}"
+            )
+        if not 0 <= max_refused_share <= 1:
+            raise ValueError(f"max_refused_share must be in [0, 1], got {max_refused_share}")
+        if in_flight < 1:
+            raise ValueError(f"in_flight must be at least 1, got {in_flight}")
+        self.steps = [step for step in steps if step is not None]
+        self.settings = settings_hash(self.steps)
+        self.executor = executor
+        no_manifest = manifest is None or str(manifest).lower() == "none"
+        self.manifest = None if no_manifest else _selected(read_manifest(manifest), select)
+        if no_manifest and select:
+            raise ValueError(f"select chooses among the cases of a manifest, and there is none: got {dict(select)}")
+        self.patient_pattern = patient_pattern
+        self.companions = {key: path for key, path in (companions or {}).items() if path is not None}
+        self.in_flight = int(in_flight)
+        self.max_refused_share = float(max_refused_share)
+        self.allow_absent = allow_absent
+
+    def run(self) -> PreparationReport:
+        """Prepare what is not there yet, then write the datalist and the report.
+
+        Raises:
+            TooManyRefused: after everything is written.
+            FileNotFoundError, ValueError: the folder or the manifest cannot be used; nothing is written.
+            BlockingIOError: another process is preparing the same folder.
+        """
+        started = time.monotonic()
+        self.dataset_dir.mkdir(parents=True, exist_ok=True)
+        with _alone_in(self.dataset_dir):
+            _remove_leftovers(self.dataset_dir)
+            cases = self._find_cases()
+            results = [_absent(case) for case in cases if case.scan is None]
+            todo = []
+            for case in tqdm([case for case in cases if case.scan], "looking for finished cases", unit="case"):
+                earlier = finished_result(case, self.dataset_dir, self.settings)
+                (todo if earlier is None else results).append(case if earlier is None else earlier)
+            if todo:
+                self._announce(todo)
+                _write_json(self.dataset_dir / "dataset.json", _datalist({split: [] for split in SPLITS}, UNFINISHED))
+            bar = tqdm(self._results(todo), "preparing", len(todo), unit="case", disable=not todo)
+            for result in bar:
+                results.append(result)
+                bar.set_postfix(refused=sum(r.status == "refused" for r in results))
+            results.sort(key=lambda result: result.case_id)
+            self._write_datalist(results)
+            wall = time.monotonic() - started
+            report = PreparationReport(tuple(results), wall, self.settings, self.max_refused_share, self.allow_absent)
+            write_report(report, self.dataset_dir)
+        print(report.as_text().split("\n| case")[0].strip(), f"\nDetails: {self.dataset_dir / 'report.md'}", flush=True)
+        if report.refused_share > self.max_refused_share:
+            raise TooManyRefused(
+                f"{report.refused_share:.1%} of the cases were refused, {self.max_refused_share:.1%} are allowed "
+                f"(max_refused_share): the reasons are in {self.dataset_dir / 'report.md'}"
+            )
+        return report
+
+    def _find_cases(self) -> list[RawCase]:
+        index = self.dataset_dir / "raw_index.json"
+        if self.manifest is None:
+            cases = cases_of_folder(self.raw_dir, self.patient_pattern, index)
+        else:
+            cases = cases_of_manifest(self.manifest, self.raw_dir, index)
+        return [case._replace(companions=self._companions(case)) for case in cases]
+
+    def _companions(self, case: RawCase) -> dict[str, str]:
+        paths = {key: path.replace("{case_id}", case.case_id) for key, path in self.companions.items()}
+        return {key: path for key, path in paths.items() if os.path.isfile(path)}
+
+    def _announce(self, todo: Sequence[RawCase]) -> None:
+        notes = [read_note(self.dataset_dir, case) for case in todo]
+        changed = sum(note is not None and note["settings"] != self.settings for note in notes)
+        if changed:
+            print(f"{changed} cases were prepared with other settings and are prepared again", flush=True)
+
+    def _results(self, todo: Sequence[RawCase]) -> Iterator[CaseResult]:
+        """Results in the order in which they come. After a crash the cases in flight run one at a time, so that the one
+        that brings its process down is found out and the others are made."""
+        waiting, running = deque(todo), {}
+        executor = self.executor() if todo else None
+        try:
+            while waiting or running:
+                try:
+                    while waiting and len(running) < self.in_flight:
+                        future = self._submit(executor, waiting[0])
+                        running[future] = waiting.popleft()
+                    done, _ = wait(running, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        result = _result_of(future, running[future])
+                        del running[future]
+                        yield result
+                except BrokenExecutor:
+                    suspects = list(running.values())
+                    running.clear()
+                    executor = self._replace(executor)
+                    for case in suspects:
+                        try:
+                            result = _result_of(self._submit(executor, case), case)
+                        except BrokenExecutor:
+                            result = _crashed(case)
+                            executor = self._replace(executor)
+                        yield result
+        finally:
+            if executor is not None:
+                for future in running:
+                    future.cancel()
+                executor.shutdown(wait=True)
+
+    def _submit(self, executor: Executor, case: RawCase) -> Future:
+        return executor.submit(prepare_case, case, self.steps, str(self.raw_dir), str(self.dataset_dir), self.settings)
+
+    def _replace(self, broken: Executor) -> Executor:
+        with suppress(Exception):  # it has no working processes that could object
+            broken.shutdown(wait=False)
+        return self.executor()
+
+    def _write_datalist(self, results: Sequence[CaseResult]) -> None:
+        made = [result for result in results if result.outputs]
+        drawn: dict[str, str] = {}
+        if self.manifest is None and len({result.patient_id for result in made}) >= len(SPLITS):
+            drawn = split_patients(result.patient_id for result in made)
+        listed: dict[str, list[dict]] = {split: [] for split in SPLITS}
+        for result in made:
+            split = result.split or drawn.get(result.patient_id)
+            for output in result.outputs if split else ():
+                files = {key: output[key] for key in ("image", "label") if key in output}
+                entry = {**files, "case_id": output["case_id"], "patient_id": result.patient_id}
+                listed[split].append({**entry, **({"part": output["part"]} if output["part"] else {})})
+        content = _datalist(listed, "" if self.manifest is None else self.manifest.metadata["description"])
+        if self.manifest is not None:
+            for key in ("name", "licence", "reference"):
+                content[key] = self.manifest.metadata[key]
+            content["manifest_sha256"] = manifest_hash(self.manifest)
+        content.update(settings=self.settings, versions=versions())
+        _write_json(self.dataset_dir / "dataset.json", content)
+        if empty := [split for split in SPLITS if not listed[split]]:
+            patients = len({result.patient_id for result in made})
+            print(
+                f"No volume in {', '.join(empty)}: this folder of {patients} patient(s) cannot be trained on as it is; "
+                f"without a manifest at least {len(SPLITS)} are needed",
+                flush=True,
+            )
+
+
+def run_or_exit(make: Callable[[], Preparation]) -> PreparationReport:
+    """Run what ``make`` makes; what the user can mend ends the program with one line instead of a traceback."""
+    try:
+        return make().run()
+    except (TooManyRefused, ValueError, OSError, ImportError) as error:
+        sys.exit(f"prepare: {error}")
+
+
+def _selected(manifest: Manifest, select: Mapping[str, Sequence[Any]] | None) -> Manifest:
+    for key, allowed in (select or {}).items():
+        manifest = manifest.select(key, allowed)
+    return manifest
+
+
+def _absent(case: RawCase) -> CaseResult:
+    return CaseResult(*case[:3], "absent", "absent", case.absent)
+
+
+def _result_of(future: Future, case: RawCase) -> CaseResult:
+    try:
+        return future.result()
+    except BrokenExecutor:
+        raise
+    except (Exception, CancelledError) as error:  # what a cluster makes of a lost worker, or of what it cannot send
+        text = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+        return CaseResult(*case[:3], "refused", "worker_failed", text)
+
+
+def _crashed(case: RawCase) -> CaseResult:
+    text = "its worker process died, perhaps for want of memory"
+    return CaseResult(*case[:3], "refused", "crashed", text)
+
+
+def _datalist(listed: Mapping[str, list[dict]], description: str) -> dict[str, Any]:
+    content: dict[str, Any] = {"name": "prepared volumes", "description": description}
+    for split in SPLITS:
+        content[split] = sorted(listed[split], key=lambda entry: entry["case_id"])
+    return content
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    write_atomically(path, lambda file: file.write_text(json.dumps(content, indent=1) + "\n"))
+
+
+def _remove_leftovers(dataset_dir: Path) -> None:
+    """Temporary files of a run that was killed."""
+    for folder in (dataset_dir, *(dataset_dir / name for name in ("images", "labels", "cases"))):
+        for path in folder.glob(".*"):
+            if path.is_file() and path.name != ".lock":
+                path.unlink()
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold a lock that ends with the process, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows, where two runs at once are up to the user
+        yield
+        return
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise BlockingIOError(f"another process is preparing {folder}: wait for it, or end it") from error
+        yield

@@ -1,0 +1,128 @@
+"""The account of a preparation: what became of each case, where the time went, how much memory it took."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from medical_diffusion_components.files import versions, write_atomically
+from medical_diffusion_components.preparation.case import WRITING, CaseResult
+
+__all__ = ["PreparationReport", "write_report"]
+
+STATUSES = ("made", "skipped", "refused", "absent")
+
+
+class PreparationReport(NamedTuple):
+    """Results by case id, wall time in seconds, and what the steps were."""
+
+    results: tuple[CaseResult, ...]
+    wall_seconds: float
+    settings: str
+    max_refused_share: float
+    allow_absent: bool
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of cases by status."""
+        counts = Counter(result.status for result in self.results)
+        return {status: counts[status] for status in STATUSES}
+
+    @property
+    def refused_share(self) -> float:
+        """Share of the cases that were refused; absent ones count among them, or not at all if that is allowed."""
+        counts = self.counts
+        refused = counts["refused"] + (0 if self.allow_absent else counts["absent"])
+        return refused / max(1, len(self.results) - (counts["absent"] if self.allow_absent else 0))
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of the workers' time in reading, resampling, writing and other steps; empty if nothing was made."""
+        seconds = self.seconds
+        groups = dict.fromkeys(("reading", "resampling", "writing", "other"), 0.0)
+        for step, spent in seconds.items():
+            groups[_group(step)] += spent
+        total = sum(groups.values())
+        return {name: spent / total for name, spent in groups.items()} if total else {}
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """The workers' time by step."""
+        seconds: Counter[str] = Counter()
+        for result in self.results:
+            seconds.update(result.seconds)
+        return dict(seconds)
+
+    @property
+    def remarks(self) -> dict[str, int]:
+        """How many volumes bear each note that is true, such as ``skull``."""
+        notes = (output["notes"] for result in self.results for output in result.outputs)
+        return dict(Counter(name for note in notes for name, value in note.items() if value is True))
+
+    @property
+    def peak_mib(self) -> float:
+        """Highest memory use of a worker process."""
+        return max((result.peak_mib for result in self.results), default=0.0)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The content of ``report.json``."""
+        reasons = Counter(result.reason for result in self.results if result.reason)
+        return {
+            "counts": self.counts,
+            "refused_share": self.refused_share,
+            "max_refused_share": self.max_refused_share,
+            "reasons": dict(reasons.most_common()),
+            "remarks": self.remarks,
+            "wall_seconds": round(self.wall_seconds, 3),
+            "worker_seconds": {step: round(spent, 3) for step, spent in self.seconds.items()},
+            "worker_shares": {name: round(share, 4) for name, share in self.shares.items()},
+            "peak_worker_mib": round(self.peak_mib),
+            "settings": self.settings,
+            "versions": versions(),
+            "cases": [_as_dict(result) for result in self.results],
+        }
+
+    def as_text(self) -> str:
+        """The content of ``report.md``."""
+        counts, total = self.counts, len(self.results)
+        lines = [
+            "# Preparation",
+            "",
+            f"{total} cases: {', '.join(f'{number} {status}' for status, number in counts.items())} "
+            f"({self.refused_share:.1%} refused, {self.max_refused_share:.1%} allowed).",
+            f"{self.wall_seconds:.0f} s; highest memory use of a worker {self.peak_mib:.0f} MiB.",
+        ]
+        if self.shares:
+            lines.append(f"Time: {', '.join(f'{share:.0%} {name}' for name, share in self.shares.items())}.")
+        lines += [f"Noticed: {name} in {number} of the volumes." for name, number in self.remarks.items()]
+        lines += ["", "| case | status | reason | remarks |", "|---|---|---|---|"]
+        order = {status: place for place, status in enumerate(("refused", "absent", "made", "skipped"))}
+        for result in sorted(self.results, key=lambda result: (order[result.status], result.case_id)):
+            remarks = sorted({name for o in result.outputs for name, value in o["notes"].items() if value is True})
+            reason = f"{result.reason}: {result.text}" if result.reason else ""
+            cells = (result.case_id, result.status, reason, ", ".join(remarks))
+            lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
+        return "\n".join(lines) + "\n"
+
+
+def write_report(report: PreparationReport, dataset_dir: Path) -> None:
+    """Write ``report.json`` and ``report.md``."""
+    content = json.dumps(report.as_dict(), indent=1)
+    write_atomically(dataset_dir / "report.json", lambda file: file.write_text(content))
+    write_atomically(dataset_dir / "report.md", lambda file: file.write_text(report.as_text()))
+
+
+def _group(step: str) -> str:
+    if step == WRITING:
+        return "writing"
+    return "reading" if step.startswith("Load") else "resampling" if step.startswith("Resample") else "other"
+
+
+def _as_dict(result: CaseResult) -> Mapping[str, Any]:
+    shown = result._asdict()
+    shown["seconds"] = {step: round(spent, 3) for step, spent in result.seconds.items()}
+    shown["peak_mib"] = round(result.peak_mib)
+    return shown

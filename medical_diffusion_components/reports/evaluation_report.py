@@ -1,0 +1,89 @@
+"""Write down what an evaluation found, and show it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+
+from medical_diffusion_components.diffusion.noise_latent import NoiseLatent
+from medical_diffusion_components.files import versions, write_atomically
+from medical_diffusion_components.reports.drawing import montage, save_montage
+
+__all__ = ["TEST_ROWS", "EvaluationReport"]
+
+TEST_ROWS = {"volumes of the test split": "image", "their reconstructions by the first stage": "pred"}
+
+
+class EvaluationReport:
+    """Attached to the evaluator of reconstructions, write ``evaluation.json`` and a montage beside it.
+
+    The montage shows held-out volumes and their reconstructions, below synthetic ones if there is a generator.
+
+    Args:
+        folder: where both go.
+        facts: what else goes into the report, such as the data's hash and the number of codes.
+        generator: noise latent -> volume, or None.
+        latent_shape: (C, h, w, d) of the generator.
+        num_volumes: columns of the montage.
+        seed: seed of the first synthetic volume.
+        spacing: mm per voxel.
+        axcodes: where H, W and D point in the patient.
+        rows: heading -> key of ``evaluator.state.output``, from top to bottom.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        facts: Mapping[str, Any],
+        generator: nn.Module | None = None,
+        latent_shape: Sequence[int] = (),
+        num_volumes: int = 6,
+        seed: int = 0,
+        spacing: Sequence[float] = (1.0, 1.0, 1.0),
+        axcodes: str = "RAS",
+        rows: Mapping[str, str] = TEST_ROWS,
+    ) -> None:
+        self.folder = Path(folder)
+        self.facts = dict(facts)
+        self.generator = generator
+        self.noise = NoiseLatent(latent_shape, seed)
+        self.num_volumes = num_volumes
+        self.spacing = list(spacing)
+        self.axcodes = axcodes
+        self.rows = dict(rows)
+        self.volumes: dict[str, list] = {heading: [] for heading in self.rows}
+
+    def attach(self, evaluator: Engine) -> None:
+        evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        evaluator.add_event_handler(Events.COMPLETED, self)
+
+    def _collect(self, evaluator: Engine) -> None:
+        output = evaluator.state.output
+        for key, collected in zip(self.rows.values(), self.volumes.values()):
+            room = max(self.num_volumes - len(collected), 0)
+            collected += [volume[0].float().cpu().numpy() for volume in output[key][:room]]
+
+    def __call__(self, evaluator: Engine) -> None:
+        metrics = {name: round(float(value), 5) for name, value in evaluator.state.metrics.items()}
+        report = json.dumps({"metrics": metrics, **self.facts, "versions": versions()}, indent=2)
+        write_atomically(self.folder / "evaluation.json", lambda temporary: temporary.write_text(report))
+        groups = (
+            self.volumes if self.generator is None else {"synthetic volumes": self._sample(evaluator), **self.volumes}
+        )
+        path = self.folder / "evaluation.png"
+        save_montage(montage(groups, self.spacing, axcodes=self.axcodes), path)
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        print(f"test split: {shown}\nmontage: {path}", flush=True)
+
+    @torch.no_grad()
+    def _sample(self, evaluator: Engine) -> list[np.ndarray]:
+        self.generator.eval()
+        noises = (self.noise(number)[None].to(evaluator.state.device) for number in range(self.num_volumes))
+        return [self.generator(noise)[0, 0].cpu().numpy() for noise in noises]

@@ -1,0 +1,162 @@
+"""Write down how well a test split was segmented: every case, every class, means with confidence intervals."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ignite.engine import Engine, Events
+
+from medical_diffusion_components.files import versions, write_atomically
+from medical_diffusion_components.metrics.bootstrap import bootstrap_mean
+from medical_diffusion_components.reports.drawing import save_montage
+from medical_diffusion_components.reports.segmentation_montage import SegmentationPictures
+
+__all__ = ["MeanWithInterval", "SegmentationReport", "mean_over_patients"]
+
+
+class MeanWithInterval(NamedTuple):
+    """A mean over patients; ``low`` and ``high`` are None where fewer than two patients leave the interval undefined."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    patients: int
+
+
+def mean_over_patients(values: Sequence[float], patients: Sequence[str]) -> MeanWithInterval:
+    """Mean of the patients' means and its 95 % bootstrap interval; NaN counts as not measured.
+
+    Args:
+        values: one per case.
+        patients: whose case it is.
+    """
+    by_patient: dict[str, list[float]] = defaultdict(list)
+    for value, patient in zip(values, patients):
+        if np.isfinite(value):
+            by_patient[patient].append(float(value))
+    means = np.array([np.mean(found) for found in by_patient.values()])
+    if len(means) == 0:
+        return MeanWithInterval(None, None, None, 0)
+    if len(means) == 1:
+        return MeanWithInterval(float(means[0]), None, None, 1)
+    return MeanWithInterval(*bootstrap_mean(means[None]), patients=len(means))
+
+
+class SegmentationReport:
+    """Attached to an evaluator of one-hot segmentations, write ``evaluation.json``, ``.csv`` and ``.png``.
+
+    ``evaluation.json`` has under ``cases`` for every case and metric the value of every class that its label has, under
+    ``patients`` whose case it is, and under ``metrics`` the means over patients: of each class, and of the classes' mean
+    (``mean``). ``missed`` counts structures that are in the label and not at all in the prediction: their Dice is 0, and
+    they have no distance.
+
+    Args:
+        folder: where they go.
+        classes: name -> value, with the background.
+        metrics: names of the evaluator's metrics that have a value per case and class without the background; the first
+            is Dice.
+        facts: what else goes into the report, such as the hash of the weights.
+        patients: case id -> patient id; cases that are not listed are their own patient.
+        num_volumes: columns of the montage.
+        image_key: entry of the output with the volume to show, on the grid of the label.
+        spacing: mm per voxel, for the montage.
+        axcodes: where H, W and D point in the patient.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        classes: Mapping[str, int],
+        metrics: Sequence[str],
+        facts: Mapping[str, Any],
+        patients: Mapping[str, str] | None = None,
+        num_volumes: int = 6,
+        image_key: str = "image",
+        spacing: Sequence[float] = (1.0, 1.0, 1.0),
+        axcodes: str = "RAS",
+    ) -> None:
+        self.folder = Path(folder)
+        self.names = [name for name, value in sorted(classes.items(), key=lambda item: item[1]) if value > 0]
+        self.metrics = list(metrics)
+        self.facts = dict(facts)
+        self.patients = dict(patients or {})
+        self.pictures = SegmentationPictures(num_volumes, spacing, axcodes, image_key)
+        self.case_ids: list[str] = []
+
+    def attach(self, evaluator: Engine) -> None:
+        evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        evaluator.add_event_handler(Events.COMPLETED, self)
+
+    def _collect(self, evaluator: Engine) -> None:
+        cases = [{**given, **made} for given, made in zip(evaluator.state.batch, evaluator.state.output)]
+        self.case_ids += [str(case["case_id"]) for case in cases]
+        self.pictures.collect(cases)
+
+    def __call__(self, evaluator: Engine) -> None:
+        details = {
+            name: np.asarray(evaluator.state.metric_details[name].cpu()) for name in self.metrics
+        }  # (cases, C - 1)
+        cases = {
+            case_id: {
+                metric: {
+                    name: round(float(value), 5)
+                    for name, value in zip(self.names, details[metric][number])
+                    if np.isfinite(value)
+                }
+                for metric in self.metrics
+            }
+            for number, case_id in enumerate(self.case_ids)
+        }
+        dice, *distances = (details[metric] for metric in self.metrics)
+        missed = int(sum((np.isfinite(dice) & np.isnan(distance)).sum() for distance in distances[:1]))
+        metrics = {metric: self._means(details[metric]) for metric in self.metrics}
+        patients = dict(zip(self.case_ids, self._patients()))
+        report = {"metrics": metrics, "missed": missed, **self.facts, "patients": patients, "cases": cases}
+        report["versions"] = versions()
+        self._write(report, cases)
+        print(self._told(metrics, missed), flush=True)
+
+    def _patients(self) -> list[str]:
+        """Whose case each is, in the order of ``case_ids``."""
+        return [self.patients.get(case_id, case_id) for case_id in self.case_ids]
+
+    def _means(self, values: np.ndarray) -> dict[str, dict[str, Any]]:
+        measured = np.isfinite(values).sum(1)
+        mean = np.where(measured > 0, np.nansum(values, axis=1) / np.maximum(measured, 1), np.nan)
+        columns = {"mean": mean, **dict(zip(self.names, values.T))}
+        return {name: mean_over_patients(column, self._patients())._asdict() for name, column in columns.items()}
+
+    def _write(self, report: Mapping[str, Any], cases: Mapping[str, Any]) -> None:
+        table = io.StringIO()
+        writer = csv.writer(table)
+        writer.writerow(["case_id", "patient_id", "class", *self.metrics])
+        for case_id, found in cases.items():
+            for name in self.names:
+                values = [found[metric].get(name, "") for metric in self.metrics]
+                writer.writerow([case_id, self.patients.get(case_id, case_id), name, *values])
+        write_atomically(self.folder / "evaluation.csv", lambda temporary: temporary.write_text(table.getvalue()))
+        text = json.dumps(report, indent=2, allow_nan=False)
+        write_atomically(self.folder / "evaluation.json", lambda temporary: temporary.write_text(text))
+        save_montage(self.pictures.figure(), self.folder / "evaluation.png")
+
+    def _told(self, metrics: Mapping[str, Mapping[str, Mapping[str, Any]]], missed: int) -> str:
+        lines = []
+        for metric, found in metrics.items():
+            told = [f"{name} {_interval(value)}" for name, value in found.items()]
+            lines.append(f"{metric}: {', '.join(told)}")
+        lines.append(f"{len(self.case_ids)} cases, structures missed altogether: {missed}")
+        return "\n".join([*lines, f"montage: {self.folder / 'evaluation.png'}"])
+
+
+def _interval(value: Mapping[str, Any]) -> str:
+    if value["mean"] is None:
+        return "not measured"
+    limits = "" if value["low"] is None else f" ({value['low']:.4g} to {value['high']:.4g})"
+    return f"{value['mean']:.4g}{limits}"

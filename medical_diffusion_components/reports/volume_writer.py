@@ -1,0 +1,102 @@
+"""Write synthetic volumes, each with a note that tells how to make it again."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from ignite.engine import Engine, Events
+
+from medical_diffusion_components.distributed import gathered, process_rank
+from medical_diffusion_components.files import write_atomically
+from medical_diffusion_components.reports.drawing import montage, save_montage
+from medical_diffusion_components.weights import made_with
+
+__all__ = ["SyntheticVolumeWriter"]
+
+
+class SyntheticVolumeWriter:
+    """Attached to an evaluator, write every prediction as ``.nii.gz`` with a JSON note; afterwards, draw a montage.
+
+    Of several processes each writes its own volumes; :meth:`draw_montage` waits for all of them.
+
+    Args:
+        folder: where they go.
+        weights: file of the generator's weights, for its hash and its note.
+        facts: what else goes into every note, such as sampler and steps.
+        name: the files are ``<name>_<seed>.nii.gz``.
+        window: intensities shown as black and white in the montage.
+        num_in_montage: how many volumes the montage shows.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        weights: str | Path,
+        facts: Mapping[str, Any],
+        name: str = "synthetic",
+        window: Sequence[float] = (0.0, 255.0),
+        num_in_montage: int = 8,
+    ) -> None:
+        self.folder = Path(folder)
+        self.weights = Path(weights)
+        self.facts = dict(facts)
+        self.name = name
+        self.window = tuple(window)
+        self.num_in_montage = num_in_montage
+        self.started = 0.0
+        self.written: list[Path] = []
+
+    def attach(self, evaluator: Engine) -> None:
+        evaluator.add_event_handler(Events.STARTED, self._prepare)
+        evaluator.add_event_handler(Events.ITERATION_STARTED, self._start_clock)
+        evaluator.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def _prepare(self, evaluator: Engine) -> None:
+        self.facts |= made_with(self.weights)
+
+    def _start_clock(self, evaluator: Engine) -> None:
+        self.started = time.perf_counter()
+
+    def __call__(self, evaluator: Engine) -> None:
+        drawn, made = evaluator.state.batch, evaluator.state.output
+        seconds = (time.perf_counter() - self.started) / len(made)
+        for seed, volume in ((int(item["seed"]), output["pred"]) for item, output in zip(drawn, made)):
+            affine = np.asarray(volume.affine, dtype=np.float64)
+            array = volume.as_tensor().float().cpu().numpy()[0]  # (H, W, D)
+            stem = self.folder / f"{self.name}_{seed:06d}"
+            image = nib.Nifti1Image(array, affine)
+            image.header.set_xyzt_units("mm")
+            write_atomically(stem.with_suffix(".nii.gz"), lambda temporary, image=image: nib.save(image, temporary))
+            note = {"seed": seed, **self.facts, "seconds": round(seconds, 3)}
+            write_atomically(
+                stem.with_suffix(".json"),
+                lambda temporary, note=note: temporary.write_text(json.dumps(note, indent=2)),
+            )
+            self.written.append(stem.with_suffix(".nii.gz"))
+
+    def draw_montage(self) -> None:
+        """Draw the first volumes that were written, whichever process made them; the first process does it.
+
+        Raises:
+            ValueError: no process has written any.
+            FileNotFoundError: those of another process are out of sight, since machines do not share the folder.
+        """
+        written = sorted(path for paths in gathered(self.written) for path in paths)
+        if process_rank() > 0:
+            return
+        images = [nib.load(path) for path in written[: self.num_in_montage]]
+        if not images:
+            raise ValueError(f"no synthetic volume was written to {self.folder}, so there is none to draw")
+        affine = images[0].affine
+        spacing, axcodes = nib.affines.voxel_sizes(affine), "".join(nib.aff2axcodes(affine))
+        volumes = [np.asarray(image.dataobj) for image in images]
+        figure = montage({"synthetic volumes": volumes}, spacing, self.window, axcodes=axcodes)
+        path = self.folder / "montage.png"
+        save_montage(figure, path)
+        print(f"wrote {self.folder}\nmontage: {path}", flush=True)

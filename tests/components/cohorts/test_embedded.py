@@ -1,0 +1,113 @@
+"""Which data a bundle uses, and what it says about them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medical_diffusion_components.cohorts.embedded import resolve_dataset
+from medical_diffusion_components.cohorts.phantoms import PHANTOM_NOTICE
+from medical_diffusion_components.cohorts.template import TEMPLATE_COHORT_NOTICE
+from medical_diffusion_components.data.datasets import describe_data
+from medical_diffusion_components.workflow import ensure_first_stage
+
+SIZE = (16, 32, 12)
+
+
+@pytest.mark.parametrize(
+    ("cohort", "name", "notice"),
+    [
+        ("template", "template cohort", TEMPLATE_COHORT_NOTICE),
+        ("knee", "knee phantom cohort", PHANTOM_NOTICE),
+        ("breast", "breast phantom cohort", PHANTOM_NOTICE),
+        ("chest", "chest phantom cohort", PHANTOM_NOTICE),
+    ],
+)
+def test_an_embedded_cohort_is_written_announced_and_described(tmp_path, capsys, cohort, name, notice):
+    folder = resolve_dataset(None, str(tmp_path), 3, SIZE, cohort)
+    printed = capsys.readouterr().out
+    assert f"using the embedded {name}" in printed and notice in printed
+    facts = describe_data(None, folder)
+    assert (facts["data"], facts["notice"]) == (f"embedded {name}", notice)
+    assert sum(facts["cases"].values()) == (6 if cohort == "breast" else 3)
+    case = json.loads((tmp_path / folder / "dataset.json").read_text())["training"][0]
+    assert nib.load(tmp_path / folder / case["image"]).shape == SIZE
+    assert resolve_dataset(None, str(tmp_path), 3, SIZE, cohort) == folder
+
+
+def test_a_folder_of_the_user_is_taken_whatever_the_cohort(tmp_path):
+    for number in range(3):
+        nib.save(nib.Nifti1Image(np.ones(SIZE, np.float32), np.eye(4)), tmp_path / f"{number}.nii")
+    assert resolve_dataset(str(tmp_path), str(tmp_path / "out"), 3, SIZE, None) == str(tmp_path)
+    facts = describe_data(str(tmp_path), str(tmp_path))
+    assert facts["data"] == "the user's dataset_dir" and facts["notice"] is None
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_data_and_without_cohort_there_is_nothing_to_train_on(tmp_path):
+    with pytest.raises(ValueError, match="give --dataset_dir"):
+        resolve_dataset(None, str(tmp_path), 3, SIZE, None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_anatomy_that_nothing_draws_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="anatomy must be one of knee, breast, chest; got 'liver'"):
+        resolve_dataset(None, str(tmp_path), 3, SIZE, "liver")
+
+
+@pytest.mark.parametrize("made_from", ["embedded template cohort", "embedded knee phantom cohort"])
+def test_a_first_stage_of_an_embedded_cohort_is_not_mixed_with_data_of_the_user(tmp_path, made_from):
+    weights = tmp_path / "model_autoencoder.pt"
+    weights.write_bytes(b"")
+    weights.with_suffix(".json").write_text(json.dumps({"data": made_from}))
+    ensure_first_stage(str(weights), None)
+    with pytest.raises(ValueError, match=f"was trained on the {made_from}, but dataset_dir is"):
+        ensure_first_stage(str(weights), str(tmp_path))
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str, int], None]:
+    def one(name: str, number: int) -> None:
+        (tmp_path / "data").mkdir(exist_ok=True)
+        voxels = np.random.default_rng(number).normal(size=(3, 4, 5)).astype(np.float32)
+        nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "data" / name)
+
+    return one
+
+
+def test_a_users_folder_is_used_as_it_is_and_described_without_names(tmp_path: Path, write: Callable, capsys) -> None:
+    for number in range(4):
+        write(f"smith_{number}.nii.gz", number)
+    folder = str(tmp_path / "data")
+    assert resolve_dataset(folder, str(tmp_path / "out"), 5, (3, 4, 5)) == folder
+    facts = describe_data(folder, folder)
+    assert sum(facts["cases"].values()) == 4 and facts["notice"] is None
+    assert "smith" not in json.dumps(facts) and str(tmp_path) not in json.dumps(facts)
+    assert capsys.readouterr().out == "" and not (tmp_path / "out").exists()
+    write("smith_3.nii.gz", 99)
+    assert describe_data(folder, folder)["data_sha256"] != facts["data_sha256"]
+
+
+def test_the_embedded_cohort_is_written_once_and_announced_each_time(tmp_path: Path, capsys) -> None:
+    folders = [resolve_dataset(None, str(tmp_path), 3, (8, 9, 10)) for _ in range(2)]
+    assert folders[0] == folders[1] and Path(folders[0]).parent == tmp_path
+    assert capsys.readouterr().out.count("No dataset_dir was given") == 2
+    facts = describe_data(None, folders[0])
+    assert facts["data"].startswith("embedded ") and "not patients" in facts["notice"]
+
+
+def test_a_bundle_without_a_cohort_asks_for_data(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no dataset_dir was given, and this bundle has no embedded cohort"):
+        resolve_dataset(None, str(tmp_path), 3, (8, 9, 10), None)
+
+
+@pytest.mark.parametrize("cohort", ["template", None])
+def test_a_folder_that_is_not_there_is_an_error_whatever_could_replace_it(tmp_path: Path, cohort: str | None) -> None:
+    with pytest.raises(FileNotFoundError, match="/none does not exist"):
+        resolve_dataset("/none", str(tmp_path), 3, (8, 9, 10), cohort)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from monai.bundle import ConfigParser, ConfigWorkflow
+from torch import nn
+
+from medical_diffusion_components import workflow
+from medical_diffusion_components.weights import save_weights
+
+IMPORTS = ["$import json", "$from pathlib import Path", "$import medical_diffusion_components.workflow as workflow"]
+FIRST = {
+    "imports": IMPORTS,
+    "bundle_root": "$workflow.bundle_root()",
+    "models_dir": "$@bundle_root + '/models'",
+    "width": 16,
+    "depth": "$@width // 2",
+    "devices": 1,
+    "train": {"epochs": 10, "rate": 0.5},
+    "initialize": ["$workflow.start_run()"],
+    "training": [
+        "$Path(@models_dir).mkdir(parents=True)",
+        "$Path(@models_dir, 'first.pt').write_text(json.dumps([@width, @depth, @devices, @train]))",
+    ],
+    "run": "%training",
+}
+SECOND = FIRST | {
+    "depth": 4,
+    "steps": 300,
+    "dataset_dir": None,
+    "training": ["$workflow.ensure_first_stage(@models_dir + '/first.pt', @dataset_dir)", "$print(@steps)"],
+}
+
+
+@pytest.fixture(autouse=True)
+def undisturbed(monkeypatch) -> None:
+    """Put back what starting a workflow changes in the process."""
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", root.handlers[:])
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+
+
+@pytest.fixture
+def configs(tmp_path: Path) -> Path:
+    """A bundle with two stages that write down with which settings they ran."""
+    folder = tmp_path / "two_stages" / "configs"
+    folder.mkdir(parents=True)
+    (folder / "train_autoencoder.yaml").write_text(yaml.safe_dump(FIRST, sort_keys=False))
+    (folder / "train.yaml").write_text(yaml.safe_dump(SECOND, sort_keys=False))
+    (folder / "thin.yaml").write_text(yaml.safe_dump({"width": 4, "devices": "$3 + 1"}))
+    (folder / "metadata.json").write_text(json.dumps({"version": "1.2.3", "name": "two stages"}))
+    return folder
+
+
+def start(configs: Path, *overlays: str, file: str = "train.yaml", **overrides: Any) -> ConfigWorkflow:
+    files = [str(configs / name) for name in (file, *overlays)]
+    started = ConfigWorkflow(files, logging_file=False, workflow_type="train", **overrides)
+    started.initialize()
+    return started
+
+
+def first_stage(configs: Path) -> list:
+    return json.loads((configs.parent / "models" / "first.pt").read_text())
+
+
+def test_the_first_stage_is_trained_as_its_own_file_says(configs: Path) -> None:
+    start(configs).run()
+    assert first_stage(configs) == [16, 8, 1, {"epochs": 10, "rate": 0.5}]
+
+
+def test_the_first_stage_gets_the_overrides_it_knows(configs: Path) -> None:
+    """From the command line, from an overlay, and inside a block; not what the second stage has by itself."""
+    start(configs, "thin.yaml", steps=7, **{"train#epochs": 2}).run()
+    assert first_stage(configs) == [4, 2, 4, {"epochs": 2, "rate": 0.5}]
+
+
+def test_the_command_line_wins_over_an_overlay(configs: Path) -> None:
+    start(configs, "thin.yaml", width=6, depth=1).run()
+    assert first_stage(configs)[:2] == [6, 1]
+
+
+def test_a_first_stage_that_is_there_is_not_trained_again(configs: Path) -> None:
+    start(configs).run()
+    start(configs, width=99).run()
+    assert first_stage(configs)[0] == 16
+
+
+def test_without_a_workflow_there_is_nothing_to_train_the_first_stage_with(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="run train_autoencoder.yaml"):
+        workflow.ensure_first_stage(str(tmp_path / "first.pt"), None)
+
+
+def test_a_first_stage_of_invented_data_does_not_serve_a_users_data(tmp_path: Path) -> None:
+    path = str(save_weights(nn.Linear(1, 1), tmp_path / "first.pt", {"data": "embedded template cohort"}))
+    workflow.ensure_first_stage(path, None)
+    with pytest.raises(
+        ValueError, match=r"first\.pt was trained on the embedded template cohort, but dataset_dir is /mine"
+    ):
+        workflow.ensure_first_stage(path, "/mine")
+
+
+@pytest.mark.parametrize("path", ["two_stages/configs", "configs", "."])
+def test_a_bundle_knows_its_folder_by_any_relative_path(configs: Path, path: str, monkeypatch) -> None:
+    place = {"two_stages/configs": configs.parents[1], "configs": configs.parent, ".": configs}[path]
+    monkeypatch.chdir(place)
+    start(Path(path)).run()
+    assert [file.relative_to(configs.parent) for file in configs.parent.rglob("*.pt")] == [Path("models/first.pt")]
+
+
+def test_with_a_bare_parser_the_bundle_is_the_current_folder(configs: Path, monkeypatch) -> None:
+    monkeypatch.chdir(configs.parent)
+    assert ConfigParser(SECOND).get_parsed_content("bundle_root") == str(configs.parent)
+
+
+@pytest.mark.parametrize(
+    ("unknown", "hint"), [("widht", "did you mean width?"), ("step", "did you mean steps?"), ("zzz", "configs")]
+)
+def test_an_override_that_no_file_knows_is_refused(configs: Path, unknown: str, hint: str) -> None:
+    with pytest.raises(RuntimeError) as error:
+        start(configs, **{unknown: 1})
+    assert isinstance(error.value.__cause__, ValueError)
+    assert str(error.value.__cause__).startswith(f"--{unknown} is no setting of {configs}")
+    assert str(error.value.__cause__).endswith(hint)
+    assert sys.excepthook is workflow._traceback_with_cause, "the last line would not tell"
+
+
+def test_an_override_of_a_sibling_file_is_accepted(configs: Path) -> None:
+    start(configs, file="train_autoencoder.yaml", steps=3)
+
+
+def last_lines(error: Exception, capsys) -> list[str]:
+    try:
+        raise error
+    except Exception:
+        workflow._traceback_with_cause(*sys.exc_info())
+    return capsys.readouterr().err.strip().splitlines()
+
+
+def chained(*errors: Exception) -> Exception:
+    for error, cause in pairwise(errors):
+        error.__cause__ = cause
+    return errors[0]
+
+
+def test_the_cause_that_monai_wraps_is_the_last_line(capsys) -> None:
+    error = chained(
+        RuntimeError("Failed to evaluate ConfigExpression: 'x'"),
+        RuntimeError("Failed to instantiate y"),
+        RuntimeError("applying transform LoadVolumed"),
+        ValueError("head.nii.gz:\n  is damaged"),
+        EOFError("deep below"),
+    )
+    assert last_lines(error, capsys)[-1] == "Stopped: ValueError: head.nii.gz: is damaged"
+
+
+def test_the_cause_in_a_loaders_process_is_the_last_line(capsys) -> None:
+    text = (
+        "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback:\n  x\nValueError: head is damaged\n"
+    )
+    error = chained(RuntimeError("Failed to evaluate x"), RuntimeError(text))
+    assert last_lines(error, capsys)[-1] == "Stopped: RuntimeError: ValueError: head is damaged"
+
+
+def test_an_error_that_is_not_wrapped_is_not_repeated(capsys) -> None:
+    assert last_lines(chained(ValueError("plain"), KeyError("below")), capsys)[-1] == "ValueError: plain"
+
+
+def text_of_depth(configs: Path, **overrides: Any) -> str:
+    """``config_text('depth')`` as an expression of the configuration would get it."""
+    printed = "$Path(@bundle_root, 'text').write_text(workflow.config_text('depth'))"
+    start(configs, file="train_autoencoder.yaml", **overrides | {"training": [printed]}).run()
+    return (configs.parent / "text").read_text()
+
+
+def test_the_text_of_a_setting_tells_it_and_what_it_refers_to_from_others(configs: Path) -> None:
+    text = text_of_depth(configs)
+    assert json.loads(text).keys() == {"depth", "width"}
+    assert text_of_depth(configs, devices=9) == text
+    assert text_of_depth(configs, width=9) != text != text_of_depth(configs, depth="$@width // 4")
+
+
+def test_without_a_workflow_no_setting_has_a_text() -> None:
+    with pytest.raises(RuntimeError, match="no running workflow whose depth could be described"):
+        workflow.config_text("depth")
+
+
+def test_the_version_is_that_of_the_metadata(configs: Path) -> None:
+    assert workflow.bundle_version(str(configs.parent)) == "two_stages 1.2.3"
