@@ -31,13 +31,13 @@ RANDOM_DATA = {
         "train#dataloader": "$[{'image': torch.rand(@autoencoder_batch_size, @image_channels, *@image_size) * 2 - 1}] * %d",
     },
     "diffusion": {
-        "diffusion_epochs": 1,
-        "train#dataloader": "$[{'image': torch.randn(@diffusion_batch_size, *@latent_shape).clamp(-1, 1)}] * %d",
+        "epochs": 1,
+        "train#dataloader": "$[{'image': torch.randn(@batch_size, *@latent_shape).clamp(-1, 1)}] * %d",
     },
 }
 SHOWN = {
     "autoencoder": ("image_size", "compression", "num_codes", "autoencoder_batch_size", "amp"),
-    "diffusion": ("image_size", "latent_shape", "denoiser_channels", "diffusion_batch_size", "amp"),
+    "diffusion": ("image_size", "latent_shape", "denoiser_channels", "batch_size", "amp"),
 }
 
 

@@ -45,7 +45,7 @@ def configuration(bundle: str, folder: Path, batch: int):  # type: ignore[no-unt
     parser.read_config(BUNDLES / bundle / "configs" / "train.yaml")
     knobs = {"dataset_dir": str(folder / "volumes"), "output_dir": str(folder), "models_dir": str(folder / "models")}
     knobs["axcodes"] = "RAS"  # as random volumes are written
-    for id, value in {**knobs, "device": "cpu", "diffusion_batch_size": batch, "diffusion_epochs": 1}.items():
+    for id, value in {**knobs, "device": "cpu", "batch_size": batch, "epochs": 1}.items():
         parser[id] = value
     parser["train#handlers"] = []
     parser["encode#preprocessing_text"] = ""  # names the cache, here a temporary one

@@ -1,10 +1,10 @@
-"""Time and memory of a training step of the first stage (generator and both critics) against its plainest form.
+"""Time and memory of a training step of the first stage (generator and both discriminators) against its plainest form.
 
     python benchmarks/first_stage.py [--size 64 64 64] [--batch 2] [--codes 16384] [--runs 3] [--save]
 
-The plain form is `plain_first_stage.py`: distance matrix and one-hot codebook, encoder and decoder run a second time for
-the critics' step, PyTorch's default layout and layers. Same mathematics (tests/benchmarks/test_first_stage.py: one step
-of either leaves the same weights), same sizes, same float32.
+The plain form is `plain_first_stage.py`: distance matrix and one-hot codebook, encoder and decoder run a second time
+for the discriminators' step, PyTorch's default layout and layers. Same mathematics
+(tests/benchmarks/test_first_stage.py: one step of either leaves the same weights), same sizes, same float32.
 
 Each measurement is a process of its own, and the two take turns, so that a shared machine disturbs both alike. A process
 trains on random volumes: one batch first, in which the codebook and the optimisers begin and which is not timed, then
@@ -31,18 +31,25 @@ def make_trainer(args: argparse.Namespace, batches: list):  # type: ignore[no-un
     from medical_diffusion_components.losses.perceptual import EfficientNetLite0Features, PerceptualLoss
     from medical_diffusion_components.losses.vqgan import VQGANLoss
     from medical_diffusion_components.networks.codebook import EMACodebook
-    from medical_diffusion_components.networks.discriminators import PatchCritic
+    from medical_diffusion_components.networks.discriminators import PatchDiscriminator
     from medical_diffusion_components.networks.vqgan import VQGAN
 
     codebook = (EMACodebook if args.variant == "fast" else PlainCodebook)(args.codes, 8)
     network = VQGAN(codebook, base_channels=args.base_channels, compression=args.compression)
-    critics = torch.nn.ModuleList([PatchCritic(2), PatchCritic(3)])
+    discriminators = torch.nn.ModuleList([PatchDiscriminator(2), PatchDiscriminator(3)])
     if args.variant == "plain":
-        network.to(memory_format=torch.contiguous_format), critics.to(memory_format=torch.contiguous_format)
-    optimizers = [torch.optim.Adam(m.parameters(), lr=1.875e-5, betas=(0.5, 0.9)) for m in (network, critics)]
+        network.to(memory_format=torch.contiguous_format), discriminators.to(memory_format=torch.contiguous_format)
+    optimizers = [torch.optim.Adam(m.parameters(), lr=1.875e-5, betas=(0.5, 0.9)) for m in (network, discriminators)]
     loss = VQGANLoss(PerceptualLoss(EfficientNetLite0Features()))
     return VQGANTrainer(
-        "cpu", 1, batches, network, *critics, *optimizers, loss_function=loss, schedule=AdversarialSchedule(0, 0, 0)
+        "cpu",
+        1,
+        batches,
+        network,
+        *discriminators,
+        *optimizers,
+        loss_function=loss,
+        schedule=AdversarialSchedule(0, 0, 0),
     )
 
 

@@ -33,11 +33,11 @@ SERIES: dict[str, tuple[dict[str, Any], dict[str, tuple[str, list]]]] = {
         },
     ),
     "diffusion": (
-        {"image_size": [32, 32, 32], "diffusion_batch_size": 2, "denoiser_channels": 16},
+        {"image_size": [32, 32, 32], "batch_size": 2, "denoiser_channels": 16},
         {
             "volume": ("image_size", [[16, 16, 16], [32, 32, 32], [48, 48, 48], [64, 64, 64]]),
             "depth": ("image_size", [[32, 32, 16], [32, 32, 32], [32, 32, 64], [32, 32, 128]]),
-            "batch": ("diffusion_batch_size", [1, 2, 4, 8]),
+            "batch": ("batch_size", [1, 2, 4, 8]),
             "width": ("denoiser_channels", [16, 32, 64]),
         },
     ),
@@ -96,7 +96,7 @@ def in_words(rows: list[dict[str, Any]]) -> str:
         size = math.prod(LARGE) if stage == "autoencoder" else math.prod(LARGE) // LARGE_COMPRESSION**3
         further = size - last["size"]
         what = "voxels" if stage == "autoencoder" else f"latent positions (compression {LARGE_COMPRESSION})"
-        batch = common["autoencoder_batch_size" if stage == "autoencoder" else "diffusion_batch_size"]
+        batch = common["autoencoder_batch_size" if stage == "autoencoder" else "batch_size"]
         lines.append(
             f"{stage}: a further million {what} takes {seconds * 1e6:.1f} s and {gigabytes * 1e6:.2f} GB at batch {batch}"
             f". In a straight line from there, {'x'.join(map(str, LARGE))}, {size / last['size']:.0f} times the largest "

@@ -1,6 +1,6 @@
 """Peak memory of training at the bundles' own sizes: a Markdown table.
 
-    python benchmarks/memory.py [--bundles adni_ldm lidc_ldm] [--stages autoencoder] [--diffusion_batch_size 2] [--save]
+    python benchmarks/memory.py [--bundles adni_ldm lidc_ldm] [--stages autoencoder] [--batch_size 2] [--save]
 
 Every row is a process of its own that makes two training steps (in the second the optimiser's state is there) with
 everything that the bundle's configuration says: sizes, batch, networks, losses, optimisers. The peak is that of the
@@ -21,7 +21,7 @@ COLUMNS = ("bundle", "stage", "volume", "latent", "batch", "peak GB", "of it bef
 def row(bundle: str, stage: str, steps: int, **overrides: int) -> dict[str, str]:
     """Cells of one measurement."""
     result = measure_apart(bundle, stage, steps, **overrides)
-    batch = result["autoencoder_batch_size" if stage == "autoencoder" else "diffusion_batch_size"]
+    batch = result["autoencoder_batch_size" if stage == "autoencoder" else "batch_size"]
     size = result["image_size"]
     latent = result.get("latent_shape") or [s // c for s, c in zip(size, result["compression"])]
     seconds = sum(result["seconds"]) / len(result["seconds"])
@@ -34,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundles", nargs="+", choices=LDM_BUNDLES, default=LDM_BUNDLES)
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
-    parser.add_argument("--diffusion_batch_size", type=int, help="latents; the bundle's own by default")
+    parser.add_argument("--batch_size", type=int, help="latents; the bundle's own by default")
     parser.add_argument("--steps", type=int, default=2)
     add_save(parser)
     args = parser.parse_args()
@@ -42,8 +42,8 @@ def main() -> None:
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
     for bundle in args.bundles:
         for stage in args.stages:
-            given = stage == "diffusion" and args.diffusion_batch_size
-            batch = {"diffusion_batch_size": given} if given else {}
+            given = stage == "diffusion" and args.batch_size
+            batch = {"batch_size": given} if given else {}
             cells = row(bundle, stage, args.steps, **batch)
             print(f"| {' | '.join(cells.values())} |", flush=True)
             if args.save:

@@ -1,9 +1,9 @@
 """The first stage in its plainest form: what `first_stage.py` and the tests compare the fast one with.
 
-Networks run on ``(B, C, H, W, D)`` in PyTorch's default layout with its own group norm, SiLU and padding, each operation
-by itself; the codebook makes the whole distance matrix and the one-hot matrix; the generator's step and the critics' step
-each run encoder, codebook, decoder and both critics. The mathematics, weights and random draws are those of the package,
-so that one step of either leaves the same weights.
+Networks run on ``(B, C, H, W, D)`` in PyTorch's default layout with its own group norm, SiLU and padding, each
+operation by itself; the codebook makes the whole distance matrix and the one-hot matrix; the generator's step and the
+discriminators' step each run encoder, codebook, decoder and both discriminators. The mathematics, weights and random
+draws are those of the package, so that one step of either leaves the same weights.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from medical_diffusion_components.engines.vqgan_trainer import VQGANTrainer
 from medical_diffusion_components.losses.slices import random_slices
-from medical_diffusion_components.losses.vqgan import CriticPair
+from medical_diffusion_components.losses.vqgan import DiscriminatorPair
 from medical_diffusion_components.networks.codebook import EMACodebook
 from medical_diffusion_components.networks.vqgan import VQGAN, ResidualBlock, SameConv3d, SameConvTranspose3d
 
@@ -72,7 +72,7 @@ def decode(network: VQGAN, quantised: Tensor) -> Tensor:
 
 
 def plain_step(parts: VQGANTrainer, real: Tensor) -> dict[str, Tensor]:
-    """One batch of ``parts``, whose loop is not used: the generator's step, then the critics'.
+    """One batch of ``parts``, whose loop is not used: the generator's step, then the discriminators'.
 
     The second run is that of the weights, codes and slices of the first, as the trainer's single run has them.
 
@@ -83,15 +83,15 @@ def plain_step(parts: VQGANTrainer, real: Tensor) -> dict[str, Tensor]:
     network, loss = parts.network.train(), parts.loss_function
     codes = {name: value.clone() for name, value in network.codebook.state_dict().items()}
 
-    def criticise(slices: Tensor, volumes: Tensor) -> CriticPair:
-        return CriticPair(parts.slice_critic.train()(slices), parts.volume_critic.train()(volumes))
+    def discriminate(slices: Tensor, volumes: Tensor) -> DiscriminatorPair:
+        return DiscriminatorPair(parts.slice_discriminator.train()(slices), parts.volume_discriminator.train()(volumes))
 
     coded = network.codebook(encode(network, real))
     fake = decode(network, coded.quantised)
     random_state = torch.get_rng_state()
     fake_slice, real_slice = random_slices(fake, real)
     terms = loss.reconstruction(fake, real, fake_slice, real_slice) | {"commitment": coded.commitment_loss}
-    terms |= loss.adversarial(criticise(fake_slice, fake), criticise(real_slice, real))
+    terms |= loss.adversarial(discriminate(fake_slice, fake), discriminate(real_slice, real))
     parts.optimizer.zero_grad(set_to_none=True)
     sum(terms.values()).backward()
     del coded, fake, fake_slice
@@ -105,14 +105,14 @@ def plain_step(parts: VQGANTrainer, real: Tensor) -> dict[str, Tensor]:
     network.codebook.train().load_state_dict(learned)
     torch.set_rng_state(random_state)
     fake_slice, real_slice = random_slices(fake, real)
-    critic_terms = loss.critics(criticise(fake_slice, fake), criticise(real_slice, real))
-    parts.critic_optimizer.zero_grad(set_to_none=True)
-    sum(critic_terms.values()).backward()
+    discriminator_terms = loss.discriminators(discriminate(fake_slice, fake), discriminate(real_slice, real))
+    parts.discriminator_optimizer.zero_grad(set_to_none=True)
+    sum(discriminator_terms.values()).backward()
 
     for optimizer, modules in (
         (parts.optimizer, network),
-        (parts.critic_optimizer, nn.ModuleList([parts.slice_critic, parts.volume_critic])),
+        (parts.discriminator_optimizer, nn.ModuleList([parts.slice_discriminator, parts.volume_discriminator])),
     ):
         nn.utils.clip_grad_norm_(modules.parameters(), parts.gradient_clip)
         optimizer.step()
-    return {name: value.detach() for name, value in (terms | critic_terms).items()}
+    return {name: value.detach() for name, value in (terms | discriminator_terms).items()}

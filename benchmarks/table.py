@@ -44,11 +44,16 @@ def times(*sizes: int) -> str:
 
 def first_stage(found: dict[str, Any]) -> list[list[str]]:
     sizes = f"{times(*found['size'])}, batch {found['batch']}, {found['codes']:,} codes"
-    against = "plain eager form: distance matrix, one-hot codes, everything run again for the critics"
+    against = "plain eager form: distance matrix, one-hot codes, everything run again for the discriminators"
     memory = ratio(found, "plain", "fast", "mib")
     targets = ("6x the speed", "1/4") if (found["size"], found["batch"], found["codes"]) == FIRST_STAGE else ("", "")
     return [
-        [f"first-stage step (generator and critics), {sizes}", against, targets[0], speed(found, "plain", "fast")],
+        [
+            f"first-stage step (generator and discriminators), {sizes}",
+            against,
+            targets[0],
+            speed(found, "plain", "fast"),
+        ],
         ["the same, peak memory of the process", "", targets[1], f"1/{memory:.1f}"],
     ]
 

@@ -68,7 +68,7 @@ latents. Made from `{source}`; what differs are the sizes, and that this bundle 
        python -m monai.bundle run --config_file bundles/{folder}/configs/evaluate.yaml --dataset_dir prepared
 
 Batch sizes and numbers of epochs are those of `{source}`; larger volumes need smaller batches (`autoencoder_batch_size`,
-`diffusion_batch_size`). Synthetic volumes are for research, not for diagnosis.
+`batch_size`). Synthetic volumes are for research, not for diagnosis.
 """
 _LICENCE = """{fill_in}: whose the images are, under which licence or agreement, and what that means for weights.
 No image is part of this bundle. Weights can reproduce images that they were trained on: ask the owner before you pass

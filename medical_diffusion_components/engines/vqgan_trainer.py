@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 
 from medical_diffusion_components.losses.adversarial import AdversarialSchedule
 from medical_diffusion_components.losses.slices import random_slices
-from medical_diffusion_components.losses.vqgan import CriticPair, VQGANLoss
-from medical_diffusion_components.networks.discriminators import CriticOutput
+from medical_diffusion_components.losses.vqgan import DiscriminatorPair, VQGANLoss
+from medical_diffusion_components.networks.discriminators import DiscriminatorOutput
 from medical_diffusion_components.weights import unwrap
 
 __all__ = ["VQGANEvaluator", "VQGANTrainer"]
@@ -29,26 +29,27 @@ def plain_images(batchdata: dict, device: torch.device, non_blocking: bool = Fal
 
 
 class Judgement(NamedTuple):
-    """What one pass of the critics gives, detached.
+    """What one pass of the discriminators gives, detached.
 
     Attributes:
         adversarial: the generator's weighted terms; none before they count.
         gradients: gradients of their sum for the reconstructed slices and volumes; none before they count.
-        critics: the terms of the critics' own step.
+        discriminators: the terms of the discriminators' own step.
     """
 
     adversarial: dict[str, Tensor]
     gradients: Sequence[Tensor]
-    critics: dict[str, Tensor]
+    discriminators: dict[str, Tensor]
 
 
 class VQGANTrainer(Trainer):
-    """Trains a VQ-GAN and its two critics; one pass of encoder and decoder per batch serves all three.
+    """Trains a VQ-GAN and its two discriminators; one pass of encoder and decoder per batch serves all three.
 
     Every batch: reconstruct; step the generator on the reconstruction terms, the commitment loss and, once the schedule
-    says so, the critics' terms; then step the critics on the same reconstruction, detached. The critics look at real
-    and reconstructed volumes once: what they say is differentiated for the reconstruction and for their own weights,
-    and their activations are gone before the generator's backward pass begins. ``engine.state.output`` is a dict of
+    says so, the discriminators' terms; then step the discriminators on the same reconstruction, detached. The
+    discriminators look at real and reconstructed volumes once: what they say is differentiated for the reconstruction
+    and for their own weights, and their activations are gone before the generator's backward pass begins.
+    ``engine.state.output`` is a dict of
     detached scalars: the weighted terms, their sum ``loss``, and what the codebook reports.
 
     Args:
@@ -56,13 +57,13 @@ class VQGANTrainer(Trainer):
         max_epochs: epochs in total, including those before a resume.
         train_data_loader: batches with ``image`` (B, C, H, W, D) in [-1, 1] and ``case_id``.
         network: the :class:`~medical_diffusion_components.networks.vqgan.VQGAN`, possibly distributed.
-        slice_critic: critic of slices (B, C, H, W).
-        volume_critic: critic of volumes (B, C, H, W, D).
+        slice_discriminator: discriminator of slices (B, C, H, W).
+        volume_discriminator: discriminator of volumes (B, C, H, W, D).
         optimizer: optimiser of ``network``.
-        critic_optimizer: optimiser of both critics.
+        discriminator_optimizer: optimiser of both discriminators.
         loss_function: the weighted terms.
-        schedule: when critics and adversarial terms start, in batches.
-        gradient_clip: largest norm of the gradient of the network, and of the critics.
+        schedule: when discriminators and adversarial terms start, in batches.
+        gradient_clip: largest norm of the gradient of the network, and of the discriminators.
         amp: bfloat16 autocast. float16 is not offered: the codebook's distances overflow in it.
         train_handlers: MONAI or Ignite handlers.
     """
@@ -73,10 +74,10 @@ class VQGANTrainer(Trainer):
         max_epochs: int,
         train_data_loader: Iterable | DataLoader,
         network: nn.Module,
-        slice_critic: nn.Module,
-        volume_critic: nn.Module,
+        slice_discriminator: nn.Module,
+        volume_discriminator: nn.Module,
         optimizer: Optimizer,
-        critic_optimizer: Optimizer,
+        discriminator_optimizer: Optimizer,
         loss_function: VQGANLoss,
         schedule: AdversarialSchedule,
         gradient_clip: float = 1.0,
@@ -91,10 +92,10 @@ class VQGANTrainer(Trainer):
             decollate=False,
         )
         self.network = network
-        self.slice_critic = slice_critic
-        self.volume_critic = volume_critic
+        self.slice_discriminator = slice_discriminator
+        self.volume_discriminator = volume_discriminator
         self.optimizer = optimizer
-        self.critic_optimizer = critic_optimizer
+        self.discriminator_optimizer = discriminator_optimizer
         self.loss_function = loss_function
         self.schedule = schedule
         self.gradient_clip = gradient_clip
@@ -104,8 +105,8 @@ class VQGANTrainer(Trainer):
         batch = engine.state.iteration - 1
         real = plain_images(batchdata, engine.state.device, self.non_blocking)
         self.network.train()
-        self.slice_critic.train()
-        self.volume_critic.train()
+        self.slice_discriminator.train()
+        self.volume_discriminator.train()
         with self.autocast:
             fake, coded = self.network(real)
             fake_slice, real_slice = random_slices(fake, real)
@@ -115,7 +116,7 @@ class VQGANTrainer(Trainer):
         roots: list[Tensor] = [sum(terms.values())]
         gradients: list[Tensor | None] = [None]
         judgement = None
-        if self.schedule.critics_train(batch):
+        if self.schedule.discriminators_train(batch):
             weight = self.schedule.generator_weight(batch)
             judgement = self._judge(fake_slice, fake, real_slice, real, weight)
             if weight > 0:
@@ -128,8 +129,10 @@ class VQGANTrainer(Trainer):
         torch.autograd.backward(roots, gradients)
         self._step(self.optimizer, self.network)
         if judgement is not None:
-            self._step(self.critic_optimizer, nn.ModuleList([self.slice_critic, self.volume_critic]))
-            terms |= judgement.critics
+            self._step(
+                self.discriminator_optimizer, nn.ModuleList([self.slice_discriminator, self.volume_discriminator])
+            )
+            terms |= judgement.discriminators
         codebook = {
             "perplexity": coded.perplexity,
             "used_codes": coded.used_codes,
@@ -138,7 +141,7 @@ class VQGANTrainer(Trainer):
         return {name: value.detach() for name, value in (terms | codebook).items()}
 
     def _judge(self, fake_slice: Tensor, fake: Tensor, real_slice: Tensor, real: Tensor, weight: float) -> Judgement:
-        """One pass of the critics; the gradients of their own terms are left in their parameters.
+        """One pass of the discriminators; the gradients of their own terms are left in their parameters.
 
         Args:
             fake_slice, real_slice: (B, C, H, W).
@@ -146,26 +149,34 @@ class VQGANTrainer(Trainer):
             weight: factor of the generator's adversarial terms.
         """
         seen = [image.detach().requires_grad_(weight > 0) for image in (fake_slice, fake)]
-        real_verdict, fake_verdict = self._criticise(real_slice, real), self._criticise(*seen)
+        real_verdict, fake_verdict = self._discriminate(real_slice, real), self._discriminate(*seen)
         adversarial: dict[str, Tensor] = {}
         gradients: Sequence[Tensor] = ()
         if weight > 0:
             unweighted = self.loss_function.adversarial(fake_verdict, real_verdict)
             adversarial = {name: weight * term for name, term in unweighted.items()}
             gradients = torch.autograd.grad(sum(adversarial.values()), seen, retain_graph=True)
-        critics = self.loss_function.critics(fake_verdict, real_verdict)
-        self.critic_optimizer.zero_grad(set_to_none=True)
+        discriminators = self.loss_function.discriminators(fake_verdict, real_verdict)
+        self.discriminator_optimizer.zero_grad(set_to_none=True)
         # only for the parameters: the first convolution's gradient for a whole volume would serve nobody
-        parameters = [p for critic in (self.slice_critic, self.volume_critic) for p in critic.parameters()]
-        torch.autograd.backward(sum(critics.values()), inputs=parameters)
-        adversarial, critics = ({name: t.detach() for name, t in terms.items()} for terms in (adversarial, critics))
-        return Judgement(adversarial, gradients, critics)
+        parameters = [
+            p
+            for discriminator in (self.slice_discriminator, self.volume_discriminator)
+            for p in discriminator.parameters()
+        ]
+        torch.autograd.backward(sum(discriminators.values()), inputs=parameters)
+        adversarial, discriminators = (
+            {name: t.detach() for name, t in terms.items()} for terms in (adversarial, discriminators)
+        )
+        return Judgement(adversarial, gradients, discriminators)
 
-    def _criticise(self, slices: Tensor, volumes: Tensor) -> CriticPair:
+    def _discriminate(self, slices: Tensor, volumes: Tensor) -> DiscriminatorPair:
         with self.autocast:
-            verdicts = self.slice_critic(slices), self.volume_critic(volumes)
+            verdicts = self.slice_discriminator(slices), self.volume_discriminator(volumes)
         # the losses are means over thousands of patches: not in bfloat16
-        return CriticPair(*(CriticOutput(v.logits.float(), [f.float() for f in v.features]) for v in verdicts))
+        return DiscriminatorPair(
+            *(DiscriminatorOutput(v.logits.float(), [f.float() for f in v.features]) for v in verdicts)
+        )
 
     def _step(self, optimizer: Optimizer, module: nn.Module) -> None:
         nn.utils.clip_grad_norm_(module.parameters(), self.gradient_clip)

@@ -1,4 +1,4 @@
-"""Hinge loss between generator and critic, and when it counts.
+"""Hinge loss between generator and discriminator, and when it counts.
 
 Lim and Ye, "Geometric GAN", 2017; the late start of the adversarial terms is that of Esser et al., CVPR 2021.
 """
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["AdversarialSchedule", "hinge_critic_loss", "hinge_generator_loss"]
+__all__ = ["AdversarialSchedule", "hinge_discriminator_loss", "hinge_generator_loss"]
 
 
-def hinge_critic_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+def hinge_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     """L_D = (E[max(0, 1 - D(x))] + E[max(0, 1 + D(G))]) / 2: zero once real is above 1 and fake below -1."""
     return 0.5 * (F.relu(1.0 - real_logits).mean() + F.relu(1.0 + fake_logits).mean())
 
@@ -25,14 +25,15 @@ def hinge_generator_loss(fake_logits: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class AdversarialSchedule:
-    """From which batch on the critics train and the generator listens to them, counted in batches.
+    """From which batch on the discriminators train and the generator listens to them, counted in batches.
 
-    A generator that is suddenly told by an untrained critic what is wrong collapses. So the critics train alone for the
-    last ``critic_warmup`` batches before ``start``, and the generator's terms then grow linearly over ``ramp`` batches.
+    A generator that is suddenly told by an untrained discriminator what is wrong collapses. So the discriminators train
+    alone for the last ``discriminator_warmup`` batches before ``start``, and the generator's terms then grow linearly
+    over ``ramp`` batches.
 
     Args:
         start: first batch in which the generator's adversarial terms count (5,000 in the paper).
-        critic_warmup: batches before ``start`` in which the critics already train.
+        discriminator_warmup: batches before ``start`` in which the discriminators already train.
         ramp: batches from ``start`` until the terms have their whole weight.
 
     Raises:
@@ -40,16 +41,16 @@ class AdversarialSchedule:
     """
 
     start: int = 5000
-    critic_warmup: int = 500
+    discriminator_warmup: int = 500
     ramp: int = 500
 
     def __post_init__(self) -> None:
-        if min(self.start, self.critic_warmup, self.ramp) < 0:
-            raise ValueError(f"start, critic_warmup and ramp are numbers of batches, at least 0, got {self}")
+        if min(self.start, self.discriminator_warmup, self.ramp) < 0:
+            raise ValueError(f"start, discriminator_warmup and ramp are numbers of batches, at least 0, got {self}")
 
-    def critics_train(self, batch: int) -> bool:
-        """Whether the critics train in ``batch`` (counted from 0)."""
-        return batch >= self.start - self.critic_warmup
+    def discriminators_train(self, batch: int) -> bool:
+        """Whether the discriminators train in ``batch`` (counted from 0)."""
+        return batch >= self.start - self.discriminator_warmup
 
     def generator_weight(self, batch: int) -> float:
         """Factor in [0, 1] of the generator's adversarial terms in ``batch`` (counted from 0)."""

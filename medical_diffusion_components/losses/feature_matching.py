@@ -1,4 +1,4 @@
-"""Feature matching: a reconstruction should excite the critic's layers as the real volume does.
+"""Feature matching: a reconstruction should excite the discriminator's layers as the real volume does.
 
 Salimans et al., "Improved Techniques for Training GANs", NeurIPS 2016; per layer as in Wang et al., CVPR 2018.
 """

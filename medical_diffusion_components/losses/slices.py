@@ -1,4 +1,4 @@
-"""One random slice per volume, for the losses and critics that look at slices."""
+"""One random slice per volume, for the losses and discriminators that look at slices."""
 
 from __future__ import annotations
 

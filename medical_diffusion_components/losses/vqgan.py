@@ -1,7 +1,7 @@
 """The objective of the first stage, with every weight a knob.
 
-Esser et al., CVPR 2021, with a slice-wise and a volume critic as in Ge et al., ECCV 2022, and the weights of Khader et
-al. 2023: L1 x4, perceptual x4, commitment, both adversarial terms x1, feature matching x4.
+Esser et al., CVPR 2021, with a slice-wise and a volume discriminator as in Ge et al., ECCV 2022, and the weights of
+Khader et al. 2023: L1 x4, perceptual x4, commitment, both adversarial terms x1, feature matching x4.
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medical_diffusion_components.losses.adversarial import hinge_critic_loss, hinge_generator_loss
+from medical_diffusion_components.losses.adversarial import hinge_discriminator_loss, hinge_generator_loss
 from medical_diffusion_components.losses.feature_matching import feature_matching_loss
-from medical_diffusion_components.networks.discriminators import CriticOutput
+from medical_diffusion_components.networks.discriminators import DiscriminatorOutput
 
-__all__ = ["CriticPair", "VQGANLoss"]
+__all__ = ["DiscriminatorPair", "VQGANLoss"]
 
 
-class CriticPair(NamedTuple):
-    """What the two critics say of the same volumes."""
+class DiscriminatorPair(NamedTuple):
+    """What the two discriminators say of the same volumes."""
 
-    slices: CriticOutput
-    volumes: CriticOutput
+    slices: DiscriminatorOutput
+    volumes: DiscriminatorOutput
 
 
 @dataclass
 class VQGANLoss:
-    """Weighted terms of generator and critics; their sums are what the optimisers see.
+    """Weighted terms of generator and discriminators; their sums are what the optimisers see.
 
     Args:
         perceptual: callable ``(input, target) -> scalar`` on slices (B, C, H, W).
         l1_weight: weight of the mean absolute error.
         perceptual_weight: weight of the perceptual loss on one random slice per volume.
-        slice_weight: weight of the slice critic's verdict.
-        volume_weight: weight of the volume critic's verdict.
-        feature_matching_weight: weight of the feature matching, slice and volume critic together.
+        slice_weight: weight of the slice discriminator's verdict.
+        volume_weight: weight of the volume discriminator's verdict.
+        feature_matching_weight: weight of the feature matching, slice and volume discriminator together.
     """
 
     perceptual: nn.Module
@@ -60,8 +60,8 @@ class VQGANLoss:
         fake_slices, real_slices = (v.index_select(-1, depths).movedim(-1, 1).flatten(0, 1) for v in (fake, real))
         return sum(self.reconstruction(fake, real, fake_slices, real_slices).values())
 
-    def adversarial(self, fake: CriticPair, real: CriticPair) -> dict[str, Tensor]:
-        """Terms that the critics give the generator."""
+    def adversarial(self, fake: DiscriminatorPair, real: DiscriminatorPair) -> dict[str, Tensor]:
+        """Terms that the discriminators give the generator."""
         matching = feature_matching_loss(real.slices.features, fake.slices.features) + feature_matching_loss(
             real.volumes.features, fake.volumes.features
         )
@@ -71,9 +71,10 @@ class VQGANLoss:
             "feature_matching": self.feature_matching_weight * matching,
         }
 
-    def critics(self, fake: CriticPair, real: CriticPair) -> dict[str, Tensor]:
-        """Terms of the critics' own step."""
+    def discriminators(self, fake: DiscriminatorPair, real: DiscriminatorPair) -> dict[str, Tensor]:
+        """Terms of the discriminators' own step."""
         return {
-            "slice_critic": self.slice_weight * hinge_critic_loss(real.slices.logits, fake.slices.logits),
-            "volume_critic": self.volume_weight * hinge_critic_loss(real.volumes.logits, fake.volumes.logits),
+            "slice_discriminator": self.slice_weight * hinge_discriminator_loss(real.slices.logits, fake.slices.logits),
+            "volume_discriminator": self.volume_weight
+            * hinge_discriminator_loss(real.volumes.logits, fake.volumes.logits),
         }

@@ -1,4 +1,4 @@
-"""Patch discriminators, the critics of the first stage.
+"""Patch discriminators, the discriminators of the first stage.
 
 Isola et al., "Image-to-Image Translation with Conditional Adversarial Networks", CVPR 2017, for the patch
 discriminator; one in two dimensions on slices and one in three on volumes, as in Ge et al., ECCV 2022.
@@ -12,20 +12,20 @@ import torch
 from monai.networks.nets import PatchDiscriminator
 from torch import Tensor
 
-__all__ = ["CriticOutput", "PatchCritic"]
+__all__ = ["DiscriminatorOutput", "PatchDiscriminator"]
 
 
 KERNEL = 4
 
 
-class CriticOutput(NamedTuple):
+class DiscriminatorOutput(NamedTuple):
     """Patch logits (B, 1, ...) and the features of every layer before them, from the first to the last."""
 
     logits: Tensor
     features: list[Tensor]
 
 
-class PatchCritic(PatchDiscriminator):
+class PatchDiscriminator(PatchDiscriminator):
     """MONAI's patch discriminator with the paper's settings, returning logits and features by name.
 
     Four convolutions of 64, 128, 256 and 512 channels (kernel 4, leaky ReLU 0.2, batch norm from the second on, stride
@@ -56,7 +56,7 @@ class PatchCritic(PatchDiscriminator):
         # channels last: the layout in which convolutions are fastest
         self.to(memory_format=torch.channels_last if spatial_dims == 2 else torch.channels_last_3d)
 
-    def forward(self, x: Tensor) -> CriticOutput:
+    def forward(self, x: Tensor) -> DiscriminatorOutput:
         """(B, C, H, W) or (B, C, H, W, D) -> logits and features."""
         side = min(x.shape[2:])
         for _ in range(self.num_layers):
@@ -66,4 +66,4 @@ class PatchCritic(PatchDiscriminator):
                 *features, logits = super().forward(x.to(torch.promote_types(x.dtype, torch.float32)))
         else:
             *features, logits = super().forward(x)
-        return CriticOutput(logits, features)
+        return DiscriminatorOutput(logits, features)

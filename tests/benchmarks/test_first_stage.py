@@ -11,7 +11,7 @@ from medical_diffusion_components.engines.vqgan_trainer import VQGANTrainer
 from medical_diffusion_components.losses.adversarial import AdversarialSchedule
 from medical_diffusion_components.losses.vqgan import VQGANLoss
 from medical_diffusion_components.networks.codebook import EMACodebook
-from medical_diffusion_components.networks.discriminators import PatchCritic
+from medical_diffusion_components.networks.discriminators import PatchDiscriminator
 from medical_diffusion_components.networks.vqgan import VQGAN
 
 COMPRESSION = (4, 2, 1)
@@ -24,13 +24,13 @@ def image() -> Tensor:
 def trainer(codebook: type[EMACodebook], dtype: torch.dtype = torch.float64) -> VQGANTrainer:
     torch.manual_seed(0)
     network = VQGAN(codebook(30, 3), base_channels=4, compression=COMPRESSION, norm_groups=4).to(dtype)
-    critics = nn.ModuleList([PatchCritic(2, channels=2), PatchCritic(3, channels=2)]).to(dtype)
+    discriminators = nn.ModuleList([PatchDiscriminator(2, channels=2), PatchDiscriminator(3, channels=2)]).to(dtype)
     with torch.no_grad():  # the codes of a first batch; running means that are not those of new codes
         network.train()(image().to(dtype)), network(image().to(dtype).flip(2))
-    optimizers = [torch.optim.SGD(module.parameters(), lr=0.1) for module in (network, critics)]
+    optimizers = [torch.optim.SGD(module.parameters(), lr=0.1) for module in (network, discriminators)]
     data = [{"image": image().to(dtype)}]
     schedule = AdversarialSchedule(0, 0, 0)
-    return VQGANTrainer("cpu", 1, data, network, *critics, *optimizers, VQGANLoss(nn.MSELoss()), schedule, 1e9)
+    return VQGANTrainer("cpu", 1, data, network, *discriminators, *optimizers, VQGANLoss(nn.MSELoss()), schedule, 1e9)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -41,12 +41,14 @@ def test_a_step_leaves_the_weights_and_codes_of_the_plain_step(seed):
     fast.run()
     torch.manual_seed(seed)
     terms = plain_step(plain, image())
-    for ours, theirs in ((fast.network, plain.network), (fast.slice_critic, plain.slice_critic)):
+    for ours, theirs in ((fast.network, plain.network), (fast.slice_discriminator, plain.slice_discriminator)):
         torch.testing.assert_close(dict(ours.named_parameters()), dict(theirs.named_parameters()))
-    ours, theirs = fast.volume_critic.named_parameters(), plain.volume_critic.named_parameters()
+    ours, theirs = fast.volume_discriminator.named_parameters(), plain.volume_discriminator.named_parameters()
     torch.testing.assert_close(dict(ours), dict(theirs))
     torch.testing.assert_close(fast.network.codebook.state_dict(), plain.network.codebook.state_dict())
-    seen = {name: fast.state.output[name] for name in terms}  # the trainer takes the losses of critics in float32
+    seen = {
+        name: fast.state.output[name] for name in terms
+    }  # the trainer takes the losses of discriminators in float32
     torch.testing.assert_close(seen, terms, check_dtype=False, rtol=1e-5, atol=1e-6)
     assert all(not torch.equal(before[name], p) for name, p in fast.network.named_parameters())
 

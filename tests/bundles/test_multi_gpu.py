@@ -62,10 +62,10 @@ def settings(folder: Path, data: Path, processes: int) -> dict[str, Any]:
         autoencoder_batch_size=4 // processes,
         autoencoder_learning_rate=rate.replace("3.0e-4", "1.0e-2"),
         adversarial_start=1,
-        diffusion_epochs=2,
-        diffusion_batch_size=2 // processes,
-        diffusion_learning_rate=1e-3,
-        diffusion_final_lr=0.1,
+        epochs=2,
+        batch_size=2 // processes,
+        learning_rate=1e-3,
+        final_lr=0.1,
         held_out_timesteps=1,
         checkpoint_minutes=0,
     )
@@ -111,7 +111,7 @@ def test_the_loss_curve_is_that_of_one_process(one: Job, two: Job) -> None:
     assert [(i.stage, i.number) for i in alone] == [
         (stage, n + 1) for stage, m in zip(STAGES, (4, 6)) for n in range(m)
     ]
-    assert {"feature_matching", "volume_critic"} <= alone[3].losses.keys(), "the critics take part"
+    assert {"feature_matching", "volume_discriminator"} <= alone[3].losses.keys(), "the discriminators take part"
     for expected, *ranks in zip(alone, *two.ranks, strict=True):
         assert sorted(sum((rank.cases for rank in ranks), [])) == sorted(expected.cases)
         for rank in ranks:
@@ -121,7 +121,7 @@ def test_the_loss_curve_is_that_of_one_process(one: Job, two: Job) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_weights_are_those_of_one_process(stage: str, one: Job, two: Job) -> None:
-    """Networks, codebook, critics with the running statistics of their batch norm, averages, optimisers, schedule."""
+    """Networks, codebook, discriminators with the statistics of their batch norm, averages, optimisers, schedule."""
     found, expected = two.checkpoint(stage), one.checkpoint(stage)
     assert found["iteration"] == expected["iteration"]
     assert found["objects"].keys() == expected["objects"].keys()
@@ -225,7 +225,7 @@ def test_a_process_takes_the_device_and_joins_the_group_that_torchrun_gives_it(b
 def test_the_overlay_distributes_the_very_modules_that_one_process_trains(bundle: Path) -> None:
     overlay = read(bundle / "configs" / "multi_gpu_train.yaml")
     found = {
-        "train_autoencoder.yaml": ("autoencoder", "slice_critic", "volume_critic"),
+        "train_autoencoder.yaml": ("autoencoder", "slice_discriminator", "volume_discriminator"),
         "train.yaml": ("denoiser",),
     }
     for file, ids in found.items():

@@ -19,7 +19,7 @@ from several_processes import NOTES, bundle_arguments, environment, notes, takin
 from medical_diffusion_components.cohorts.template import write_template_cohort
 
 PRETRAIN, FINETUNE = (REPOSITORY / "bundles" / f"swin_unetr_{part}" for part in ("pretrain", "finetune"))
-BATCH = {PRETRAIN: "pretrain_batch_size", FINETUNE: "batch_size"}
+BATCH = {PRETRAIN: "batch_size", FINETUNE: "batch_size"}
 STAGE = {PRETRAIN: "pretraining", FINETUNE: "finetuning"}
 LOSS_TOLERANCE = 1e-4  # relative, of every term in every iteration
 WEIGHT_TOLERANCE = 4e-3  # of the learning rate, which is as far as AdamW moves a weight in a step; root mean square
@@ -34,7 +34,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def settings(bundle: Path, folder: Path, data: Path, processes: int) -> dict[str, Any]:
     """Four global batches of 2."""
-    epochs = {"pretrain_epochs": 4, "num_training_volumes": 2} if bundle == PRETRAIN else {"epochs": 2}
+    epochs = {"epochs": 4, "num_training_volumes": 2} if bundle == PRETRAIN else {"epochs": 2}
     folders = {"output_dir": str(folder / "output"), "models_dir": str(folder / "models"), "dataset_dir": str(data)}
     return tiny(
         bundle,

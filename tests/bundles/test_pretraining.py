@@ -179,11 +179,11 @@ def train(folder: Path, stop: int | None = None, **overrides: Any) -> list[tuple
 
 @pytest.mark.slow
 def test_resumed_training_equals_uninterrupted(anisotropic: Path, tmp_path: Path, no_pictures: None) -> None:
-    settings = {"dataset_dir": str(anisotropic), "pretrain_epochs": 2, "pretrain_batch_size": 1, "warmup_batches": 2}
-    whole = train(tmp_path / "whole", **settings, pretrain_final_lr=0.1)
+    settings = {"dataset_dir": str(anisotropic), "epochs": 2, "batch_size": 1, "warmup_iterations": 2}
+    whole = train(tmp_path / "whole", **settings, final_lr=0.1)
     per_epoch = len(whole) // 2
-    first = train(tmp_path / "parts", stop=per_epoch + 2, **settings, pretrain_final_lr=0.1, checkpoint_minutes=0)
-    second = train(tmp_path / "parts", **settings, pretrain_final_lr=0.1, checkpoint_minutes=0)
+    first = train(tmp_path / "parts", stop=per_epoch + 2, **settings, final_lr=0.1, checkpoint_minutes=0)
+    second = train(tmp_path / "parts", **settings, final_lr=0.1, checkpoint_minutes=0)
     assert first + second == whole and first and second
     one, other = (
         torch.load(sorted((tmp_path / name / "output/pretraining/checkpoints").iterdir())[-1], weights_only=True)
@@ -198,7 +198,7 @@ def test_training_ends_when_it_has_converged_and_stays_ended(
     anisotropic: Path, tmp_path: Path, no_pictures: None
 ) -> None:
     """With a learning rate of 0 no validation can be better, since the masks of validation never change."""
-    settings = {"dataset_dir": str(anisotropic), "pretrain_epochs": 5, "pretrain_learning_rate": 0.0, "patience": 1}
+    settings = {"dataset_dir": str(anisotropic), "epochs": 5, "learning_rate": 0.0, "patience": 1}
     drawn = train(tmp_path, **settings)
     per_epoch = len(drawn) // 2
     assert [iteration for iteration, _ in drawn] == list(range(1, 2 * per_epoch + 1))
@@ -231,7 +231,7 @@ def generator(tmp_path: Path) -> Iterator[dict[str, Any]]:
 
 
 def test_volumes_can_be_sampled_while_training(generator: dict, tmp_path: Path, no_pictures: None) -> None:
-    settings = {**generator, "num_sampled_volumes": 2, "num_sampled_held_out": 2, "pretrain_epochs": 2}
+    settings = {**generator, "num_sampled_volumes": 2, "num_sampled_held_out": 2, "epochs": 2}
     whole = train(tmp_path / "whole", **settings)
     assert len({case for _, cases in whole for case in cases}) == 4, "new volumes in every epoch"
     assert train(tmp_path / "parts", stop=2, **settings) + train(tmp_path / "parts", **settings) == whole

@@ -21,7 +21,7 @@ def cohort(trained: Callable[[Path], Trained]) -> Path:
 
 @pytest.mark.slow
 def test_one_command_compares_the_arms_and_repeats_nothing(cohort: Path, tmp_path: Path) -> None:
-    few = {id: value for id, value in tiny(PRETRAINING).items() if id in ("pretrain_epochs", "roi_size")}
+    few = {id: value for id, value in tiny(PRETRAINING).items() if id in ("epochs", "roi_size")}
     pretrain = {"dataset_dir": str(cohort / "images"), "num_training_volumes": 2, **few}
     settings = tiny(
         BUNDLE,

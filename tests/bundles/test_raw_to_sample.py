@@ -72,8 +72,8 @@ def test_a_raw_download_becomes_a_synthetic_volume_with_its_geometry(bundle: Pat
         models_dir=str(tmp_path / "models"),
         autoencoder_batch_size=1,
         autoencoder_epochs=1,
-        diffusion_batch_size=1,
-        diffusion_epochs=1,
+        batch_size=1,
+        epochs=1,
         accumulation_steps=1,
     )
     settings = RAW[bundle.name](raw)

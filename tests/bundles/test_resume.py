@@ -42,7 +42,7 @@ class Finished(NamedTuple):
 
 def settings(folder: Path, data: Path, **overrides: Any) -> dict[str, Any]:
     folders = {"output_dir": str(folder / "output"), "models_dir": str(folder / "models"), "dataset_dir": str(data)}
-    return tiny(BUNDLE, **folders, autoencoder_epochs=2, diffusion_epochs=2, held_out_timesteps=2, **overrides)
+    return tiny(BUNDLE, **folders, autoencoder_epochs=2, epochs=2, held_out_timesteps=2, **overrides)
 
 
 def train(drawn: Drawn, stop: tuple[str, int] | None = None, config: str = "train.yaml", **overrides: Any) -> None:
@@ -117,7 +117,13 @@ def assert_same_end(
 
 def test_the_checkpoint_holds_all_that_training_changes(finished: Finished) -> None:
     first, second = (torch.load(checkpoints(finished.output, stage)[-1], weights_only=True) for stage in STAGES)
-    assert first["objects"].keys() >= {"autoencoder", "slice_critic", "volume_critic", "optimizer", "critic_optimizer"}
+    assert first["objects"].keys() >= {
+        "autoencoder",
+        "slice_discriminator",
+        "volume_discriminator",
+        "optimizer",
+        "discriminator_optimizer",
+    }
     codebook = {"codes", "ema_counts", "ema_sums", "initialised"}
     assert {f"codebook.{name}" for name in codebook} <= first["objects"]["autoencoder"].keys()
     assert second["objects"].keys() >= {"denoiser", "ema", "optimizer"}
@@ -180,7 +186,7 @@ def test_with_all_checkpoints_damaged_nothing_starts_afresh(interrupted: Callabl
         ({"autoencoder_final_lr": 0.1}, "decay is None, this one's is [2, 0.1]"),
         ({"autoencoder_batch_size": 1}, "batch_size is 2, this one's is 1"),
         ({"base_channels": 8}, "does not fit the configured autoencoder"),
-        ({"critic_channels": 8}, "does not fit the configured slice_critic"),
+        ({"discriminator_channels": 8}, "does not fit the configured slice_discriminator"),
         ({"dataset_dir": "other"}, "data is "),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

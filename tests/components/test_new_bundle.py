@@ -105,7 +105,7 @@ def test_it_trains_and_samples_on_a_folder_of_nifti(tmp_path):
         voxels = np.random.default_rng(number).random((16, 32, 12)).astype(np.float32)
         (tmp_path / "data").mkdir(exist_ok=True)
         nib.save(nib.Nifti1Image(voxels, np.diag([1.5, 1.25, 4, 1])), tmp_path / "data" / f"{number}.nii.gz")
-    settings = bundle_folders.tiny(made, autoencoder_epochs=1, diffusion_epochs=1, diffusion_batch_size=1)
+    settings = bundle_folders.tiny(made, autoencoder_epochs=1, epochs=1, batch_size=1)
     bundle_folders.run(made, "train.yaml", dataset_dir=str(tmp_path / "data"), **settings)
     bundle_folders.run(made, "inference.json", **settings | {"num_volumes": 1})
     (sample,) = (made / "output" / "samples").glob("*.nii.gz")

@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from medical_diffusion_components.engines.vqgan_trainer import VQGANEvaluator, VQGANTrainer
 from medical_diffusion_components.losses.adversarial import AdversarialSchedule
 from medical_diffusion_components.losses.slices import random_slices
-from medical_diffusion_components.losses.vqgan import CriticPair, VQGANLoss
+from medical_diffusion_components.losses.vqgan import DiscriminatorPair, VQGANLoss
 from medical_diffusion_components.metrics.codebook_usage import CodebookPerplexity
 from medical_diffusion_components.networks.codebook import EMACodebook
-from medical_diffusion_components.networks.discriminators import PatchCritic
+from medical_diffusion_components.networks.discriminators import PatchDiscriminator
 from medical_diffusion_components.networks.vqgan import VQGAN
 
 TERMS = {"l1", "perceptual", "commitment", "loss", "perplexity", "used_codes", "restarted_codes"}
 ADVERSARIAL = {"slice_adversarial", "volume_adversarial", "feature_matching"}
-CRITICS = {"slice_critic", "volume_critic"}
+DISCRIMINATORS = {"slice_discriminator", "volume_discriminator"}
 
 
 class MeanSquare(nn.Module):
@@ -45,21 +45,24 @@ class Parts:
     ) -> None:
         torch.manual_seed(0)
         self.network = VQGAN(EMACodebook(20, 3), base_channels=4, compression=(2, 2, 1), norm_groups=4)
-        self.slice_critic, self.volume_critic = PatchCritic(2, channels=2), PatchCritic(3, channels=2)
-        self.critics = nn.ModuleList([self.slice_critic, self.volume_critic])
+        self.slice_discriminator, self.volume_discriminator = (
+            PatchDiscriminator(2, channels=2),
+            PatchDiscriminator(3, channels=2),
+        )
+        self.discriminators = nn.ModuleList([self.slice_discriminator, self.volume_discriminator])
         self.loss = VQGANLoss(MeanSquare(), l1_weight=l1_weight)
         self.optimizer = torch.optim.SGD(self.network.parameters(), lr=lr)
-        self.critic_optimizer = torch.optim.SGD(self.critics.parameters(), lr=lr)
+        self.discriminator_optimizer = torch.optim.SGD(self.discriminators.parameters(), lr=lr)
         self.data = [{"image": torch.rand(2, 1, *size) * 2 - 1, "case_id": ["a", "b"]} for _ in range(batches)]
         self.trainer = VQGANTrainer(
             "cpu",
             epochs,
             self.data,
             self.network,
-            self.slice_critic,
-            self.volume_critic,
+            self.slice_discriminator,
+            self.volume_discriminator,
             self.optimizer,
-            self.critic_optimizer,
+            self.discriminator_optimizer,
             self.loss,
             AdversarialSchedule(*schedule),
             **settings,
@@ -93,20 +96,24 @@ def by_hand(parts: Parts, weight: float) -> None:
     fake, coded = network(real)
     fake_slice, real_slice = random_slices(fake, real)
 
-    def verdict(slices: Tensor, volumes: Tensor) -> CriticPair:
-        return CriticPair(parts.slice_critic(slices), parts.volume_critic(volumes))
+    def verdict(slices: Tensor, volumes: Tensor) -> DiscriminatorPair:
+        return DiscriminatorPair(parts.slice_discriminator(slices), parts.volume_discriminator(volumes))
 
     terms = loss.reconstruction(fake, real, fake_slice, real_slice)
     adversarial = loss.adversarial(verdict(fake_slice, fake), verdict(real_slice, real))
     total = sum(terms.values()) + weight * sum(adversarial.values()) + coded.commitment_loss
     for parameter, gradient in zip(network.parameters(), torch.autograd.grad(total, list(network.parameters()))):
         parameter.grad = gradient
-    critic_loss = sum(loss.critics(verdict(fake_slice.detach(), fake.detach()), verdict(real_slice, real)).values())
-    critic_parameters = list(parts.critics.parameters())
-    for parameter, gradient in zip(critic_parameters, torch.autograd.grad(critic_loss, critic_parameters)):
+    discriminator_loss = sum(
+        loss.discriminators(verdict(fake_slice.detach(), fake.detach()), verdict(real_slice, real)).values()
+    )
+    discriminator_parameters = list(parts.discriminators.parameters())
+    for parameter, gradient in zip(
+        discriminator_parameters, torch.autograd.grad(discriminator_loss, discriminator_parameters)
+    ):
         parameter.grad = gradient
     parts.optimizer.step()
-    parts.critic_optimizer.step()
+    parts.discriminator_optimizer.step()
 
 
 # --- one batch ---
@@ -115,14 +122,14 @@ def by_hand(parts: Parts, weight: float) -> None:
 @pytest.mark.parametrize("ramp, weight", [(0, 1.0), (4, 0.25)])
 def test_one_batch_equals_separate_passes_written_out(ramp, weight):
     parts = Parts((0, 0, ramp), batches=1, gradient_clip=1e9)
-    for parameter in [*parts.network.parameters(), *parts.critics.parameters()]:
+    for parameter in [*parts.network.parameters(), *parts.discriminators.parameters()]:
         parameter.grad = torch.full_like(parameter, 7.0)  # of an earlier batch
     other = Parts((0, 0, ramp), batches=1)
     torch.manual_seed(8)
     parts.run()
     torch.manual_seed(8)
     by_hand(other, weight)
-    for ours, theirs in ((parts.network, other.network), (parts.critics, other.critics)):
+    for ours, theirs in ((parts.network, other.network), (parts.discriminators, other.discriminators)):
         torch.testing.assert_close(values(ours), values(theirs), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(parts.network.codebook.state_dict(), other.network.codebook.state_dict())
 
@@ -136,44 +143,44 @@ def test_encoder_and_decoder_run_exactly_once_per_batch():
     assert calls == {"encoder": 3, "codebook": 3, "decoder": 3}
 
 
-def test_step_of_the_generator_leaves_the_critics_alone_and_theirs_the_generator():
+def test_step_of_the_generator_leaves_the_discriminators_alone_and_theirs_the_generator():
     parts, steps = Parts(), []
-    before, network_at_step = values(parts.critics), {}
+    before, network_at_step = values(parts.discriminators), {}
 
     def generator_steps(*_) -> None:
-        assert equal(values(parts.critics), before)
+        assert equal(values(parts.discriminators), before)
         network_at_step.update(gradients=gradients(parts.network))
         steps.append("generator")
 
     def generator_stepped(*_) -> None:
         network_at_step.update(values=values(parts.network))
 
-    def critics_stepped(*_) -> None:
+    def discriminators_stepped(*_) -> None:
         assert equal(gradients(parts.network), network_at_step["gradients"])
         assert equal(values(parts.network), network_at_step["values"])
-        assert not equal(values(parts.critics), before)
-        before.update(values(parts.critics))
-        steps.append("critics")
+        assert not equal(values(parts.discriminators), before)
+        before.update(values(parts.discriminators))
+        steps.append("discriminators")
 
     parts.optimizer.register_step_pre_hook(generator_steps)
     parts.optimizer.register_step_post_hook(generator_stepped)
-    parts.critic_optimizer.register_step_post_hook(critics_stepped)
+    parts.discriminator_optimizer.register_step_post_hook(discriminators_stepped)
     parts.run()
-    assert steps == ["generator", "critics"] * 3
+    assert steps == ["generator", "discriminators"] * 3
 
 
 @pytest.mark.parametrize("start, passes", [(0, 6), (2, 2)])
-def test_critics_look_once_at_real_and_once_at_reconstructed_volumes(start, passes):
+def test_discriminators_look_once_at_real_and_once_at_reconstructed_volumes(start, passes):
     parts, calls = Parts(schedule=(start, 0, 0)), Counter()
-    for name in ("slice_critic", "volume_critic"):
+    for name in ("slice_discriminator", "volume_discriminator"):
         getattr(parts, name).register_forward_hook(lambda *_, name=name: calls.update([name]))
     parts.run()
-    assert calls == {"slice_critic": passes, "volume_critic": passes}
+    assert calls == {"slice_discriminator": passes, "volume_discriminator": passes}
 
 
-def test_activations_of_the_critics_are_gone_before_the_generator_differentiates():
+def test_activations_of_the_discriminators_are_gone_before_the_generator_differentiates():
     parts, alive = Parts(batches=1), []
-    parts.volume_critic.register_forward_hook(lambda m, args, out: alive.append(weakref.ref(out.features[0])))
+    parts.volume_discriminator.register_forward_hook(lambda m, args, out: alive.append(weakref.ref(out.features[0])))
     parts.network.decoder.conv_out.conv.weight.register_hook(lambda _: alive.append([ref() for ref in alive]))
     parts.run()
     assert alive[2] == [None, None]
@@ -183,9 +190,9 @@ def test_activations_of_the_critics_are_gone_before_the_generator_differentiates
 def test_gradients_are_clipped_to_the_given_norm(clip):
     parts = Parts(batches=1, l1_weight=1e4, lr=1.0, gradient_clip=clip)
     parts.loss.slice_weight = parts.loss.volume_weight = 1e4
-    before = values(parts.network), values(parts.critics)
+    before = values(parts.network), values(parts.discriminators)
     parts.run()
-    for module, old in zip((parts.network, parts.critics), before):
+    for module, old in zip((parts.network, parts.discriminators), before):
         moved = torch.cat([(new - old[name]).flatten() for name, new in values(module).items()]).norm()
         assert moved.item() == pytest.approx(clip, rel=1e-3)  # plain descent of rate 1 moves by the gradient
 
@@ -193,20 +200,20 @@ def test_gradients_are_clipped_to_the_given_norm(clip):
 # --- the schedule ---
 
 
-def test_critics_train_and_count_from_their_batches_on_over_epochs():
+def test_discriminators_train_and_count_from_their_batches_on_over_epochs():
     parts = Parts(schedule=(4, 2, 2), batches=2, epochs=4)
-    states = [values(parts.critics)]
-    parts.trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda _: states.append(values(parts.critics)))
+    states = [values(parts.discriminators)]
+    parts.trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda _: states.append(values(parts.discriminators)))
     parts.run()
     assert [equal(a, b) for a, b in pairwise(states)] == [True] * 2 + [False] * 6
-    expected = [TERMS] * 2 + [TERMS | CRITICS] * 2 + [TERMS | CRITICS | ADVERSARIAL] * 4
+    expected = [TERMS] * 2 + [TERMS | DISCRIMINATORS] * 2 + [TERMS | DISCRIMINATORS | ADVERSARIAL] * 4
     assert [set(output) for output in parts.outputs] == expected
 
 
-def test_before_their_start_the_critics_see_nothing():
+def test_before_their_start_the_discriminators_see_nothing():
     parts, calls = Parts(schedule=(9, 0, 0)), []
-    for critic in parts.critics:
-        critic.register_forward_hook(lambda *_: calls.append(1))
+    for discriminator in parts.discriminators:
+        discriminator.register_forward_hook(lambda *_: calls.append(1))
     parts.run()
     assert not calls
 
@@ -227,7 +234,7 @@ def test_reconstruction_improves():
 def test_mixed_precision_stays_finite_and_the_codebook_float32():
     parts, seen = Parts(batches=4, amp=True, size=(24, 28, 22)), set()
     parts.network.decoder.conv_out.register_forward_hook(lambda module, args, out: seen.add(out.dtype))
-    parts.volume_critic.register_forward_hook(lambda module, args, out: seen.add(out.logits.dtype))
+    parts.volume_discriminator.register_forward_hook(lambda module, args, out: seen.add(out.logits.dtype))
     parts.run()
     assert seen == {torch.bfloat16}
     assert all(value.isfinite() for output in parts.outputs for value in output.values())

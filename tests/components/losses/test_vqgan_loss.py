@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medical_diffusion_components.losses.vqgan import CriticPair, VQGANLoss
-from medical_diffusion_components.networks.discriminators import CriticOutput
+from medical_diffusion_components.losses.vqgan import DiscriminatorPair, VQGANLoss
+from medical_diffusion_components.networks.discriminators import DiscriminatorOutput
 
 
 class MeanSquare(nn.Module):
@@ -17,10 +17,10 @@ class MeanSquare(nn.Module):
 WEIGHTS = {"l1_weight": 2, "perceptual_weight": 3, "slice_weight": 5, "volume_weight": 7, "feature_matching_weight": 11}
 
 
-def verdict(slice_logit: float, volume_logit: float, *features: float) -> CriticPair:
+def verdict(slice_logit: float, volume_logit: float, *features: float) -> DiscriminatorPair:
     maps = [torch.full((1, 2), float(value)) for value in features]
     logits = torch.tensor([[slice_logit], [volume_logit]], dtype=torch.float32)
-    return CriticPair(CriticOutput(logits[0], maps), CriticOutput(logits[1], maps))
+    return DiscriminatorPair(DiscriminatorOutput(logits[0], maps), DiscriminatorOutput(logits[1], maps))
 
 
 def test_default_weights_are_those_of_the_paper():
@@ -35,17 +35,17 @@ def test_reconstruction_terms_are_weighted_l1_of_volumes_and_perceptual_loss_of_
     assert {name: term.item() for name, term in terms.items()} == {"l1": 2 * 0.5, "perceptual": 3 * 4.0}
 
 
-def test_adversarial_terms_are_weighted_verdicts_and_feature_matching_of_both_critics():
+def test_adversarial_terms_are_weighted_verdicts_and_feature_matching_of_both_discriminators():
     terms = VQGANLoss(MeanSquare(), **WEIGHTS).adversarial(verdict(0.5, -2, 1, 4), verdict(9, 9, 2, 2))
     assert {name: term.item() for name, term in terms.items()} == pytest.approx(
         {"slice_adversarial": 5 * -0.5, "volume_adversarial": 7 * 2.0, "feature_matching": 11 * 2 * (1 + 2) / 2}
     )
 
 
-def test_critic_terms_are_weighted_hinge_losses():
-    terms = VQGANLoss(MeanSquare(), **WEIGHTS).critics(fake=verdict(0.5, -2), real=verdict(3, -1))
+def test_discriminator_terms_are_weighted_hinge_losses():
+    terms = VQGANLoss(MeanSquare(), **WEIGHTS).discriminators(fake=verdict(0.5, -2), real=verdict(3, -1))
     assert {name: term.item() for name, term in terms.items()} == pytest.approx(
-        {"slice_critic": 5 * 1.5 / 2, "volume_critic": 7 * 2.0 / 2}
+        {"slice_discriminator": 5 * 1.5 / 2, "volume_discriminator": 7 * 2.0 / 2}
     )
 
 

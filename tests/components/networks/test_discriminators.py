@@ -4,20 +4,20 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from medical_diffusion_components.networks.discriminators import PatchCritic
+from medical_diffusion_components.networks.discriminators import PatchDiscriminator
 
 
 @pytest.mark.parametrize("spatial_dims, count", [(2, 2_764_481), (3, 11_049_665)])
-def test_default_critic_has_the_expected_number_of_parameters(spatial_dims, count):
+def test_default_discriminator_has_the_expected_number_of_parameters(spatial_dims, count):
     with torch.device("meta"):
-        critic = PatchCritic(spatial_dims)
-    assert sum(parameter.numel() for parameter in critic.parameters()) == count
+        discriminator = PatchDiscriminator(spatial_dims)
+    assert sum(parameter.numel() for parameter in discriminator.parameters()) == count
 
 
 def test_features_are_those_of_four_convolutions_and_logits_those_of_one_more():
-    critic = PatchCritic(2, channels=3).double()
-    convolutions = [m for m in critic.modules() if isinstance(m, torch.nn.Conv2d)]
-    norms = [None, *(m for m in critic.modules() if isinstance(m, torch.nn.BatchNorm2d))]
+    discriminator = PatchDiscriminator(2, channels=3).double()
+    convolutions = [m for m in discriminator.modules() if isinstance(m, torch.nn.Conv2d)]
+    norms = [None, *(m for m in discriminator.modules() if isinstance(m, torch.nn.BatchNorm2d))]
     x = h = torch.randn(2, 1, 17, 22, dtype=torch.float64)
     expected = []
     for conv, norm, stride in zip(convolutions, norms, (2, 2, 2, 1)):
@@ -28,7 +28,7 @@ def test_features_are_those_of_four_convolutions_and_logits_those_of_one_more():
             h = h * norm.weight[:, None, None] + norm.bias[:, None, None]
         h = torch.where(h > 0, h, 0.2 * h)
         expected.append(h)
-    verdict = critic(x)
+    verdict = discriminator(x)
     assert [feature.shape[1] for feature in verdict.features] == [3, 6, 12, 24]
     for ours, theirs in zip(verdict.features, expected, strict=True):
         torch.testing.assert_close(ours, theirs)
@@ -38,30 +38,30 @@ def test_features_are_those_of_four_convolutions_and_logits_those_of_one_more():
 
 @pytest.mark.parametrize("shape", [(8, 8), (8, 9, 8)])
 def test_padding_lets_inputs_of_8_voxels_through(shape):
-    critic = PatchCritic(len(shape), in_channels=2, channels=4)
-    verdict = critic(torch.randn(2, 2, *shape))
+    discriminator = PatchDiscriminator(len(shape), in_channels=2, channels=4)
+    verdict = discriminator(torch.randn(2, 2, *shape))
     assert verdict.logits.shape == (2, 1, *[2] * len(shape)) and verdict.logits.std() > 0
 
 
 def test_number_of_layers_sets_the_number_of_features():
-    assert len(PatchCritic(2, channels=2, num_layers=2)(torch.randn(2, 1, 16, 16)).features) == 3
+    assert len(PatchDiscriminator(2, channels=2, num_layers=2)(torch.randn(2, 1, 16, 16)).features) == 3
 
 
 @pytest.mark.parametrize("shape, dtype", [((18, 23), torch.bfloat16), ((24, 17), torch.float32)])
 def test_maps_smaller_than_a_kernel_are_seen_in_float32_under_autocast(shape, dtype):
-    critic, x = PatchCritic(2, channels=2), torch.randn(2, 1, *shape)
+    discriminator, x = PatchDiscriminator(2, channels=2), torch.randn(2, 1, *shape)
     with torch.autocast("cpu", torch.bfloat16):
-        verdict = critic(x)
+        verdict = discriminator(x)
     assert {feature.dtype for feature in (*verdict.features, verdict.logits)} == {dtype}
 
 
 def test_weight_gradients_of_small_inputs_are_those_of_float32_under_autocast():
-    critic, x = PatchCritic(3, channels=2), torch.randn(2, 1, 8, 12, 9)
+    discriminator, x = PatchDiscriminator(3, channels=2), torch.randn(2, 1, 8, 12, 9)
     found = []
     for enabled in (True, False):
         junk = [torch.full((n,), torch.nan) for n in range(1, 20_000, 50)]  # what unwritten memory would hold
         del junk
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            loss = critic(x).logits.float().square().sum()
-        found.append(torch.autograd.grad(loss, list(critic.parameters())))
+            loss = discriminator(x).logits.float().square().sum()
+        found.append(torch.autograd.grad(loss, list(discriminator.parameters())))
     torch.testing.assert_close(*found)
