@@ -1,0 +1,47 @@
+"""What training reads: cases and their splits, loading that can resume, cached latents, volumes sampled on the fly."""
+
+from medical_diffusion_components.data.datasets import (
+    EMBEDDED,
+    USERS_DATA,
+    data_fingerprint,
+    describe_data,
+    load_cases,
+    median_spacing,
+    nifti_files,
+    smallest_training_split,
+)
+from medical_diffusion_components.data.latents import cache_latents, held_out_draws
+from medical_diffusion_components.data.loading import RepeatingSampler, ResumableSampler, SeededDataset
+from medical_diffusion_components.data.sampled_volumes import SampledVolumes, VolumeSampler, describe_sampling
+from medical_diffusion_components.data.segmentation_cases import (
+    describe_cases,
+    labelled_cases,
+    labelled_subset,
+    volumes_to_segment,
+)
+from medical_diffusion_components.data.splits import SPLITS, split_patients
+
+__all__ = [
+    "EMBEDDED",
+    "SPLITS",
+    "USERS_DATA",
+    "RepeatingSampler",
+    "ResumableSampler",
+    "SampledVolumes",
+    "SeededDataset",
+    "VolumeSampler",
+    "cache_latents",
+    "data_fingerprint",
+    "describe_cases",
+    "describe_data",
+    "describe_sampling",
+    "held_out_draws",
+    "labelled_cases",
+    "labelled_subset",
+    "load_cases",
+    "median_spacing",
+    "nifti_files",
+    "smallest_training_split",
+    "split_patients",
+    "volumes_to_segment",
+]

@@ -1,0 +1,17 @@
+"""The diffusion process: sampling, the noise it starts from, and what a training step draws."""
+
+from medical_diffusion_components.diffusion.generator import LatentDiffusionGenerator
+from medical_diffusion_components.diffusion.noise_latent import NoiseLatent, NoiseLatentd
+from medical_diffusion_components.diffusion.prepare_batch import HeldOutPrepareBatch, TrainingPrepareBatch
+from medical_diffusion_components.diffusion.timesteps import evenly_in_log_snr, evenly_in_time, half_log_snr
+
+__all__ = [
+    "HeldOutPrepareBatch",
+    "LatentDiffusionGenerator",
+    "NoiseLatent",
+    "NoiseLatentd",
+    "TrainingPrepareBatch",
+    "evenly_in_log_snr",
+    "evenly_in_time",
+    "half_log_snr",
+]

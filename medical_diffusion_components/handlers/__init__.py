@@ -1,0 +1,32 @@
+"""What runs beside a training loop: checkpoints, averages, schedules, progress."""
+
+from medical_diffusion_components.handlers.best_weights import BestWeights, PublishWeights
+from medical_diffusion_components.handlers.checkpoint import CheckpointError, TrainingCheckpoint
+from medical_diffusion_components.handlers.early_stopping import Convergence, StopWhenConverged
+from medical_diffusion_components.handlers.ema import ExponentialMovingAverage
+from medical_diffusion_components.handlers.first_rank_writer import FirstRankWriter
+from medical_diffusion_components.handlers.non_finite import NonFiniteLossError, StopOnNonFinite
+from medical_diffusion_components.handlers.optimiser_steps import StepLrSchedule, optimiser_step
+from medical_diffusion_components.handlers.process_mean import MeanOverProcesses
+from medical_diffusion_components.handlers.progress import TrainingProgress
+from medical_diffusion_components.handlers.seeding import SeedIterations
+from medical_diffusion_components.handlers.validation import ValidationWithLastEpoch
+
+__all__ = [
+    "BestWeights",
+    "CheckpointError",
+    "Convergence",
+    "ExponentialMovingAverage",
+    "FirstRankWriter",
+    "MeanOverProcesses",
+    "NonFiniteLossError",
+    "PublishWeights",
+    "SeedIterations",
+    "StepLrSchedule",
+    "StopOnNonFinite",
+    "StopWhenConverged",
+    "TrainingCheckpoint",
+    "TrainingProgress",
+    "ValidationWithLastEpoch",
+    "optimiser_step",
+]

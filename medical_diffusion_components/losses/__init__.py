@@ -1,0 +1,29 @@
+"""Losses of the first stage and of inpainting."""
+
+from medical_diffusion_components.losses.adversarial import (
+    AdversarialSchedule,
+    hinge_discriminator_loss,
+    hinge_generator_loss,
+)
+from medical_diffusion_components.losses.feature_matching import feature_matching_loss
+from medical_diffusion_components.losses.inpainting import InpaintingLoss, InpaintingTerms
+from medical_diffusion_components.losses.ms_ssim import MSSSIMLoss, scale_sizes
+from medical_diffusion_components.losses.perceptual import EfficientNetLite0Features, PerceptualLoss
+from medical_diffusion_components.losses.slices import random_slices
+from medical_diffusion_components.losses.vqgan import DiscriminatorPair, VQGANLoss
+
+__all__ = [
+    "AdversarialSchedule",
+    "DiscriminatorPair",
+    "EfficientNetLite0Features",
+    "InpaintingLoss",
+    "InpaintingTerms",
+    "MSSSIMLoss",
+    "PerceptualLoss",
+    "VQGANLoss",
+    "feature_matching_loss",
+    "hinge_discriminator_loss",
+    "hinge_generator_loss",
+    "random_slices",
+    "scale_sizes",
+]

@@ -1,0 +1,35 @@
+"""What is written for people: pictures, reports, synthetic volumes and the label study."""
+
+from medical_diffusion_components.reports.drawing import montage, save_montage
+from medical_diffusion_components.reports.evaluation_report import TEST_ROWS, EvaluationReport
+from medical_diffusion_components.reports.label_study import Arm, LabelStudy, LabelStudyRun, num_patients
+from medical_diffusion_components.reports.montages import RECONSTRUCTION_ROWS, ReconstructionMontage, SampleMontage
+from medical_diffusion_components.reports.segmentation_montage import SegmentationMontage, SegmentationPictures
+from medical_diffusion_components.reports.segmentation_note import SegmentationNote
+from medical_diffusion_components.reports.segmentation_report import (
+    MeanWithInterval,
+    SegmentationReport,
+    mean_over_patients,
+)
+from medical_diffusion_components.reports.volume_writer import SyntheticVolumeWriter
+
+__all__ = [
+    "RECONSTRUCTION_ROWS",
+    "TEST_ROWS",
+    "Arm",
+    "EvaluationReport",
+    "LabelStudy",
+    "LabelStudyRun",
+    "MeanWithInterval",
+    "ReconstructionMontage",
+    "SampleMontage",
+    "SegmentationMontage",
+    "SegmentationNote",
+    "SegmentationPictures",
+    "SegmentationReport",
+    "SyntheticVolumeWriter",
+    "mean_over_patients",
+    "montage",
+    "num_patients",
+    "save_montage",
+]

@@ -1,0 +1,31 @@
+"""Transforms of training and inference."""
+
+from medical_diffusion_components.transforms.check_labels import CheckLabels, CheckLabelsd
+from medical_diffusion_components.transforms.check_volume import CheckVolume, CheckVolumed
+from medical_diffusion_components.transforms.load_latent import RandLoadLatent, RandLoadLatentd
+from medical_diffusion_components.transforms.load_volume import LoadVolume, LoadVolumed
+from medical_diffusion_components.transforms.paste_patches import PastePatches, PastePatchesd
+from medical_diffusion_components.transforms.rand_mask_patches import MaskedVolume, RandMaskPatches, RandMaskPatchesd
+from medical_diffusion_components.transforms.rand_torchio import RandTorchIOd
+from medical_diffusion_components.transforms.spacing_affine import SpacingAffine, SpacingAffined
+from medical_diffusion_components.transforms.volume_error import VolumeError
+
+__all__ = [
+    "CheckLabels",
+    "CheckLabelsd",
+    "CheckVolume",
+    "CheckVolumed",
+    "LoadVolume",
+    "LoadVolumed",
+    "MaskedVolume",
+    "PastePatches",
+    "PastePatchesd",
+    "RandLoadLatent",
+    "RandLoadLatentd",
+    "RandMaskPatches",
+    "RandMaskPatchesd",
+    "RandTorchIOd",
+    "SpacingAffine",
+    "SpacingAffined",
+    "VolumeError",
+]
