@@ -1,6 +1,6 @@
 """What runs beside a training loop: checkpoints, averages, schedules, progress."""
 
-from medical_diffusion_components.handlers.best_weights import BestWeights, PublishWeights
+from medical_diffusion_components.handlers.best_weights import BestWeights, LatestWeights, PublishWeights
 from medical_diffusion_components.handlers.checkpoint import CheckpointError, TrainingCheckpoint
 from medical_diffusion_components.handlers.early_stopping import Convergence, StopWhenConverged
 from medical_diffusion_components.handlers.ema import ExponentialMovingAverage
@@ -18,6 +18,7 @@ __all__ = [
     "Convergence",
     "ExponentialMovingAverage",
     "FirstRankWriter",
+    "LatestWeights",
     "MeanOverProcesses",
     "NonFiniteLossError",
     "PublishWeights",

@@ -1,4 +1,4 @@
-"""Keep the weights of the best validation, and hand them over when training is done."""
+"""Keep the weights of the best validation or the latest ones, and hand them over when training is done."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import nn
 from medical_diffusion_components.files import write_atomically
 from medical_diffusion_components.weights import save_weights
 
-__all__ = ["BestWeights", "PublishWeights"]
+__all__ = ["BestWeights", "LatestWeights", "PublishWeights"]
 
 
 class BestWeights:
@@ -68,3 +68,32 @@ class PublishWeights:
         for suffix in (".json", ".pt"):  # the weights last: they are what the next stage waits for
             source = self.source.with_suffix(suffix)
             write_atomically(self.target.with_suffix(suffix), lambda temporary, s=source: shutil.copyfile(s, temporary))
+
+
+class LatestWeights:
+    """Attached to a trainer, save ``module`` every so many epochs and after the last.
+
+    For a training without a held-out objective to choose by, as that of a GAN, whose losses say nothing of its volumes.
+
+    Args:
+        module: what to save.
+        path: where to; a note of what the weights were made from lies beside it.
+        made_from: facts for the note; the epoch is added.
+        every_epochs: epochs between two saves.
+    """
+
+    def __init__(
+        self, module: nn.Module, path: str | Path, made_from: Mapping[str, Any], every_epochs: int = 1
+    ) -> None:
+        self.module = module
+        self.path = Path(path)
+        self.made_from = dict(made_from)
+        self.every_epochs = every_epochs
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        epoch, last = engine.state.epoch, engine.state.max_epochs
+        if engine.state.rank == 0 and (epoch % self.every_epochs == 0 or epoch == last):
+            save_weights(self.module, self.path, {**self.made_from, "epoch": epoch})

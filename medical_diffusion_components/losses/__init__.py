@@ -11,9 +11,11 @@ from medical_diffusion_components.losses.ms_ssim import MSSSIMLoss, scale_sizes
 from medical_diffusion_components.losses.perceptual import EfficientNetLite0Features, PerceptualLoss
 from medical_diffusion_components.losses.slices import random_slices
 from medical_diffusion_components.losses.vqgan import DiscriminatorPair, VQGANLoss
+from medical_diffusion_components.losses.wgan import AlphaWGANLoss, gradient_penalty
 
 __all__ = [
     "AdversarialSchedule",
+    "AlphaWGANLoss",
     "DiscriminatorPair",
     "EfficientNetLite0Features",
     "InpaintingLoss",
@@ -22,6 +24,7 @@ __all__ = [
     "PerceptualLoss",
     "VQGANLoss",
     "feature_matching_loss",
+    "gradient_penalty",
     "hinge_discriminator_loss",
     "hinge_generator_loss",
     "random_slices",

@@ -1,5 +1,11 @@
 """Networks: 3D VQ-GAN with its codebook and discriminators, the denoiser, and what Swin UNETR needs."""
 
+from medical_diffusion_components.networks.alpha_wgan import (
+    AlphaWGANGenerator,
+    CodeDiscriminator,
+    VolumeDiscriminator,
+    VolumeEncoder,
+)
 from medical_diffusion_components.networks.codebook import CodebookOutput, EMACodebook
 from medical_diffusion_components.networks.denoiser import Denoiser
 from medical_diffusion_components.networks.discriminators import DiscriminatorOutput, PatchDiscriminator
@@ -18,6 +24,8 @@ from medical_diffusion_components.networks.vqgan import (
 __all__ = [
     "PARTS",
     "VQGAN",
+    "AlphaWGANGenerator",
+    "CodeDiscriminator",
     "CodebookOutput",
     "Decoder",
     "Denoiser",
@@ -28,6 +36,8 @@ __all__ = [
     "PatchDiscriminator",
     "TransferReport",
     "VQGANOutput",
+    "VolumeDiscriminator",
+    "VolumeEncoder",
     "check_divisible",
     "checked_window",
     "stage_strides",

@@ -53,7 +53,12 @@ TINY = {
     "overlap": 0.1,
     "num_volumes": 3,
     "val_interval": 1,
+    "code_size": 5,
+    "gan_channels": 8,
+    "code_hidden": 16,
 }
+# alpha-WGAN halves every side four times
+TINY_GAN = {"image_size": [16, 48, 32]}
 
 
 class Trained(NamedTuple):
@@ -105,7 +110,8 @@ def read(file: Path) -> dict[str, Any]:
 def tiny(bundle: Path, **overrides: Any) -> dict[str, Any]:
     """The small values that this bundle has knobs for, and ``overrides``."""
     known = {id for file in config_files(bundle) for id in read(file)}
-    return {id: value for id, value in TINY.items() if id in known} | overrides
+    small = TINY | TINY_GAN if "code_size" in known else TINY
+    return {id: value for id, value in small.items() if id in known} | overrides
 
 
 def workflow(bundle: Path, config: str | Sequence[str], **overrides: Any) -> ConfigWorkflow:
