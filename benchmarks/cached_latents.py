@@ -48,7 +48,7 @@ def configuration(bundle: str, folder: Path, batch: int):  # type: ignore[no-unt
     for id, value in {**knobs, "device": "cpu", "batch_size": batch, "epochs": 1}.items():
         parser[id] = value
     parser["train#handlers"] = []
-    parser["encode#preprocessing_text"] = ""  # names the cache, here a temporary one
+    parser["encode#preprocessing_settings"] = {}  # names the cache, here a temporary one
     return parser
 
 

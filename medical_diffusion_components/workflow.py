@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import json
 import logging
@@ -11,7 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 from monai.bundle import ConfigParser, ConfigWorkflow
@@ -21,16 +22,60 @@ from medical_diffusion_components.data.datasets import EMBEDDED
 from medical_diffusion_components.weights import provenance
 
 __all__ = [
+    "FOLDERS",
+    "PLACES",
     "bundle_root",
     "changed_settings",
+    "changes",
     "ensure_first_stage",
     "run_config",
+    "settings",
     "start_run",
+    "without_places",
 ]
 
 logger = logging.getLogger(__name__)
 
 FIRST_STAGE_CONFIG = "train_autoencoder.yaml"
+# Where something lies. What lies there counts by its hash, not by its path.
+FOLDERS = frozenset(
+    {
+        "bundle_root",
+        "data_dir",
+        "dataset_dir",
+        "files_dir",
+        "first_stage_weights",
+        "generator",
+        "models_dir",
+        "output_dir",
+        "pretrained_weights",
+        "samples_dir",
+        "stage_dir",
+        "weights",
+    }
+)
+# Settings on which nothing that is learned depends: where it runs and how fast, how often it saves and draws. val_interval
+# is not among them: the published weights are the best of those that were validated.
+PLACES = FOLDERS | {
+    "amp",
+    "cache_rate",
+    "checkpoint_minutes",
+    "device",
+    "montage_interval",
+    "num_devices",
+    "num_inference_steps",  # of the montages of a training, as is the sampler
+    "num_workers",
+    "sampler",
+    "writer",
+}
+_BATCH_SIZES = ("batch_size", "autoencoder_batch_size")  # of one process
+_DISTRIBUTING = (  # blocks that spread their `module` over several processes, which stays the same
+    "torch.nn.parallel.DistributedDataParallel",
+    "medical_diffusion_components.networks.sync_batch_norms",
+)
+_ARITHMETIC = (ast.Expression, ast.BinOp, ast.UnaryOp, ast.operator, ast.unaryop, ast.Constant, ast.List, ast.Tuple)
+_ARITHMETIC += (ast.Name, ast.Load, ast.Subscript)
+_Kind = TypeVar("_Kind")
 _WRAPPERS = ("Failed to evaluate", "Failed to instantiate", "applying transform")  # how MONAI's messages begin
 
 
@@ -40,16 +85,17 @@ def bundle_root() -> str:
     MONAI sets no such path. The running ``ConfigWorkflow`` knows the folder of its configuration; without one (a bare
     ``ConfigParser``, as MONAI Label and ``ckpt_export`` use) the bundle is taken to be the current directory.
     """
-    workflow = _running_workflow()
+    workflow = _running(ConfigWorkflow)
     folder = workflow.config_root_path.absolute().parent if workflow is not None else Path()
     return str(folder.resolve())
 
 
-def _running_workflow() -> ConfigWorkflow | None:
+def _running(kind: type[_Kind]) -> _Kind | None:
+    """The innermost object of this kind that is at work: MONAI hands neither its workflow nor its parser to expressions."""
     frame = sys._getframe()
     while frame is not None:
         # isinstance, since asking a ConfigParser for an attribute would make it resolve one
-        if isinstance(frame.f_locals.get("self"), ConfigWorkflow):
+        if isinstance(frame.f_locals.get("self"), kind):
             return frame.f_locals["self"]
         frame = frame.f_back
     return None
@@ -78,7 +124,7 @@ def ensure_first_stage(path: str, dataset_dir: str | None) -> None:
             )
         logger.info(f"using the first stage {path}")
         return
-    workflow = _running_workflow()
+    workflow = _running(ConfigWorkflow)
     if workflow is None:
         raise RuntimeError(f"no first stage at {path}, and no running workflow to train it: run train_autoencoder.yaml")
     config = workflow.config_root_path / FIRST_STAGE_CONFIG
@@ -97,13 +143,124 @@ def changed_settings(file: str) -> dict[str, Any]:
     Raises:
         RuntimeError: there is no running workflow.
     """
-    workflow = _running_workflow()
+    workflow = _running(ConfigWorkflow)
     if workflow is None:
         raise RuntimeError(f"no running workflow to compare with {file}")
     own = ConfigParser()
     own.read_config(str(workflow.config_root_path / file))
     own.parse()
     return dict(_differences(own.get(), workflow.parser.get()))
+
+
+def settings(id: str | None = None, **facts: Any) -> dict[str, Any]:
+    """Everything that the running configuration sets and its result depends on: all of it but :data:`PLACES`.
+
+    That is every id that the run refers to, blocks included, down to single values: ``loss::l1_weight -> 4.0``.
+    Expressions are compared as text, and by their value where they are plain arithmetic or name another knob. Left out
+    are the number of epochs while the learning rate is constant (``final_lr`` 1), since such a training may become
+    longer, and the batch size of one process: whoever compares settings knows the global one.
+
+    Args:
+        id: give what this id and all that it refers to set, in place of the whole run.
+        facts: added under these names; hashes stand in for what lies in the places.
+
+    Returns:
+        JSON values by name.
+
+    Raises:
+        RuntimeError: no configuration is being evaluated.
+    """
+    parser = _running(ConfigParser)
+    if parser is None:
+        raise RuntimeError("no configuration is being evaluated whose settings could be given")
+    workflow = _running(ConfigWorkflow)
+    run_id = workflow.run_id if workflow is not None else "run"
+    config = parser.get()
+    found: dict[str, Any] = {}
+    for name in sorted(_used(config, [id or run_id]) - PLACES - {run_id}):
+        value = config[name]
+        if _is_arithmetic(config, name):
+            value = parser.ref_resolver.get_resolved_content(id=name)
+        found.update(_leaves(name, value))
+    for prefix in ("", "autoencoder_"):
+        if found.get(f"{prefix}final_lr") == 1:
+            for name in (f"{prefix}epochs", f"train{ID_SEP_KEY}trainer{ID_SEP_KEY}max_epochs"):
+                found.pop(name, None)
+    for name in _BATCH_SIZES:
+        found.pop(name, None)
+    return json.loads(json.dumps({**found, **facts}, default=str))
+
+
+def without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that a result depends on, as JSON gives them back: id -> value, without :data:`PLACES`."""
+    kept = {id: value for id, value in settings.items() if not PLACES & {id, re.split("#|::", id)[0]}}
+    return json.loads(json.dumps(kept, default=str))
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The settings that differ, each with both values: ``seed was 0, now 1; ...``; empty if none does."""
+
+    def said(values: Mapping[str, Any], name: str) -> str:
+        text = str(values[name]) if name in values else "not set"
+        return text if len(text) <= 120 else f"{text[:120]}..."
+
+    missing = object()
+    names = sorted(name for name in before.keys() | now.keys() if before.get(name, missing) != now.get(name, missing))
+    return "; ".join(f"{name} was {said(before, name)}, now {said(now, name)}" for name in names)
+
+
+def _used(config: Mapping[str, Any], ids: Sequence[str]) -> set[str]:
+    """The top-level ids that ``ids`` refer to, directly or through others, and themselves."""
+    found: set[str] = set()
+    pending = list(ids)
+    while pending:
+        id = pending.pop()
+        if id in config and id not in found:
+            found.add(id)
+            pending += re.findall(r"[@%](\w+)", json.dumps(config[id], default=str))
+    return found
+
+
+def _is_arithmetic(config: Mapping[str, Any], id: str) -> bool:
+    """Whether an id is an expression whose value takes nothing but numbers and knobs: evaluating it makes nothing."""
+    value = config.get(id)
+    if not isinstance(value, str) or value[:1] not in ("$", "@") or "#" in value:
+        return False
+    names = re.findall(r"@(\w+)", value)
+    try:
+        tree = ast.parse(re.sub(r"@(\w+)", r"_id_\1", value.removeprefix("$").strip()), mode="eval")
+    except SyntaxError:
+        return False
+    nodes = list(ast.walk(tree))
+    return (
+        all(isinstance(node, _ARITHMETIC) for node in nodes)
+        and {node.id for node in nodes if isinstance(node, ast.Name)} == {f"_id_{name}" for name in names}
+        and all(_is_plain(config.get(name)) or _is_arithmetic(config, name) for name in names)
+    )
+
+
+def _is_plain(value: Any) -> bool:
+    """A value that is no block, no expression and no reference."""
+    if isinstance(value, str):
+        return value[:1] not in ("$", "@", "%")
+    return all(map(_is_plain, value)) if isinstance(value, list) else not isinstance(value, dict)
+
+
+def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Single values of a block by their names; a list of plain values is one."""
+    while isinstance(value, dict) and value.get("_target_") in _DISTRIBUTING:
+        value = value["module"]
+    if name.split(ID_SEP_KEY)[-1] in FOLDERS:
+        return
+    if isinstance(value, dict):
+        parts = list(value.items())
+    elif isinstance(value, list) and any(isinstance(part, dict) for part in value):
+        parts = list(enumerate(value))
+    else:
+        yield name, value
+        return
+    for key, part in parts:
+        yield from _leaves(f"{name}{ID_SEP_KEY}{key}", part)
 
 
 def run_config(files: Sequence[str | os.PathLike], overrides: Mapping[str, Any]) -> None:
@@ -146,7 +303,7 @@ def check_overrides() -> None:
     Raises:
         ValueError: naming the unknown id and the nearest known one.
     """
-    workflow = _running_workflow()
+    workflow = _running(ConfigWorkflow)
     if workflow is None:
         return
     files = [
@@ -160,25 +317,6 @@ def check_overrides() -> None:
             nearest = difflib.get_close_matches(id, known, n=1)
             hint = f"; did you mean {nearest[0]}?" if nearest else ""
             raise ValueError(f"--{id} is no setting of {workflow.config_root_path}{hint}")
-
-
-def config_text(id: str) -> str:
-    """The text of a setting of the running workflow and of all that it refers to, to tell one configuration from another.
-
-    Raises:
-        RuntimeError: there is no running workflow.
-    """
-    workflow = _running_workflow()
-    if workflow is None:
-        raise RuntimeError(f"no running workflow whose {id} could be described")
-    config, found = workflow.parser.get(), {}
-    pending = [id]
-    while pending:
-        name = pending.pop()
-        if name in config and name not in found:
-            found[name] = json.dumps(config[name], sort_keys=True, default=str)
-            pending += re.findall(r"@(\w+)", found[name])
-    return json.dumps(found, sort_keys=True)
 
 
 def bundle_version(root: str) -> str:

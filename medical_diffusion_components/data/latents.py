@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ def cache_latents(
     weights: str | os.PathLike,
     cases: Sequence[dict],
     preprocessing: Callable[[dict], dict],
-    preprocessing_text: str,
+    preprocessing_settings: Mapping[str, Any],
     folder: str | os.PathLike,
     flip_axis: int = 0,
     device: torch.device | str = "cpu",
@@ -43,7 +44,7 @@ def cache_latents(
         weights: the file that they came from.
         cases: as :func:`~medical_diffusion_components.data.datasets.load_cases` lists them.
         preprocessing: case -> dictionary with ``image`` (C, H, W, D) in [-1, 1].
-        preprocessing_text: description of ``preprocessing``, part of the hash.
+        preprocessing_settings: what ``preprocessing`` was configured with, part of the hash.
         folder: where the folders of latents are.
         flip_axis: spatial axis of the mirror image, 0 for H.
         device: where to encode.
@@ -60,7 +61,7 @@ def cache_latents(
     facts = {
         "weights": file_hash(weights),
         "data": data_fingerprint(cases),
-        "preprocessing": preprocessing_text,
+        "preprocessing": preprocessing_settings,
         "flip_axis": flip_axis,
         "version": __version__,
     }

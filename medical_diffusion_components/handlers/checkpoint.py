@@ -18,6 +18,7 @@ from medical_diffusion_components.distributed import gathered, world_size
 from medical_diffusion_components.files import write_atomically
 from medical_diffusion_components.handlers.non_finite import NonFiniteLossError
 from medical_diffusion_components.weights import load_tensors, save_tensors, unwrap
+from medical_diffusion_components.workflow import changes
 
 __all__ = ["CheckpointError", "TrainingCheckpoint"]
 
@@ -51,7 +52,8 @@ class TrainingCheckpoint:
         sampler: the loader's sampler, which is told where in the epoch to go on.
         batch_size: samples per batch of that loader, on this process.
         evaluator: engine whose best metric goes along.
-        made_from: facts that must be the same when training goes on, such as the hash of the data.
+        settings: what must be the same when training resumes, as :func:`medical_diffusion_components.workflow.settings`
+            gives it, with hashes of the data and of the weights that it starts from.
         every_minutes: time between two checkpoints within an epoch; the end of an epoch always makes one.
         accumulation_steps: checkpoints fall on optimiser steps only.
         keep: how many to keep.
@@ -64,7 +66,7 @@ class TrainingCheckpoint:
         sampler: ResumableSampler,
         batch_size: int,
         evaluator: Engine | None = None,
-        made_from: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
         every_minutes: float = 10.0,
         accumulation_steps: int = 1,
         keep: int = 2,
@@ -74,7 +76,7 @@ class TrainingCheckpoint:
         self.sampler = sampler
         self.batch_size = batch_size
         self.evaluator = evaluator
-        self.made_from = dict(made_from or {})
+        self.settings = dict(settings or {})
         self.every_seconds = 60 * every_minutes
         self.accumulation_steps = accumulation_steps
         self.keep = max(keep, 1)
@@ -130,7 +132,7 @@ class TrainingCheckpoint:
         content = {
             "iteration": engine.state.iteration,
             "epoch_length": engine.state.epoch_length,
-            "made_from": self._facts(),
+            "settings": self._own_settings(),
             "random_state": torch.get_rng_state(),
             "objects": {name: item.state_dict() for name, item in self.objects.items()},
         }
@@ -139,7 +141,7 @@ class TrainingCheckpoint:
             if bad:
                 raise NonFiniteLossError(
                     f"not finite after iteration {engine.state.iteration}: {bad} of {name}. Nothing was saved; the last "
-                    "checkpoint is from before it. A lower learning rate or --amp False may help."
+                    "checkpoint is from before it: resume with --amp False, or start afresh with a lower learning rate."
                 )
         if self.evaluator is not None:
             content["best"] = [
@@ -197,18 +199,11 @@ class TrainingCheckpoint:
                 "a file system that all machines share"
             )
 
-    def _facts(self) -> dict[str, Any]:
-        return {**self.made_from, "batch_size": self.batch_size * world_size()}
+    def _own_settings(self) -> dict[str, Any]:
+        return {**self.settings, "batch_size": self.batch_size * world_size()}
 
     def _restore(self, engine: Engine, path: Path, content: dict) -> None:
-        here = {**self._facts(), "epoch_length": engine.state.epoch_length}
-        there = {**content["made_from"], "epoch_length": content["epoch_length"]}
-        for name in sorted(here.keys() | there.keys()):
-            if here.get(name) != there.get(name):
-                raise CheckpointError(
-                    f"{path} is from another training: its {name} is {there.get(name)}, this one's is {here.get(name)}. "
-                    "Use the same settings to go on, or another --output_dir to start afresh."
-                )
+        self._check_settings(engine, path, content)
         for name, item in self.objects.items():
             try:
                 item.load_state_dict(content["objects"][name])
@@ -224,6 +219,20 @@ class TrainingCheckpoint:
         if self.evaluator is not None:
             self.evaluator.state.best_metric, self.evaluator.state.best_metric_epoch = content["best"]
         logger.info(f"going on from {path}: iteration {iteration}, epoch {engine.state.epoch}")
+
+    def _check_settings(self, engine: Engine, path: Path, content: dict) -> None:
+        if "settings" not in content:
+            raise CheckpointError(
+                f"{path} was made by a version before 0.2.0, which did not keep the settings: whether it belongs to this "
+                "training cannot be known. Use another --output_dir to start afresh."
+            )
+        before = {**content["settings"], "epoch_length": content["epoch_length"]}
+        changed = changes(before, {**self._own_settings(), "epoch_length": engine.state.epoch_length})
+        if changed:
+            raise CheckpointError(
+                f"{path} is from another training: {changed}. Use the same settings to resume, or another --output_dir "
+                "to start afresh."
+            )
 
 
 def _not_finite(item: Any, name: str = "") -> str | None:

@@ -17,13 +17,11 @@ from monai.bundle import ConfigParser
 from monai.bundle.utils import ID_SEP_KEY
 
 from medical_diffusion_components.files import file_hash, write_atomically
-from medical_diffusion_components.workflow import run_config
+from medical_diffusion_components.workflow import changes, run_config, without_places
 
 __all__ = ["Arm", "LabelStudy", "LabelStudyRun", "num_patients"]
 
 logger = logging.getLogger(__name__)
-
-PLACES = {"device", "output_dir", "models_dir", "num_workers", "cache_rate"}  # settings that no result depends on
 
 
 class LabelStudyRun(NamedTuple):
@@ -168,11 +166,13 @@ class LabelStudy:
         folder = self.folder / "pretrained" / name
         settings = {**self.pretrain_settings, **self.arms[name].pretrain}
         done = folder / "done.json"
-        if _is_done(done, _lasting(settings)):
+        data = {"dataset_dir": settings.get("dataset_dir"), "generator": settings.get("generator")}
+        wanted = without_places(settings) | data  # whose hash is not known before the training has begun
+        if _is_done(done, wanted):
             return
         logger.info(f"label study: pre-training {name}")
         run_config(self.pretrain_configs, {**settings, **_folders(folder)})
-        _write(done, {"settings": _lasting(settings)})
+        _write(done, {"settings": wanted})
 
     def finetune(self, run: LabelStudyRun) -> None:
         """Fine-tune and test, unless there is a result: ``{arm, num_labelled, seed, settings, evaluation}``."""
@@ -204,10 +204,9 @@ class LabelStudy:
     def _identity(self, run: LabelStudyRun) -> dict[str, Any]:
         """What a result is valid for: the settings, with hashes in the place of paths."""
         settings = self._settings(run)
-        weights = settings.pop("pretrained_weights")
-        settings.pop("dataset_dir", None)
+        weights = settings["pretrained_weights"]
         hashed = {"data_sha256": self.data_sha256, "pretrained_sha256": weights and file_hash(weights)}
-        return _lasting({**settings, **hashed})
+        return without_places(settings) | hashed
 
     def _result(self, run: LabelStudyRun) -> dict[str, Any] | None:
         path = self.folder / "runs" / run.name / "result.json"
@@ -218,19 +217,12 @@ def _folders(folder: Path) -> dict[str, str]:
     return {"output_dir": str(folder / "output"), "models_dir": str(folder / "models")}
 
 
-def _lasting(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that a result depends on, as JSON gives them back."""
-    return json.loads(json.dumps({id: value for id, value in settings.items() if id not in PLACES}, default=str))
-
-
 def _is_done(path: Path, wanted: Mapping[str, Any]) -> bool:
     if not path.is_file():
         return False
-    found = json.loads(path.read_text())["settings"]
-    changed = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
+    changed = changes(json.loads(path.read_text())["settings"], wanted)
     if changed:
-        told = "; ".join(f"{key} was {found.get(key)}, now {wanted.get(key)}" for key in changed)
-        raise ValueError(f"{path} was made with other settings ({told}): give the study another output_dir")
+        raise ValueError(f"{path} was made with other settings ({changed}): give the study another output_dir")
     return True
 
 

@@ -75,7 +75,8 @@ def test_losses_validation_and_weights_are_those_of_one_process(bundle: Path, da
             assert i.losses == pytest.approx(expected.losses, rel=LOSS_TOLERANCE, abs=LOSS_TOLERANCE)
     found, expected = checkpoint(bundle, two), checkpoint(bundle, one)
     assert found["best"] == pytest.approx(expected["best"], rel=LOSS_TOLERANCE)
-    farthest = expected["made_from"]["learning_rate"] * len(alone)  # that AdamW could go
+    assert found["settings"] == expected["settings"], "so that either could resume from the other's"
+    farthest = expected["settings"]["learning_rate"] * len(alone)  # that AdamW could go
     before, moved = weights_at_start(bundle), 0
     for name, weight in expected["objects"]["network"].items():
         assert rms(found["objects"]["network"][name] - weight) <= WEIGHT_TOLERANCE * farthest, name

@@ -181,13 +181,21 @@ def test_with_all_checkpoints_damaged_nothing_starts_afresh(interrupted: Callabl
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({"seed": 1}, "seed is 0, this one's is 1"),
-        ({"autoencoder_learning_rate": 1e-5}, "learning_rate is 1.875e-05, this one's is 1e-05"),
-        ({"autoencoder_final_lr": 0.1}, "decay is None, this one's is [2, 0.1]"),
-        ({"autoencoder_batch_size": 1}, "batch_size is 2, this one's is 1"),
-        ({"base_channels": 8}, "does not fit the configured autoencoder"),
-        ({"discriminator_channels": 8}, "does not fit the configured slice_discriminator"),
-        ({"dataset_dir": "other"}, "data is "),
+        ({"seed": 1}, "training: seed was 0, now 1."),
+        ({"autoencoder_learning_rate": 1e-5}, "training: autoencoder_learning_rate was 1.875e-05, now 1e-05."),
+        (
+            {"autoencoder_final_lr": 0.1},
+            "autoencoder_epochs was not set, now 2; autoencoder_final_lr was 1.0, now 0.1.",
+        ),
+        ({"autoencoder_batch_size": 1}, "batch_size was 2, now 1"),
+        (
+            {"base_channels": 8, "patch_size": [8, 8, 12]},
+            "base_channels was 4, now 8; patch_size was [16, 32, 12], now [8, 8, 12].",
+        ),
+        ({"autoencoder_def#codebook#decay": 0.5}, "training: autoencoder_def::codebook::decay was 0.99, now 0.5."),
+        ({"loss#l1_weight": 1.0}, "training: loss::l1_weight was 4.0, now 1.0."),
+        ({"val_interval": 2}, "training: val_interval was 1, now 2."),
+        ({"dataset_dir": "other"}, "training: data was "),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -204,6 +212,39 @@ def test_checkpoints_of_another_training_are_refused(
     assert line.startswith("Stopped: CheckpointError: ") and named in line
     assert str(checkpoints(go_on["output_dir"])[-1]) in line
     assert tree(tmp_path / "run" / "output" / "autoencoder" / "checkpoints") == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"prediction_type": "sample"}, "prediction_type was epsilon, now sample"),
+        ({"num_train_timesteps": 24}, "num_train_timesteps was 12, now 24"),
+        ({"ema_decay": 0.5, "accumulation_steps": 1}, "accumulation_steps was 2, now 1; ema_decay was 0.995, now 0.5"),
+        ({"train#preprocessing#transforms#0#flip_prob": 0.0}, "transforms::0::flip_prob was 0.5, now 0.0"),
+        ({"final_lr": 0.5}, "epochs was not set, now 2; final_lr was 1.0, now 0.5"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_checkpoints_of_another_diffusion_are_refused(
+    finished: Finished, nifti_folder: Path, tmp_path: Path, changed: dict, named: str
+) -> None:
+    for folder in (finished.output, finished.models):
+        shutil.copytree(folder, tmp_path / folder.name)
+    line = last_line(BUNDLE, "train.yaml", **settings(tmp_path, nifti_folder) | changed)
+    assert line.startswith("Stopped: CheckpointError: ") and f"is from another training: {named}." in line
+    assert (tmp_path / "models" / "model.pt").read_bytes() == (finished.models / "model.pt").read_bytes()
+
+
+def test_where_it_runs_and_how_often_it_saves_make_no_other_training(
+    finished: Finished, nifti_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished.output, tmp_path / "output")
+    shutil.copytree(finished.models, tmp_path / "models")
+    shutil.copytree(nifti_folder, tmp_path / "data")
+    places = {"device": "cpu", "num_workers": 1, "checkpoint_minutes": 3, "montage_interval": 7, "sampler": "ddpm"}
+    drawn: Drawn = []
+    train(drawn, **settings(tmp_path, tmp_path / "data", **places) | {"epochs": 3})
+    assert [place for *place, _ in drawn] == [["diffusion", iteration] for iteration in (9, 10, 11, 12)]
 
 
 def test_more_epochs_than_planned_are_no_other_training(finished: Finished, nifti_folder: Path, tmp_path: Path) -> None:

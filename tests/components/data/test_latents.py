@@ -42,7 +42,7 @@ class Cohort:
             "weights": self.weights,
             "cases": self.cases,
             "preprocessing": self.preprocessing,
-            "preprocessing_text": "scaled",
+            "preprocessing_settings": {"minv": -1.0},
             "folder": self.folder / "latents",
             **changes,
         }
@@ -143,7 +143,7 @@ def fewer_cases(cohort: Cohort) -> dict:
 
 
 def other_preprocessing(cohort: Cohort) -> dict:
-    return {"preprocessing_text": "scaled otherwise"}
+    return {"preprocessing_settings": {"minv": 0.0}}
 
 
 def other_flip(cohort: Cohort) -> dict:

@@ -231,18 +231,31 @@ class Bomb:
 
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    torch.save({"iteration": 3, "made_from": Bomb()}, tmp_path / "checkpoint_000000003.pt")
+    torch.save({"iteration": 3, "settings": Bomb()}, tmp_path / "checkpoint_000000003.pt")
     with pytest.raises(CheckpointError, match=r"none of the 1 checkpoints in .* can be read"):
         training(tmp_path).run()
     assert not Path("exploded").exists()
 
 
-def test_facts_that_differ_are_named_with_both_values(tmp_path: Path) -> None:
-    training(tmp_path, epochs=1, made_from={"data": "abc", "seed": 0}).run()
-    with pytest.raises(CheckpointError, match=r"3\.pt is from another training: its data is abc, this one's is xyz"):
-        training(tmp_path, epochs=1, made_from={"data": "xyz", "seed": 0}).run()
-    with pytest.raises(CheckpointError, match="its seed is 0, this one's is None"):
-        training(tmp_path, epochs=1, made_from={"data": "abc"}).run()
+def test_every_setting_that_differs_is_named_with_both_values(tmp_path: Path) -> None:
+    training(tmp_path, epochs=1, settings={"data": "abc", "seed": 0, "rate": 0.1}).run()
+    with pytest.raises(
+        CheckpointError, match=r"3\.pt is from another training: data was abc, now xyz; seed was 0, now 1\."
+    ):
+        training(tmp_path, epochs=1, settings={"data": "xyz", "seed": 1, "rate": 0.1}).run()
+    with pytest.raises(CheckpointError, match="training: rate was 0.1, now not set"):
+        training(tmp_path, epochs=1, settings={"data": "abc", "seed": 0}).run()
+
+
+def test_a_checkpoint_that_does_not_keep_its_settings_is_refused(tmp_path: Path) -> None:
+    """As those of version 0.1.0, which kept a few facts under another name."""
+    training(tmp_path, epochs=1).run()
+    for path in tmp_path.glob("*.pt"):
+        content = torch.load(path, weights_only=True)
+        content["made_from"] = content.pop("settings")
+        torch.save(content, path)
+    with pytest.raises(CheckpointError, match=r"checkpoint_0+3\.pt was made by a version before 0\.2\.0"):
+        training(tmp_path, epochs=1).run()
 
 
 def test_another_architecture_is_named_in_one_line(tmp_path: Path) -> None:
@@ -283,5 +296,5 @@ def test_the_global_batch_is_what_must_stay(tmp_path: Path, monkeypatch) -> None
     training(tmp_path, epochs=1).run()
     monkeypatch.setattr("medical_diffusion_components.handlers.checkpoint.world_size", lambda: 2)
     training(tmp_path, epochs=2, batch_size=1).run()
-    with pytest.raises(CheckpointError, match="batch_size is 2, this one's is 4"):
+    with pytest.raises(CheckpointError, match="batch_size was 2, now 4"):
         training(tmp_path, epochs=2).run()
