@@ -156,9 +156,9 @@ def settings(id: str | None = None, **facts: Any) -> dict[str, Any]:
     """Everything that the running configuration sets and its result depends on: all of it but :data:`PLACES`.
 
     That is every id that the run refers to, blocks included, down to single values: ``loss::l1_weight -> 4.0``.
-    Expressions are compared as text, and by their value where they are plain arithmetic or name another knob. Left out
-    are the number of epochs while the learning rate is constant (``final_lr`` 1), since such a training may become
-    longer, and the batch size of one process: whoever compares settings knows the global one.
+    Expressions are compared as text, and by their value where they are plain arithmetic or name another knob. The number of
+    epochs is "any" while the learning rate is constant (``final_lr`` 1): such a training may become longer. The batch
+    size of one process is left out: whoever compares settings knows the global one.
 
     Args:
         id: give what this id and all that it refers to set, in place of the whole run.
@@ -182,10 +182,11 @@ def settings(id: str | None = None, **facts: Any) -> dict[str, Any]:
         if _is_arithmetic(config, name):
             value = parser.ref_resolver.get_resolved_content(id=name)
         found.update(_leaves(name, value))
+    length = f"train{ID_SEP_KEY}trainer{ID_SEP_KEY}max_epochs"
     for prefix in ("", "autoencoder_"):
         if found.get(f"{prefix}final_lr") == 1:
-            for name in (f"{prefix}epochs", f"train{ID_SEP_KEY}trainer{ID_SEP_KEY}max_epochs"):
-                found.pop(name, None)
+            counted = [name for name in (f"{prefix}epochs", length) if isinstance(found.get(name), int)]
+            found.update(dict.fromkeys(counted, "any"))
     for name in _BATCH_SIZES:
         found.pop(name, None)
     return json.loads(json.dumps({**found, **facts}, default=str))

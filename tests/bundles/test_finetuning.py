@@ -125,7 +125,7 @@ def test_resumed_training_equals_uninterrupted(done: Trained, tmp_path: Path, mo
     one, other = (tree(tmp_path / n / "models") for n in ("whole", "parts"))
     assert one == other
     line = last_line(BUNDLE, "train.yaml", **parts | {"label_seed": 5})
-    assert "is from another training: its data is" in line
+    assert "is from another training: data was" in line
 
 
 @pytest.fixture(scope="module")
