@@ -66,6 +66,7 @@ PLACES = FOLDERS | {
     "num_inference_steps",  # of the montages of a training, as is the sampler
     "num_workers",
     "sampler",
+    "save_interval",
     "writer",
 }
 _BATCH_SIZES = ("batch_size", "autoencoder_batch_size")  # of one process
@@ -157,7 +158,7 @@ def settings(id: str | None = None, **facts: Any) -> dict[str, Any]:
 
     That is every id that the run refers to, blocks included, down to single values: ``loss::l1_weight -> 4.0``.
     Expressions are compared as text, and by their value where they are plain arithmetic or name another knob. The number of
-    epochs is "any" while the learning rate is constant (``final_lr`` 1): such a training may become longer. The batch
+    epochs is "any" while the learning rate is constant (``final_lr`` 1 or not there): such a training may become longer. The batch
     size of one process is left out: whoever compares settings knows the global one.
 
     Args:
@@ -184,7 +185,7 @@ def settings(id: str | None = None, **facts: Any) -> dict[str, Any]:
         found.update(_leaves(name, value))
     length = f"train{ID_SEP_KEY}trainer{ID_SEP_KEY}max_epochs"
     for prefix in ("", "autoencoder_"):
-        if found.get(f"{prefix}final_lr") == 1:
+        if f"{prefix}epochs" in found and found.get(f"{prefix}final_lr", 1) == 1:
             counted = [name for name in (f"{prefix}epochs", length) if isinstance(found.get(name), int)]
             found.update(dict.fromkeys(counted, "any"))
     for name in _BATCH_SIZES:

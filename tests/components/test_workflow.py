@@ -224,7 +224,7 @@ def test_hashes_stand_in_for_places(with_network: Path) -> None:
     assert settings_of(with_network, "workflow.settings(data='abc')")["data"] == "abc"
 
 
-@pytest.mark.parametrize(("final_lr", "epochs"), [(1.0, "any"), (0.5, 7)])
+@pytest.mark.parametrize(("final_lr", "epochs"), [(1.0, "any"), (1, "any"), (0.5, 7)])
 def test_the_number_of_epochs_counts_where_the_learning_rate_depends_on_it(
     with_network: Path, final_lr: float, epochs: Any
 ) -> None:
