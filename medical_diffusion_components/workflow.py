@@ -157,9 +157,9 @@ def settings(id: str | None = None, **facts: Any) -> dict[str, Any]:
     """Everything that the running configuration sets and its result depends on: all of it but :data:`PLACES`.
 
     That is every id that the run refers to, blocks included, down to single values: ``loss::l1_weight -> 4.0``.
-    Expressions are compared as text, and by their value where they are plain arithmetic or name another knob. The number of
-    epochs is "any" while the learning rate is constant (``final_lr`` 1 or not there): such a training may become longer. The batch
-    size of one process is left out: whoever compares settings knows the global one.
+    Expressions are compared as text, and by their value where they are plain arithmetic or name another knob. The
+    number of epochs is "any" while the learning rate is constant (``final_lr`` 1 or absent): such a training may become
+    longer. The batch size of one process is left out: whoever compares settings knows the global one.
 
     Args:
         id: give what this id and all that it refers to set, in place of the whole run.
