@@ -1,6 +1,7 @@
 # make demo: set up, train on the embedded cohort, sample, and print where the picture is
-# make test: set up with the development tools and run every test
-# make lint: the style checks alone
+# make test: set up with the development tools, check the style and run every test; prints what the tests did not reach
+# make test-fast: what is not marked slow, for the minutes between two edits
+# make lint: the checks of style and types alone
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,7 +13,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 8000000000
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PYTHONUNBUFFERED = 1
 
-.PHONY: demo test lint clean-demo
+.PHONY: demo test test-fast lint clean-demo
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m monai.bundle run training --config_file "['$(CONFIGS)/train.yaml','$(CONFIGS)/demo.yaml']"
@@ -20,11 +21,15 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m monai.bundle run --config_file "['$(CONFIGS)/evaluate.yaml','$(CONFIGS)/demo.yaml']"
 
 test: $(VENV)/.installed-dev lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term
+
+test-fast: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 clean-demo:
 	rm -rf bundles/*/demo

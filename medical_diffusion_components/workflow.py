@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
 import torch.distributed as dist
@@ -93,7 +93,7 @@ def bundle_root() -> str:
 
 def _running(kind: type[_Kind]) -> _Kind | None:
     """The innermost object of this kind that is at work: MONAI hands neither its workflow nor its parser to expressions."""
-    frame = sys._getframe()
+    frame: FrameType | None = sys._getframe()
     while frame is not None:
         # isinstance, since asking a ConfigParser for an attribute would make it resolve one
         if isinstance(frame.f_locals.get("self"), kind):
