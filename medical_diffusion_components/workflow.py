@@ -74,8 +74,10 @@ _DISTRIBUTING = (  # blocks that spread their `module` over several processes, w
     "torch.nn.parallel.DistributedDataParallel",
     "medical_diffusion_components.networks.sync_batch_norms",
 )
-_ARITHMETIC = (ast.Expression, ast.BinOp, ast.UnaryOp, ast.operator, ast.unaryop, ast.Constant, ast.List, ast.Tuple)
-_ARITHMETIC += (ast.Name, ast.Load, ast.Subscript)
+_ARITHMETIC: tuple[type[ast.AST], ...] = (
+    *(ast.Expression, ast.BinOp, ast.UnaryOp, ast.operator, ast.unaryop, ast.Constant, ast.List, ast.Tuple),
+    *(ast.Name, ast.Load, ast.Subscript),
+)
 _Kind = TypeVar("_Kind")
 _WRAPPERS = ("Failed to evaluate", "Failed to instantiate", "applying transform")  # how MONAI's messages begin
 
