@@ -100,6 +100,9 @@ def load_weights(module: nn.Module, path: str | os.PathLike) -> str:
         WeightsError: the file is missing or damaged, or its tensors are not those of ``module``.
     """
     state = read_state(path)
+    for name, part in module.named_modules():  # parts whose shape is learned from the weights
+        if hasattr(part, "adapt_to_weights"):
+            part.adapt_to_weights(state, f"{name}." if name else "")
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if wanted != found:

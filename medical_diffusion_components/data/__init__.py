@@ -10,7 +10,7 @@ from medical_diffusion_components.data.datasets import (
     nifti_files,
     smallest_training_split,
 )
-from medical_diffusion_components.data.latents import cache_latents, held_out_draws
+from medical_diffusion_components.data.latents import cache_latents, held_out_draws, read_latents
 from medical_diffusion_components.data.loading import RepeatingSampler, ResumableSampler, SeededDataset
 from medical_diffusion_components.data.sampled_volumes import SampledVolumes, VolumeSampler, describe_sampling
 from medical_diffusion_components.data.segmentation_cases import (
@@ -41,6 +41,7 @@ __all__ = [
     "load_cases",
     "median_spacing",
     "nifti_files",
+    "read_latents",
     "smallest_training_split",
     "split_patients",
     "volumes_to_segment",

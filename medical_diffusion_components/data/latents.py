@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from medical_diffusion_components.data.datasets import data_fingerprint
 from medical_diffusion_components.files import file_hash, write_atomically
 from medical_diffusion_components.networks.vqgan import VQGAN
 
-__all__ = ["cache_latents", "held_out_draws"]
+__all__ = ["cache_latents", "held_out_draws", "read_latents"]
 
 
 @torch.no_grad()
@@ -89,6 +89,12 @@ def cache_latents(
     if dist.is_initialized():
         dist.barrier()
     return entries
+
+
+def read_latents(entries: Sequence[dict]) -> Iterator[torch.Tensor]:
+    """The plain and the mirrored latent of each case that :func:`cache_latents` lists, (2, C, h, w, d) each."""
+    for entry in entries:
+        yield torch.from_numpy(np.load(entry["image"], allow_pickle=False))
 
 
 def held_out_draws(entries: Sequence[dict], draws: int) -> list[dict]:

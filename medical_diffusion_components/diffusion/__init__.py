@@ -1,13 +1,16 @@
 """The diffusion process: sampling, the noise it starts from, and what a training step draws."""
 
 from medical_diffusion_components.diffusion.generator import LatentDiffusionGenerator
+from medical_diffusion_components.diffusion.latent_scaling import LATENT_SCALINGS, LatentScaling
 from medical_diffusion_components.diffusion.noise_latent import NoiseLatent, NoiseLatentd
 from medical_diffusion_components.diffusion.prepare_batch import HeldOutPrepareBatch, TrainingPrepareBatch
 from medical_diffusion_components.diffusion.timesteps import evenly_in_log_snr, evenly_in_time, half_log_snr
 
 __all__ = [
+    "LATENT_SCALINGS",
     "HeldOutPrepareBatch",
     "LatentDiffusionGenerator",
+    "LatentScaling",
     "NoiseLatent",
     "NoiseLatentd",
     "TrainingPrepareBatch",

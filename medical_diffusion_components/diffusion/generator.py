@@ -7,6 +7,7 @@ Diffusion Probabilistic Models", 2022 (second order), in the latent space of a f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from monai.networks.schedulers.scheduler import Scheduler
 from torch import Tensor, nn
 
 from medical_diffusion_components.chance import counter_normal, seeds_from_noise
+from medical_diffusion_components.diffusion.latent_scaling import LatentScaling
 from medical_diffusion_components.diffusion.timesteps import evenly_in_log_snr, evenly_in_time, half_log_snr
 from medical_diffusion_components.networks.vqgan import VQGAN
 
@@ -28,14 +30,14 @@ class LatentDiffusionGenerator(nn.Module):
 
     With a_t the cumulative product of alphas, one step from t to s < t is equation 12 of Song et al.:
 
-        x0 = clip((x_t - sqrt(1 - a_t) e(x_t, t)) / sqrt(a_t), -1, 1)
+        x0 = clip((x_t - sqrt(1 - a_t) e(x_t, t)) / sqrt(a_t), -m, m)
         e' = (x_t - sqrt(a_t) x0) / sqrt(1 - a_t)
         x_s = sqrt(a_s) x0 + sqrt(1 - a_s - sigma^2) e' + sigma z,
         sigma^2 = eta^2 (1 - a_s) / (1 - a_t) (1 - a_t / a_s)
 
     That is for a denoiser e that predicts the noise, as the paper's does; one that predicts the clean latent gives x0
     directly, and one that predicts v = sqrt(a_t) e - sqrt(1 - a_t) x0 (Salimans and Ho, ICLR 2022) gives
-    x0 = sqrt(a_t) x_t - sqrt(1 - a_t) v.
+    x0 = sqrt(a_t) x_t - sqrt(1 - a_t) v. The bound m is that of the scaled latents: 1 with the paper's scaling.
 
     eta = 1 over all steps is ancestral sampling with the posterior of Ho et al. (equations 6 and 7), eta = 0 is DDIM.
 
@@ -57,6 +59,8 @@ class LatentDiffusionGenerator(nn.Module):
         sampler: ``"ddpm"``, ancestral over all steps; ``"ddim"``, deterministic with any number of steps, of first order;
             or ``"dpmpp_2m"``, likewise of second order: the best of few steps.
         num_inference_steps: how many steps; None is all of them.
+        latent_shape: (C, h, w, d) of the latents, for their scaling (see :class:`LatentScaling`, attribute
+            ``latent_scaling``); None leaves the size open until weights or training latents bring one.
 
     Shape:
         noise (B, latent_channels, h, w, d) -> volume (B, C, H, W, D) in about [-1, 1]
@@ -73,6 +77,7 @@ class LatentDiffusionGenerator(nn.Module):
         scheduler: Scheduler,
         sampler: str = "ddpm",
         num_inference_steps: int | None = None,
+        latent_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         total = int(scheduler.num_train_timesteps)
@@ -90,6 +95,7 @@ class LatentDiffusionGenerator(nn.Module):
             )
         self.first_stage = first_stage
         self.denoiser = denoiser
+        self.latent_scaling = LatentScaling(latent_shape or (1, 1, 1, 1))
         self.eta = 1.0 if sampler == "ddpm" else 0.0
         self.second_order = sampler == "dpmpp_2m"
         # in the state dict, so that weights bring the schedule and the prediction type that they were trained with
@@ -106,12 +112,13 @@ class LatentDiffusionGenerator(nn.Module):
 
     @torch.jit.export
     def sample_latent(self, noise: Tensor) -> Tensor:
-        """Reverse diffusion from ``noise`` to a latent in [-1, 1], (B, latent_channels, h, w, d) both; no gradient."""
+        """Reverse diffusion from ``noise`` to the first stage's latent, (B, latent_channels, h, w, d) both; no gradient."""
         seeds = seeds_from_noise(noise)
         x = noise.float()
         steps = self.timesteps.shape[0]
         one = torch.ones_like(self.alphas_cumprod[0])
         prediction = int(self.prediction)
+        bound = float(self.latent_scaling.bound)
         before = x  # the last step's x0, from the second step on
         with torch.no_grad():  # a graph through every step would not fit in memory
             for i in range(steps):
@@ -119,7 +126,7 @@ class LatentDiffusionGenerator(nn.Module):
                 a_t = self.alphas_cumprod[t]
                 a_s = self.alphas_cumprod[self.timesteps[i + 1]] if i + 1 < steps else one
                 predicted = self.denoiser(x, t.expand(x.shape[0])).float()
-                x0 = self._clean(prediction, x, predicted, a_t).clamp(-1.0, 1.0)
+                x0 = self._clean(prediction, x, predicted, a_t).clamp(-bound, bound)
                 target = x0
                 if self.second_order and 0 < i < steps - 1:
                     a_r = self.alphas_cumprod[self.timesteps[i - 1]]
@@ -133,7 +140,7 @@ class LatentDiffusionGenerator(nn.Module):
                     x = x + variance.sqrt() * counter_normal(seeds, i, x)
                 if not torch.jit.is_scripting():
                     self._report_step()
-        return x
+        return self.latent_scaling.inverse(x)
 
     def _clean(self, prediction: int, x: Tensor, predicted: Tensor, a_t: Tensor) -> Tensor:
         if prediction == 1:  # sample

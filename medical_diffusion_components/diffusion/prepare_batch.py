@@ -9,7 +9,8 @@ from monai.engines import DiffusionPrepareBatch
 from monai.networks.schedulers.scheduler import Scheduler
 from torch import Tensor
 
-from medical_diffusion_components.chance import draw_integers, draw_normal
+from medical_diffusion_components.chance import draw_integers, draw_normal, draw_stratified
+from medical_diffusion_components.diffusion.latent_scaling import LatentScaling
 
 __all__ = ["HeldOutPrepareBatch", "TrainingPrepareBatch"]
 
@@ -24,11 +25,30 @@ class TrainingPrepareBatch(DiffusionPrepareBatch):
     Args:
         scheduler: MONAI scheduler; its length is that of the schedule.
         condition_name: entry of the batch that the network is conditioned on; None for no condition.
+        latent_scaling: the generator's, applied to the latents of the batch; None leaves them as they are.
+        stratified: spread the timesteps evenly over the batch, rather than each by itself (the paper's choice).
     """
 
-    def __init__(self, scheduler: Scheduler, condition_name: str | None = None) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        condition_name: str | None = None,
+        latent_scaling: LatentScaling | None = None,
+        stratified: bool = False,
+    ) -> None:
         super().__init__(int(scheduler.num_train_timesteps), condition_name)
         self.scheduler = scheduler
+        self.latent_scaling = latent_scaling
+        self.draw_timesteps = draw_stratified if stratified else draw_integers
+
+    def __call__(self, batchdata: dict, device=None, non_blocking: bool = False, **kwargs):
+        """Scaled latents, target, no arguments, and noise, timesteps and condition by name."""
+        images = self._latents(batchdata, device, non_blocking, **kwargs)
+        return super().__call__({**batchdata, "image": images}, device, non_blocking, **kwargs)
+
+    def _latents(self, batchdata: dict, device=None, non_blocking: bool = False, **kwargs) -> Tensor:
+        images = batchdata["image"].to(device, non_blocking=non_blocking, **kwargs)
+        return images if self.latent_scaling is None else self.latent_scaling(images)
 
     def get_noise(self, images: Tensor) -> Tensor:
         """Standard normal noise for latents ``images`` (B, C, h, w, d)."""
@@ -36,7 +56,7 @@ class TrainingPrepareBatch(DiffusionPrepareBatch):
 
     def get_timesteps(self, images: Tensor) -> Tensor:
         """A random timestep for each latent, (B,)."""
-        return draw_integers(self.num_train_timesteps, images.shape[0], images.device)
+        return self.draw_timesteps(self.num_train_timesteps, images.shape[0], images.device)
 
     def get_target(self, images: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Target of the loss for latents ``images`` (B, C, h, w, d) with ``noise`` added at ``timesteps`` (B,)."""
@@ -58,10 +78,19 @@ class HeldOutPrepareBatch(TrainingPrepareBatch):
     Args:
         scheduler: MONAI scheduler.
         condition_name: entry of the batch that the network is conditioned on; None for no condition.
+        latent_scaling: as for training.
     """
 
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        condition_name: str | None = None,
+        latent_scaling: LatentScaling | None = None,
+    ) -> None:
+        super().__init__(scheduler, condition_name, latent_scaling)
+
     def __call__(self, batchdata: dict, device=None, non_blocking: bool = False, **kwargs):
-        images = batchdata["image"].to(device, non_blocking=non_blocking, **kwargs)
+        images = self._latents(batchdata, device, non_blocking, **kwargs)
         drawn = [
             self._draw(case_id, int(draw), int(draws), images.shape[1:])
             for case_id, draw, draws in zip(batchdata["case_id"], batchdata["draw"], batchdata["draws"])

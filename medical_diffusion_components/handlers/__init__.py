@@ -2,6 +2,7 @@
 
 from medical_diffusion_components.handlers.best_weights import BestWeights, LatestWeights, PublishWeights
 from medical_diffusion_components.handlers.checkpoint import CheckpointError, TrainingCheckpoint
+from medical_diffusion_components.handlers.clip_gradients import ClipGradients
 from medical_diffusion_components.handlers.early_stopping import Convergence, StopWhenConverged
 from medical_diffusion_components.handlers.ema import ExponentialMovingAverage
 from medical_diffusion_components.handlers.first_rank_writer import FirstRankWriter
@@ -11,10 +12,12 @@ from medical_diffusion_components.handlers.process_mean import MeanOverProcesses
 from medical_diffusion_components.handlers.progress import TrainingProgress
 from medical_diffusion_components.handlers.seeding import SeedIterations
 from medical_diffusion_components.handlers.validation import ValidationWithLastEpoch
+from medical_diffusion_components.handlers.warmup_cosine import WarmupCosine
 
 __all__ = [
     "BestWeights",
     "CheckpointError",
+    "ClipGradients",
     "Convergence",
     "ExponentialMovingAverage",
     "FirstRankWriter",
@@ -29,5 +32,6 @@ __all__ = [
     "TrainingCheckpoint",
     "TrainingProgress",
     "ValidationWithLastEpoch",
+    "WarmupCosine",
     "optimiser_step",
 ]

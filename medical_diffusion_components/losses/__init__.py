@@ -1,10 +1,11 @@
-"""Losses of the first stage and of inpainting."""
+"""Losses of the two stages and of inpainting."""
 
 from medical_diffusion_components.losses.adversarial import (
     AdversarialSchedule,
     hinge_discriminator_loss,
     hinge_generator_loss,
 )
+from medical_diffusion_components.losses.denoising import DenoisingLoss
 from medical_diffusion_components.losses.feature_matching import feature_matching_loss
 from medical_diffusion_components.losses.inpainting import InpaintingLoss, InpaintingTerms
 from medical_diffusion_components.losses.ms_ssim import MSSSIMLoss, scale_sizes
@@ -16,6 +17,7 @@ from medical_diffusion_components.losses.wgan import AlphaWGANLoss, gradient_pen
 __all__ = [
     "AdversarialSchedule",
     "AlphaWGANLoss",
+    "DenoisingLoss",
     "DiscriminatorPair",
     "EfficientNetLite0Features",
     "InpaintingLoss",

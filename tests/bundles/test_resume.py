@@ -45,7 +45,9 @@ def settings(folder: Path, data: Path, **overrides: Any) -> dict[str, Any]:
     return tiny(BUNDLE, **folders, autoencoder_epochs=2, epochs=2, held_out_timesteps=2, **overrides)
 
 
-def train(drawn: Drawn, stop: tuple[str, int] | None = None, config: str = "train.yaml", **overrides: Any) -> None:
+def train(
+    drawn: Drawn, stop: tuple[str, int] | None = None, config: str | list[str] = "train.yaml", **overrides: Any
+) -> None:
     """Run a training, write down what it draws, and interrupt it before the given iteration of the given stage."""
     seed = SeedIterations.__call__
 
@@ -298,3 +300,25 @@ def test_killed_while_it_writes_a_checkpoint_training_ends_as_it_would_have(
     run(BUNDLE, "train_autoencoder.yaml", **go_on)
     assert_same_end(go_on["output_dir"], go_on["models_dir"], finished, ("autoencoder",))
     assert not hidden(folder)
+
+
+def test_interrupted_with_the_fast_recipe_training_ends_as_it_would_have(
+    finished: Finished, nifti_folder: Path, tmp_path: Path
+) -> None:
+    """Scaled latents, warm-up, clipping, power-function average, stratified timesteps: all of them resume."""
+    ends = []
+    for name, stop in (("whole", None), ("interrupted", ("diffusion", 4))):
+        shutil.copytree(finished.models, tmp_path / name / "models", ignore=shutil.ignore_patterns("model.*"))
+        go_on = settings(tmp_path / name, nifti_folder, checkpoint_minutes=0)
+        recipe = {"accumulation_steps": 1, "ema_every": 1, "warmup_iterations": 3}
+        drawn: Drawn = []
+        for place in filter(None, (stop, ("none", 0))):
+            train(drawn, place, ["train.yaml", "fast.yaml"], **go_on | recipe)
+        assert {stage for stage, *_ in drawn} == {"diffusion"}
+        last = torch.load(checkpoints(go_on["output_dir"], "diffusion")[-1], weights_only=True)
+        ends.append((drawn, last, (tmp_path / name / "models" / "model.pt").read_bytes()))
+    assert_same(*(last for _, last, _ in ends))
+    assert ends[0][0] == ends[1][0] and ends[0][2] == ends[1][2]
+    weights = torch.load(tmp_path / "whole" / "models" / "model.pt", weights_only=True)
+    assert weights["latent_scaling.shift"].std() > 0 and weights["latent_scaling.bound"] > 1
+    assert int(weights["prediction"]) == 1, "the latent itself"

@@ -95,6 +95,11 @@ def test_latent_diffusion_bundles_differ_in_their_knobs_alone(file: str) -> None
                 assert without_numbers(first[id]) == without_numbers(second[id]), f"{id} of {one} and {other}"
 
 
+def test_the_fast_recipe_is_the_same_for_all_latent_diffusion_bundles() -> None:
+    recipes = [(bundle / "configs" / "fast.yaml").read_text() for bundle in LDM_BUNDLES]
+    assert len(recipes) > 1 and set(recipes) == {recipes[0]}
+
+
 @pytest.mark.parametrize("file", [*STAGES, "multi_gpu_train.yaml"])
 def test_latent_diffusion_bundles_explain_their_knobs_alike(file: str) -> None:
     """Same order of ids, so that two bundles can be read side by side."""

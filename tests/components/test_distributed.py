@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 from scipy import stats
 
-from medical_diffusion_components.chance import draw_integers, draw_normal
+from medical_diffusion_components.chance import draw_integers, draw_normal, draw_stratified
 from medical_diffusion_components.distributed import gathered, join_processes, share
 
 
@@ -29,14 +29,16 @@ def dealt(shares: list[torch.Tensor]) -> torch.Tensor:
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_ranks_draw_the_rows_that_one_process_draws_for_the_whole_batch(ranks: int, as_rank) -> None:
     torch.manual_seed(3)
-    integers, noise = draw_integers(300, 12), draw_normal(torch.empty(12, 2, 3, 4, 5))
+    integers, noise, spread = draw_integers(300, 12), draw_normal(torch.empty(12, 2, 3, 4, 5)), draw_stratified(300, 12)
     shares = []
     for rank in range(ranks):
         as_rank(rank, ranks)
         torch.manual_seed(3)
-        shares.append((draw_integers(300, 12 // ranks), draw_normal(torch.empty(12 // ranks, 2, 3, 4, 5))))
-    assert torch.equal(dealt([own for own, _ in shares]), integers)
-    assert torch.equal(dealt([own for _, own in shares]), noise)
+        own = 12 // ranks
+        shares.append((draw_integers(300, own), draw_normal(torch.empty(own, 2, 3, 4, 5)), draw_stratified(300, own)))
+    for drawn, whole in zip(zip(*shares), (integers, noise, spread)):
+        assert torch.equal(dealt(list(drawn)), whole)
+    assert sorted((spread // 25).tolist()) == list(range(12)), "one in each twelfth of the range"
 
 
 def test_rows_of_noise_are_standard_normal_and_differ() -> None:

@@ -8,6 +8,7 @@ from monai.networks.schedulers import DDPMScheduler
 from scipy import stats
 
 from medical_diffusion_components.data.latents import held_out_draws
+from medical_diffusion_components.diffusion.latent_scaling import LatentScaling
 from medical_diffusion_components.diffusion.prepare_batch import HeldOutPrepareBatch, TrainingPrepareBatch
 
 T, DRAWS = 300, 4
@@ -82,3 +83,32 @@ def test_training_batch_is_that_of_monai_for_the_prediction_type(prediction_type
     latents, target, _, inputs = TrainingPrepareBatch(scheduler)(batch, "cpu")
     expected = monai.get_target(latents, inputs["noise"], inputs["timesteps"])
     assert torch.equal(target, latents if prediction_type == "sample" else expected)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("kind", [TrainingPrepareBatch, HeldOutPrepareBatch])
+def test_noise_is_added_to_scaled_latents_and_they_are_the_target(kind: type, prediction_type: str) -> None:
+    scaling, data = LatentScaling((2, 3, 4, 5)), entries(3)
+    scaling.fit("per_position", [torch.randn(4, 2, 3, 4, 5)])
+    batch = next(iter(DataLoader(Dataset(data), batch_size=12, num_workers=0)))
+    scheduler = schedule(prediction_type)
+    latents, target, _, inputs = kind(scheduler, latent_scaling=scaling)(batch, "cpu")
+    assert torch.equal(latents, scaling(batch["image"]))
+    assert torch.equal(
+        target, kind(scheduler).get_target(scaling(batch["image"]), inputs["noise"], inputs["timesteps"])
+    )
+
+
+def test_stratified_timesteps_fall_into_different_parts_of_the_schedule() -> None:
+    batch = {"image": torch.zeros(6, 2, 3, 4, 5)}
+    prepare, drawn = TrainingPrepareBatch(schedule(), stratified=True), []
+    for seed in range(300):
+        torch.manual_seed(seed)
+        *_, inputs = prepare(batch, "cpu")
+        assert sorted((inputs["timesteps"] // (T // 6)).tolist()) == list(range(6))
+        drawn.append(inputs["timesteps"])
+    for row in torch.stack(drawn).T.double():  # each by itself is anywhere in the schedule
+        assert stats.kstest((row + 0.5) / T, stats.uniform.cdf).pvalue > 1e-3
+    torch.manual_seed(0)
+    *_, inputs = TrainingPrepareBatch(schedule())(batch, "cpu")
+    assert len(set((inputs["timesteps"] // (T // 6)).tolist())) < 6, "by default each is drawn by itself"

@@ -89,3 +89,28 @@ def test_buffers_are_copied_and_the_average_takes_no_gradients() -> None:
 def test_a_decay_that_is_no_share_is_refused(decay: float) -> None:
     with pytest.raises(ValueError, match=rf"\[0, 1\), got {decay}"):
         ExponentialMovingAverage(Scaled(), Scaled(), decay=decay)
+
+
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+@pytest.mark.parametrize(("every", "gamma"), [(1, 12.0), (1, 0.5), (2, 3.0)])
+def test_power_function_average_is_the_recursion_of_the_paper(
+    every: int, gamma: float, accumulation_steps: int
+) -> None:
+    """Karras et al., section 3.1: beta_n = (1 - 1/n)^(gamma + 1); decay and start do not count."""
+    options = {"decay": 0.3, "every": every, "start": 1000, "gamma": gamma}
+    _, averaged, steps = run(options, 3, 5, accumulation_steps)
+    seen, expected = steps[every - 1 :: every], torch.zeros(2)
+    for number, weight in enumerate(seen, 1):
+        beta = (1 - 1 / number) ** (gamma + 1)
+        expected = beta * expected + (1 - beta) * weight
+    torch.testing.assert_close(averaged.weight.detach(), expected)
+
+
+def test_with_gamma_zero_it_is_the_mean_of_all_weights() -> None:
+    _, averaged, steps = run({"every": 1, "gamma": 0.0}, 2, 5, 1)
+    torch.testing.assert_close(averaged.weight.detach(), torch.stack(steps).mean(0))
+
+
+def test_a_gamma_of_no_average_is_refused() -> None:
+    with pytest.raises(ValueError, match="gamma must be above -1, got -1"):
+        ExponentialMovingAverage(Scaled(), Scaled(), gamma=-1.0)
