@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from medical_diffusion_components.chance import draw_integers, draw_normal
 from medical_diffusion_components.engines.vqgan_trainer import plain_images
+from medical_diffusion_components.losses.terms import total
 from medical_diffusion_components.losses.wgan import AlphaWGANLoss, gradient_penalty
 
 __all__ = ["AlphaWGANTrainer"]
@@ -84,7 +85,7 @@ class AlphaWGANTrainer(Trainer):
             module.train()
         for _ in range(self.generator_steps):
             terms, code, reconstruction, drawn = self._step_generator(real)
-        terms["loss"] = sum(terms.values(), torch.zeros((), device=real.device))
+        terms["loss"] = total(terms.values())
         terms |= self._step_discriminator(real, reconstruction, drawn)
         terms |= self._step_code_discriminator(code)
         return {name: term.detach() for name, term in terms.items()}
@@ -137,5 +138,5 @@ class AlphaWGANTrainer(Trainer):
         optimizer.zero_grad(set_to_none=True)
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         # for its own parameters alone: those of the networks that judge it have steps of their own
-        torch.autograd.backward(sum(terms.values()), inputs=parameters)
+        torch.autograd.backward(total(terms.values()), inputs=parameters)
         optimizer.step()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from monai.inferers import Inferer
@@ -26,6 +27,6 @@ class AutocastInferer(Inferer):
         self.inferer = inferer
         self.amp = amp
 
-    def __call__(self, inputs: Tensor, network: Callable, *args, **kwargs) -> Tensor:
+    def __call__(self, inputs: Tensor, network: Callable, *args: Any, **kwargs: Any) -> Tensor:
         with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.amp):
             return self.inferer(inputs, network, *args, **kwargs).float()

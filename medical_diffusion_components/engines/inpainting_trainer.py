@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from monai.engines import Evaluator, Trainer
@@ -120,7 +120,7 @@ class InpaintingEvaluator(Evaluator):
         additional_metrics: dict | None = None,
         val_handlers: Sequence | None = None,
         amp: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(
             device=device,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from monai.engines import Evaluator, Trainer
@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from medical_diffusion_components.losses.adversarial import AdversarialSchedule
 from medical_diffusion_components.losses.slices import random_slices
+from medical_diffusion_components.losses.terms import total
 from medical_diffusion_components.losses.vqgan import DiscriminatorPair, VQGANLoss
 from medical_diffusion_components.networks.discriminators import DiscriminatorOutput
 from medical_diffusion_components.weights import unwrap
@@ -113,7 +114,7 @@ class VQGANTrainer(Trainer):
             terms = self.loss_function.reconstruction(fake, real, fake_slice, real_slice)
         terms["commitment"] = coded.commitment_loss
 
-        roots: list[Tensor] = [sum(terms.values())]
+        roots: list[Tensor] = [total(terms.values())]
         gradients: list[Tensor | None] = [None]
         judgement = None
         if self.schedule.discriminators_train(batch):
@@ -123,7 +124,7 @@ class VQGANTrainer(Trainer):
                 terms |= judgement.adversarial
                 roots += [fake_slice, fake]
                 gradients += judgement.gradients
-        terms["loss"] = sum(terms.values())
+        terms["loss"] = total(terms.values())
 
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(roots, gradients)
@@ -155,7 +156,7 @@ class VQGANTrainer(Trainer):
         if weight > 0:
             unweighted = self.loss_function.adversarial(fake_verdict, real_verdict)
             adversarial = {name: weight * term for name, term in unweighted.items()}
-            gradients = torch.autograd.grad(sum(adversarial.values()), seen, retain_graph=True)
+            gradients = torch.autograd.grad(total(adversarial.values()), seen, retain_graph=True)
         discriminators = self.loss_function.discriminators(fake_verdict, real_verdict)
         self.discriminator_optimizer.zero_grad(set_to_none=True)
         # only for the parameters: the first convolution's gradient for a whole volume would serve nobody
@@ -164,7 +165,7 @@ class VQGANTrainer(Trainer):
             for discriminator in (self.slice_discriminator, self.volume_discriminator)
             for p in discriminator.parameters()
         ]
-        torch.autograd.backward(sum(discriminators.values()), inputs=parameters)
+        torch.autograd.backward(total(discriminators.values()), inputs=parameters)
         adversarial, discriminators = (
             {name: t.detach() for name, t in terms.items()} for terms in (adversarial, discriminators)
         )
@@ -209,7 +210,7 @@ class VQGANEvaluator(Evaluator):
         additional_metrics: dict | None = None,
         val_handlers: Sequence | None = None,
         amp: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(
             device=device,

@@ -11,6 +11,7 @@ from medical_diffusion_components.losses.inpainting import InpaintingLoss, Inpai
 from medical_diffusion_components.losses.ms_ssim import MSSSIMLoss, scale_sizes
 from medical_diffusion_components.losses.perceptual import EfficientNetLite0Features, PerceptualLoss
 from medical_diffusion_components.losses.slices import random_slices
+from medical_diffusion_components.losses.terms import total
 from medical_diffusion_components.losses.vqgan import DiscriminatorPair, VQGANLoss
 from medical_diffusion_components.losses.wgan import AlphaWGANLoss, gradient_penalty
 
@@ -31,4 +32,5 @@ __all__ = [
     "hinge_generator_loss",
     "random_slices",
     "scale_sizes",
+    "total",
 ]

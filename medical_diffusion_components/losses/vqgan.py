@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from medical_diffusion_components.losses.adversarial import hinge_discriminator_loss, hinge_generator_loss
 from medical_diffusion_components.losses.feature_matching import feature_matching_loss
+from medical_diffusion_components.losses.terms import total
 from medical_diffusion_components.networks.discriminators import DiscriminatorOutput
 
 __all__ = ["DiscriminatorPair", "VQGANLoss"]
@@ -58,7 +59,7 @@ class VQGANLoss:
         """The reconstruction terms on a validation batch, with evenly spaced slices in place of random ones."""
         depths = torch.linspace(0, fake.shape[-1] - 1, num_slices + 2)[1:-1].round().long().to(fake.device)
         fake_slices, real_slices = (v.index_select(-1, depths).movedim(-1, 1).flatten(0, 1) for v in (fake, real))
-        return sum(self.reconstruction(fake, real, fake_slices, real_slices).values())
+        return total(self.reconstruction(fake, real, fake_slices, real_slices).values())
 
     def adversarial(self, fake: DiscriminatorPair, real: DiscriminatorPair) -> dict[str, Tensor]:
         """Terms that the discriminators give the generator."""

@@ -34,14 +34,16 @@ class CheckLabels(Transform):
             the classes; no voxel but background.
     """
 
-    backend = (TransformBackends.TORCH,)
+    backend = [TransformBackends.TORCH]
 
     def __init__(self, classes: Mapping[str, int]) -> None:
         self.classes = dict(classes)
         if sorted(self.classes.values()) != list(range(len(self.classes))) or len(self.classes) < 2:
             raise ValueError(f"classes must be numbered 0 (background), 1, 2, ... without gaps, got {self.classes}")
 
-    def __call__(self, label: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    def __call__(  # type: ignore[override]  # two volumes, where MONAI's base takes one
+        self, label: torch.Tensor, image: torch.Tensor
+    ) -> torch.Tensor:
         problem = self._grid_problem(label, image) or self._value_problem(label)
         if problem:
             raise VolumeError(f"{file_name(label)}: {problem}")

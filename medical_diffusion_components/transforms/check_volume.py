@@ -30,7 +30,7 @@ class CheckVolume(Transform):
             are not finite, one value throughout, or intensities out of range.
     """
 
-    backend = (TransformBackends.TORCH,)
+    backend = [TransformBackends.TORCH]
 
     def __init__(
         self,

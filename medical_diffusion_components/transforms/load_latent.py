@@ -51,7 +51,7 @@ class RandLoadLatentd(MapTransform, RandomizableTransform):
         MapTransform.__init__(self, keys)
         self.load = RandLoadLatent(flip_prob)
 
-    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None):
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> RandLoadLatentd:
         """Seed the choice between the plain and the mirrored latent."""
         self.load.set_random_state(seed, state)
         return self

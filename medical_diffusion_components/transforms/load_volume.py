@@ -6,6 +6,7 @@ import gzip
 import os
 from collections.abc import Hashable, Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
@@ -39,7 +40,7 @@ class LoadVolume(Transform):
             singular affine.
     """
 
-    backend = (TransformBackends.TORCH,)
+    backend = [TransformBackends.TORCH]
 
     def __init__(self, axcodes: str = "RAS") -> None:
         world_axes(axcodes)  # MONAI would end in an assertion, and only when called
@@ -73,7 +74,8 @@ class LoadVolume(Transform):
             MetaKeys.SPACE: SpaceKeys.RAS,
         }
         # with its channel from the start: made without, MONAI's crops and pads leave D out of the affine ever after
-        return self.orient(MetaTensor(voxels[None], affine=torch.from_numpy(affine), meta=meta))
+        oriented = self.orient(MetaTensor(voxels[None], affine=torch.from_numpy(affine), meta=meta))
+        return cast(MetaTensor, oriented)
 
 
 class LoadVolumed(NamesItsFailure, MapTransform):
@@ -85,7 +87,7 @@ class LoadVolumed(NamesItsFailure, MapTransform):
         super().__init__(keys, allow_missing_keys)
         self.load = LoadVolume(axcodes)
 
-    def __call__(self, data: Mapping[Hashable, str]) -> dict[Hashable, MetaTensor]:
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         data = dict(data)
         for key in self.key_iterator(data):
             with self.remembering_failure():
@@ -98,7 +100,7 @@ def _read(path: Path) -> tuple[torch.Tensor, np.ndarray]:
     if path.suffix == ".gz":
         # the whole stream, so that its checksum is compared: nibabel stops at the last voxel, before it
         content = gzip.decompress(content)
-    image = type(nib.load(path)).from_bytes(content)
+    image = cast(type[nib.Nifti1Image], type(nib.load(path))).from_bytes(content)
     if image.get_data_dtype().kind not in "biuf":
         raise TypeError(f"expected real numbers, got voxels of type {image.get_data_dtype()}")
     voxels = np.ascontiguousarray(image.get_fdata(dtype=np.float32))  # NIfTI counts the first axis fastest

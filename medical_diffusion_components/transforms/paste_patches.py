@@ -19,9 +19,11 @@ class PastePatches(Transform):
         painted, original (C, H, W, D), mask (1, H, W, D) -> (C, H, W, D)
     """
 
-    backend = (TransformBackends.TORCH,)
+    backend = [TransformBackends.TORCH]
 
-    def __call__(self, painted: torch.Tensor, original: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def __call__(  # type: ignore[override]  # three volumes, where MONAI's base takes one
+        self, painted: torch.Tensor, original: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
         return torch.where(mask > 0, painted, original)
 
 

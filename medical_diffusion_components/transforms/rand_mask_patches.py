@@ -43,7 +43,7 @@ class RandMaskPatches(Randomizable, Transform):
             that rounds to no voxel.
     """
 
-    backend = (TransformBackends.TORCH,)
+    backend = [TransformBackends.TORCH]
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class RandMaskPatches(Randomizable, Transform):
                 f"expected patches that fit into the volume of {size} voxels, got a patch_size of {self.ranges}"
             )
         mask, patches = np.zeros(size, dtype=bool), self._patches(size)
-        if self.num_patches is not None:
+        if self.share is None:
             for patch in islice(patches, self.num_patches):
                 mask[patch] = True
             return mask
@@ -95,13 +95,12 @@ class RandMaskPatches(Randomizable, Transform):
             raise ValueError(
                 f"a share of {self.share} is less than one of the {mask.size} voxels of a volume of {size}"
             )
-        for patch in patches:
-            view = mask[patch]
+        while missing > 0:
+            view = mask[next(patches)]
             new = np.flatnonzero(~view)[:missing]
             view[np.unravel_index(new, view.shape)] = True
             missing -= new.size
-            if missing == 0:
-                return mask
+        return mask
 
     def _patches(self, size: Sequence[int]) -> Iterator[tuple[slice, ...]]:
         """Random cuboids inside the volume, without end; drawn many at a time, since single draws are slow."""

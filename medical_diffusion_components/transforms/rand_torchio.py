@@ -45,7 +45,7 @@ class RandTorchIOd(RandomizableTransform, MapTransform):
         ValueError: an intensity range that is none, or a transform that cannot be called.
     """
 
-    backend = (TransformBackends.TORCH,)
+    backend = [TransformBackends.TORCH]
 
     def __init__(
         self,

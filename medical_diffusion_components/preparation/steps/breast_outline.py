@@ -49,7 +49,7 @@ class BreastOutline(Transform):
         VolumeError: other axes, no body, or nothing in front of the chest wall.
     """
 
-    backend = (TransformBackends.NUMPY,)
+    backend = [TransformBackends.NUMPY]
 
     def __init__(self, chest_wall: float = 8.0, flatness: float = 0.8) -> None:
         if chest_wall < 0 or flatness < 0:

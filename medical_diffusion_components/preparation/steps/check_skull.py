@@ -56,7 +56,7 @@ class CheckSkull(Transform):
         VolumeError: the volume looks like a head.
     """
 
-    backend = (TransformBackends.NUMPY,)
+    backend = [TransformBackends.NUMPY]
 
     def __init__(self, largest_brain: float = 2300.0, deepest_valley: float = 0.75) -> None:
         self.largest_brain = float(largest_brain)

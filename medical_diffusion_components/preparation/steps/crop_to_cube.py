@@ -37,7 +37,7 @@ class CropToCube(Transform):
         VolumeError: no voxel is foreground.
     """
 
-    backend = (TransformBackends.TORCH,)
+    backend = [TransformBackends.TORCH]
 
     def __init__(self, threshold: float = 0.0, margin: int = 0) -> None:
         if not 0 <= threshold < 1:

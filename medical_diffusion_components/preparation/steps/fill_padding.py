@@ -29,7 +29,7 @@ class FillPadding(Transform):
         (C, H, W, D) -> (C, H, W, D)
     """
 
-    backend = (TransformBackends.TORCH,)
+    backend = [TransformBackends.TORCH]
 
     def __init__(self, air: float = -1000.0) -> None:
         self.air = float(air)

@@ -32,7 +32,7 @@ class LoadMask(Transform):
         VolumeError: the file is damaged, holds no 3D volume, or marks nothing inside the image.
     """
 
-    backend = (TransformBackends.TORCH,)
+    backend = [TransformBackends.TORCH]
 
     def __init__(self) -> None:
         self.match = ResampleToMatch(mode="nearest", padding_mode="zeros", dtype=np.float32)

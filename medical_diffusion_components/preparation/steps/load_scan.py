@@ -60,7 +60,7 @@ class LoadScan(Transform):
         SeriesRefused: a DICOM series that cannot be read faithfully.
     """
 
-    backend = (TransformBackends.TORCH,)
+    backend = [TransformBackends.TORCH]
 
     def __init__(
         self,

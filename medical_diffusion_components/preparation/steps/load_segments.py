@@ -42,7 +42,7 @@ class LoadSegments(Transform):
             inside the image.
     """
 
-    backend = (TransformBackends.TORCH,)
+    backend = [TransformBackends.TORCH]
 
     def __init__(self, segments: Mapping[str, int]) -> None:
         self.segments = dict(segments)

@@ -36,7 +36,7 @@ class LoadSliceStack(Transform):
         VolumeError: the file is missing or damaged, or is no array of real numbers with three axes.
     """
 
-    backend = (TransformBackends.NUMPY,)
+    backend = [TransformBackends.NUMPY]
 
     def __init__(self, spacing: Sequence[float], axcodes: str) -> None:
         if len(spacing) != 3 or not all(np.isfinite(s) and s > 0 for s in spacing):

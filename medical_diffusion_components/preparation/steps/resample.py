@@ -47,7 +47,7 @@ class Resample(Transform):
         VolumeError: the volume has no affine, or the result would be too large.
     """
 
-    backend = (TransformBackends.TORCH,)
+    backend = [TransformBackends.TORCH]
 
     def __init__(
         self,

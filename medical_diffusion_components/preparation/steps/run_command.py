@@ -38,7 +38,7 @@ class RunCommand(Transform):
         VolumeError: the program is not there, fails, takes too long, writes nothing, or changes the grid.
     """
 
-    backend = (TransformBackends.NUMPY,)
+    backend = [TransformBackends.NUMPY]
 
     def __init__(self, command: str, timeout: float = 1800.0) -> None:
         self.arguments = shlex.split(command)

@@ -33,7 +33,7 @@ class ScaleToRange(Transform):
         VolumeError: the limits of the volume are equal or not finite.
     """
 
-    backend = (TransformBackends.TORCH,)
+    backend = [TransformBackends.TORCH]
 
     def __init__(
         self,

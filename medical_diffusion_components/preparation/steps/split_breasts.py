@@ -56,7 +56,7 @@ class SplitBreasts(Transform):
         VolumeError: other axes, or no breast on one side.
     """
 
-    backend = (TransformBackends.TORCH,)
+    backend = [TransformBackends.TORCH]
 
     def __init__(
         self,
