@@ -149,10 +149,15 @@ def changed_settings(file: str) -> dict[str, Any]:
     workflow = _running(ConfigWorkflow)
     if workflow is None:
         raise RuntimeError(f"no running workflow to compare with {file}")
-    own = ConfigParser()
-    own.read_config(str(workflow.config_root_path / file))
-    own.parse()
-    return dict(_differences(own.get(), workflow.parser.get()))
+    return dict(_differences(_read(workflow.config_root_path / file), workflow.parser.get()))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """A configuration as a running parser holds it: unevaluated, with macros and ids resolved."""
+    parser = ConfigParser()
+    parser.read_config(str(file))
+    parser.parse()
+    return parser.get()
 
 
 def settings(id: str | None = None, **facts: Any) -> dict[str, Any]:
@@ -280,12 +285,16 @@ def run_config(files: Sequence[str | os.PathLike], overrides: Mapping[str, Any])
     stage.run()  # no finalize: what it would close, such as a process group, is still in use
 
 
-def start_run() -> None:
-    """First thing in every workflow's ``initialize``: have errors end with their cause, and check the overrides."""
+def start_run(*passed_on: str) -> None:
+    """First thing in every workflow's ``initialize``: have errors end with their cause, and check the overrides.
+
+    Args:
+        passed_on: files beside the running one to which it passes its overrides on, such as the first stage's.
+    """
     sys.excepthook = _traceback_with_cause
     if int(os.environ.get("RANK", "0")) > 0:  # set by torchrun: what all processes would say, the first alone says
         logging.disable(logging.INFO)
-    check_overrides()
+    check_overrides(*passed_on)
 
 
 def _traceback_with_cause(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
@@ -301,26 +310,43 @@ def _traceback_with_cause(kind: type[BaseException], error: BaseException, trace
         print(f"\nStopped: {type(cause).__name__}: {' '.join(text.split())}", file=sys.stderr)
 
 
-def check_overrides() -> None:
-    """Refuse top-level ids that no configuration file of the bundle knows; MONAI would accept a typing error silently.
+def check_overrides(*passed_on: str) -> None:
+    """Refuse what nothing in the run uses; MONAI would accept it silently.
+
+    An overlay of the bundle may hold settings for several files, so what an overlay says is accepted anywhere.
+
+    Args:
+        passed_on: files beside the running one whose settings count as used.
 
     Raises:
-        ValueError: naming the unknown id and the nearest known one.
+        ValueError: naming the id and the files that use it, or, where none does, the nearest known id.
     """
     workflow = _running(ConfigWorkflow)
     if workflow is None:
         return
-    files = [
-        f
-        for f in workflow.config_root_path.iterdir()
-        if f.suffix in (".json", ".yaml", ".yml") and f.stem != "metadata"
-    ]
-    known = {id for file in files for id in ConfigParser.load_config_file(file)}
-    for id in workflow.parser.get():
-        if id not in known and not id.startswith("_"):
-            nearest = difflib.get_close_matches(id, known, n=1)
-            hint = f"; did you mean {nearest[0]}?" if nearest else ""
-            raise ValueError(f"--{id} is no setting of {workflow.config_root_path}{hint}")
+    paths = workflow.config_root_path.iterdir()
+    suffixes = (".json", ".yaml", ".yml")
+    files = {
+        p.name: ConfigParser.load_config_file(p) for p in sorted(paths) if p.suffix in suffixes and p.stem != "metadata"
+    }
+    config = workflow.parser.get()
+    running = max((f for f in files.values() if "run" in f and f.keys() <= config.keys()), key=len, default={})
+    overlays = [file for file in files.values() if "run" not in file]
+    used = _used(config, [workflow.init_id, workflow.run_id, workflow.final_id])
+    for file in [running, *(files[name] for name in passed_on)]:
+        used |= _used(file, ["run"])
+    for id, value in config.items():
+        if id in used or id.startswith("_") or value == config[workflow.run_id]:  # run: "%training" is a copy by now
+            continue
+        if any(id in file and file[id] == value for file in [running, *overlays]):
+            continue
+        users = [name for name, file in files.items() if id in _used(file, ["run"])]
+        if users:
+            raise ValueError(f"--{id} changes nothing in this run: it is a setting of {' and '.join(users)}")
+        known = {known for file in files.values() for known in file}
+        nearest = difflib.get_close_matches(id, known, n=1)
+        hint = f"; did you mean {nearest[0]}?" if nearest else ""
+        raise ValueError(f"--{id} is no setting of {workflow.config_root_path}{hint}")
 
 
 def bundle_version(root: str) -> str:

@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from medical_diffusion_components.cohorts.phantoms import PHANTOM_NOTICE, write_phantom_cohort
 from medical_diffusion_components.cohorts.template import TEMPLATE_COHORT_NOTICE, write_template_cohort
-from medical_diffusion_components.data.datasets import EMBEDDED, load_cases
+from medical_diffusion_components.data.datasets import EMBEDDED, is_synthetic, load_cases
 from medical_diffusion_components.data.splits import SPLITS
 
 __all__ = ["resolve_dataset"]
@@ -25,6 +25,7 @@ def resolve_dataset(
     num_subjects: int,
     size: tuple[int, int, int],
     cohort: str | None = "template",
+    allow_synthetic: bool = False,
     seed: int = 0,
 ) -> str:
     """The folder to train on: ``dataset_dir``, or, where none is given, the bundle's embedded cohort.
@@ -38,15 +39,21 @@ def resolve_dataset(
         size: voxels (H, W, D) of each.
         cohort: ``template`` (warped copies of a brain template), an anatomy that ``write_phantom_cohort`` draws, or None
             for a bundle that has no cohort.
+        allow_synthetic: whether volumes in ``dataset_dir`` may be those that a generator made.
         seed: number of the cohort.
 
     Raises:
         FileNotFoundError, NotADirectoryError, ValueError: a folder that is given and cannot be used, which nothing
-            replaces; or none is given and there is no cohort.
+            replaces; or none is given and there is no cohort; or it holds synthetic volumes, which were not asked for.
     """
     if dataset_dir is not None:
-        for split in SPLITS:
-            load_cases(dataset_dir, split)
+        cases = [case for split in SPLITS for case in load_cases(dataset_dir, split)]
+        synthetic = [] if allow_synthetic else [case["image"] for case in cases if is_synthetic(case["image"])]
+        if synthetic:
+            raise ValueError(
+                f"{len(synthetic)} of the {len(cases)} volumes in {dataset_dir} are synthetic, first {synthetic[0]}: "
+                "move them out of the folder, or give --allow_synthetic True if they are meant"
+            )
         return str(dataset_dir)
     if cohort is None:
         raise ValueError(

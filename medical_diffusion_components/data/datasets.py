@@ -115,6 +115,18 @@ def nifti_files(folder: Path) -> list[Path]:
     return [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
 
 
+def is_synthetic(volume: str | os.PathLike) -> bool:
+    """Whether the note beside a volume (``x.nii.gz``, ``x.json``) names the weights that made it."""
+    note = Path(_without_suffix(str(volume)) + ".json")
+    if not note.is_file():
+        return False
+    try:
+        content = json.loads(note.read_text())
+    except ValueError:  # some other file, such as a scanner's sidecar that is damaged
+        return False
+    return isinstance(content, dict) and "weights_sha256" in content
+
+
 def _cases_of_plain_folder(folder: Path) -> dict[str, list[dict]]:
     files: dict[str, Path] = {}
     for path in nifti_files(folder):

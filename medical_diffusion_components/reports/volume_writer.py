@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 from ignite.engine import Engine, Events
 
+from medical_diffusion_components.data.datasets import is_synthetic, nifti_files
 from medical_diffusion_components.distributed import gathered, process_rank
 from medical_diffusion_components.files import write_atomically
 from medical_diffusion_components.reports.drawing import montage, save_montage
@@ -23,7 +24,8 @@ __all__ = ["SyntheticVolumeWriter"]
 class SyntheticVolumeWriter:
     """Attached to an evaluator, write every prediction as ``.nii.gz`` with a JSON note; afterwards, draw a montage.
 
-    Of several processes each writes its own volumes; :meth:`draw_montage` waits for all of them.
+    Of several processes each writes its own volumes; :meth:`draw_montage` waits for all of them. A folder with volumes that
+    have no such note is refused when the evaluator starts: they may be patients, among whom synthetic ones would be lost.
 
     Args:
         folder: where they go.
@@ -58,6 +60,13 @@ class SyntheticVolumeWriter:
         evaluator.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def _prepare(self, evaluator: Engine) -> None:
+        others = [volume for volume in nifti_files(self.folder) if not is_synthetic(volume)]
+        found = [volume for paths in gathered(others) for volume in paths]  # before any process writes
+        if found:
+            raise ValueError(
+                f"{self.folder} holds volumes that no note names as synthetic, the first is {found[0]}: give an empty "
+                "folder, or one of synthetic volumes, as samples_dir"
+            )
         self.facts |= made_with(self.weights)
 
     def _start_clock(self, evaluator: Engine) -> None:
@@ -72,12 +81,13 @@ class SyntheticVolumeWriter:
             stem = self.folder / f"{self.name}_{seed:06d}"
             image = nib.Nifti1Image(array, affine)
             image.header.set_xyzt_units("mm")
-            write_atomically(stem.with_suffix(".nii.gz"), lambda temporary, image=image: nib.save(image, temporary))
             note = {"seed": seed, **self.facts, "seconds": round(seconds, 3)}
+            # the note first: a process that is killed leaves no volume without one
             write_atomically(
                 stem.with_suffix(".json"),
                 lambda temporary, note=note: temporary.write_text(json.dumps(note, indent=2)),
             )
+            write_atomically(stem.with_suffix(".nii.gz"), lambda temporary, image=image: nib.save(image, temporary))
             self.written.append(stem.with_suffix(".nii.gz"))
 
     def draw_montage(self) -> None:

@@ -114,10 +114,22 @@ def tiny(bundle: Path, **overrides: Any) -> dict[str, Any]:
     return {id: value for id, value in small.items() if id in known} | overrides
 
 
+def used(bundle: Path, configs: Sequence[str], overrides: dict[str, Any]) -> dict[str, Any]:
+    """The overrides without the small values that these configurations and what they pass them on to do not have."""
+    passed_on = {"train.yaml": ["train_autoencoder.yaml"], "label_study.yaml": ["train.yaml", "evaluate.yaml"]}
+    names = [*configs, *passed_on.get(configs[0], [])]
+    known = {id for name in names if (bundle / "configs" / name).is_file() for id in read(bundle / "configs" / name)}
+    return {id: value for id, value in overrides.items() if id in known or id not in TINY}
+
+
 def workflow(bundle: Path, config: str | Sequence[str], **overrides: Any) -> ConfigWorkflow:
-    """What ``python -m monai.bundle run --config_file ...`` makes of its command line, before it runs anything."""
+    """What ``python -m monai.bundle run --config_file ...`` makes of its command line, before it runs anything.
+
+    Of the values that make bundles small, those that the configuration does not use are left out.
+    """
     names = [config] if isinstance(config, str) else config
     files = [os.path.relpath(bundle / "configs" / name) for name in names]
+    overrides = used(bundle, names, overrides)
     return ConfigWorkflow(files, workflow_type="infer" if names[0] == "inference.json" else "train", **overrides)
 
 

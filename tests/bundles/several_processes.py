@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.distributed as dist
+from bundle_folders import used
 
 from medical_diffusion_components.data import latents
 from medical_diffusion_components.engines.vqgan_trainer import VQGANTrainer
@@ -119,6 +120,7 @@ def torchrun(processes: int, *program: str) -> list[str]:
 def bundle_arguments(bundle: Path, id: str, configs: Sequence[str], overrides: dict[str, Any]) -> list[str]:
     """``run <id> --config_file ...`` as a person would type it behind ``-m monai.bundle``."""
     files = [str(bundle / "configs" / name) for name in configs]
+    overrides = used(bundle, configs, overrides)
     return [
         "run",
         id,

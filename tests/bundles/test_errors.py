@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from bundle_folders import Trained, bundles_with, last_line, read, tiny, tree
+from bundle_folders import Trained, bundles_with, last_line, read, tiny, tree, undisturbed, workflow
 
 # One bundle is enough: test_shared_blocks.py holds the others to the same stages.
 BUNDLE = bundles_with("train_autoencoder.yaml", "train.yaml")[0]
@@ -105,6 +105,51 @@ def test_a_setting_of_another_stage_is_no_typing_error(folders: dict) -> None:
     assert "adversarial_start" not in config
     line = train(folders, dataset_dir="/none", adversarial_start=7)
     assert "/none does not exist" in line
+
+
+@pytest.mark.parametrize(
+    ("config", "changed", "users"),
+    [
+        ("inference.json", {"ema_decay": 0.1}, "train.yaml"),
+        ("inference.json", {"perceptual_weight": 7}, "train_autoencoder.yaml"),
+        ("evaluate.yaml", {"final_lr": 0.1}, "train.yaml"),
+        ("train.yaml", {"samples_dir": "elsewhere"}, "inference.json"),
+        ("train_autoencoder.yaml", {"learning_rate": 0.1}, "train.yaml"),
+        ("inference.json", {"dataset_dir": "prepared"}, "evaluate.yaml and prepare.yaml and train.yaml"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_setting_that_the_run_does_not_use_is_refused_naming_the_file_that_does(
+    config: str, changed: dict, users: str, folders: dict
+) -> None:
+    line = last_line(BUNDLE, config, **folders, **changed)
+    [id] = changed
+    assert line.startswith(f"Stopped: ValueError: --{id} changes nothing in this run: it is a setting of {users}")
+    assert not Path(folders["output_dir"]).exists()
+
+
+@pytest.mark.parametrize("config", ["train.yaml", "train_autoencoder.yaml", "inference.json", "evaluate.yaml"])
+def test_the_demo_overlay_serves_every_stage(config: str) -> None:
+    with undisturbed():
+        workflow(BUNDLE, [config, "demo.yaml"]).initialize()
+
+
+def test_synthetic_volumes_are_not_put_among_patients(finished: Trained, own_data: Path) -> None:
+    """The prepared folder where samples should go: nothing is written, and the next training sees what it saw before."""
+    before = tree(own_data)
+    line = last_line(BUNDLE, "inference.json", **finished.overrides | {"samples_dir": str(own_data)})
+    assert line.startswith(f"Stopped: ValueError: {own_data} holds volumes that no note names as synthetic")
+    assert "site_0/head_0.nii.gz" in line and tree(own_data) == before
+
+
+def test_synthetic_volumes_are_not_trained_on_unless_asked(finished: Trained, tmp_path: Path) -> None:
+    samples = finished.output / "samples"
+    folders = {"output_dir": str(tmp_path / "new" / "output"), "models_dir": str(tmp_path / "new" / "models")}
+    line = train(folders, dataset_dir=str(samples))
+    assert line.startswith(f"Stopped: ValueError: 3 of the 3 volumes in {samples} are synthetic, first {samples}")
+    assert not Path(folders["output_dir"]).exists()
+    line = train(folders, dataset_dir=str(samples), allow_synthetic=True, autoencoder_learning_rate="none")
+    assert "are synthetic" not in line
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def samples(trained: Train, tmp_path: Path) -> Callable[..., Path]:
     """Sample into a new folder and return it."""
 
     def sample(bundle: Path, name: str, **overrides) -> Path:
-        run(bundle, "inference.json", **trained(bundle).overrides | overrides, dataset_dir=str(tmp_path / name))
+        run(bundle, "inference.json", **trained(bundle).overrides | overrides, samples_dir=str(tmp_path / name))
         return tmp_path / name
 
     return sample

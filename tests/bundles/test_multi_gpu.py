@@ -193,9 +193,10 @@ def test_processes_sample_what_one_does(two: Job, nifti_folder: Path, tmp_path: 
     """Of three processes one has nothing to do."""
     overrides = settings(two.folder, nifti_folder, 1) | {"num_volumes": 2}
     overrides = {id: value for id, value in overrides.items() if id in read(BUNDLE / "configs" / "inference.json")}
-    run(BUNDLE, "inference.json", **overrides | {"dataset_dir": str(tmp_path / "one")})
+    overrides.pop("dataset_dir")
+    run(BUNDLE, "inference.json", **overrides | {"samples_dir": str(tmp_path / "one")})
     arguments = bundle_arguments(
-        BUNDLE, "inference", ["inference.json"], overrides | {"dataset_dir": tmp_path / "three"}
+        BUNDLE, "inference", ["inference.json"], overrides | {"samples_dir": tmp_path / "three"}
     )
     command = torchrun(3, "-m", "monai.bundle", *arguments)
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, env=environment())

@@ -91,7 +91,7 @@ def test_a_raw_download_becomes_a_synthetic_volume_with_its_geometry(bundle: Pat
     assert note["data"] == "the user's dataset_dir" and note["notice"] is None
     assert note["cases"]["training"] >= 2  # so many steps of each stage
 
-    run(bundle, "inference.json", dataset_dir=str(tmp_path / "samples"), **overrides | {"num_volumes": 1})
+    run(bundle, "inference.json", samples_dir=str(tmp_path / "samples"), **overrides | {"num_volumes": 1})
     (file,) = (tmp_path / "samples").glob("*.nii.gz")
     sample = nib.load(file)
     assert sample.shape == tuple(size) and "".join(nib.aff2axcodes(sample.affine)) == axcodes

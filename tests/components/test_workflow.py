@@ -35,6 +35,7 @@ SECOND = FIRST | {
     "depth": 4,
     "steps": 300,
     "dataset_dir": None,
+    "initialize": ["$workflow.start_run('train_autoencoder.yaml')"],
     "training": ["$workflow.ensure_first_stage(@models_dir + '/first.pt', @dataset_dir)", "$print(@steps)"],
 }
 
@@ -132,8 +133,29 @@ def test_an_override_that_no_file_knows_is_refused(configs: Path, unknown: str, 
     assert sys.excepthook is workflow._traceback_with_cause, "the last line would not tell"
 
 
-def test_an_override_of_a_sibling_file_is_accepted(configs: Path) -> None:
-    start(configs, file="train_autoencoder.yaml", steps=3)
+def refusal(configs: Path, *overlays: str, **options: Any) -> str:
+    with pytest.raises(RuntimeError) as error:
+        start(configs, *overlays, **options)
+    assert isinstance(error.value.__cause__, ValueError)
+    return str(error.value.__cause__)
+
+
+def test_an_override_that_nothing_in_the_run_uses_is_refused_naming_who_does(configs: Path) -> None:
+    told = refusal(configs, file="train_autoencoder.yaml", steps=3)
+    assert told == "--steps changes nothing in this run: it is a setting of train.yaml"
+
+
+def test_an_override_is_accepted_where_the_run_passes_it_on(configs: Path) -> None:
+    first = {id: value for id, value in FIRST.items() if id != "devices"} | {"lamps": 2}
+    (configs / "train_autoencoder.yaml").write_text(yaml.safe_dump(first | {"training": ["$print(@lamps)"]}))
+    start(configs, lamps=3)
+    assert "--lamps changes nothing" in refusal(configs, lamps=3, initialize=["$workflow.start_run()"])
+
+
+def test_an_overlay_may_hold_settings_of_several_files(configs: Path) -> None:
+    (configs / "thin.yaml").write_text(yaml.safe_dump({"width": 4, "steps": 7}))
+    start(configs, "thin.yaml", file="train_autoencoder.yaml")
+    assert "--steps changes nothing" in refusal(configs, "thin.yaml", file="train_autoencoder.yaml", steps=8)
 
 
 def last_lines(error: Exception, capsys) -> list[str]:
@@ -175,8 +197,9 @@ def test_an_error_that_is_not_wrapped_is_not_repeated(capsys) -> None:
 
 def settings_of(configs: Path, call: str = "workflow.settings()", **overrides: Any) -> dict[str, Any]:
     """What ``call`` gives inside a run that uses all knobs of the second stage."""
-    printed = f"$[Path(@bundle_root, 'settings').write_text(json.dumps({call})), @depth, @steps, @train, @network]"
-    start(configs, **{"training": [printed], "run": "%training"} | overrides).run()
+    printed = f"$Path(@bundle_root, 'settings').write_text(json.dumps({call}))"
+    use = "$[@depth, @steps, @train, @network, @dataset_dir]"
+    start(configs, **{"training": [printed, use], "run": "%training"} | overrides).run()
     return json.loads((configs.parent / "settings").read_text())
 
 
@@ -216,8 +239,11 @@ def test_places_are_no_settings_and_what_an_expression_comes_to_counts(with_netw
     assert settings_of(with_network, depth=4) == before
     wrapped = {"_target_": "torch.nn.parallel.DistributedDataParallel", "module": BLOCK, "device_ids": None}
     use = {"training": ["$Path(@bundle_root, 'settings').write_text(json.dumps(workflow.settings('network')))"]}
-    alone, together = (settings_of(with_network, **use, network=block) for block in (BLOCK, wrapped))
-    assert alone == together and alone
+    found = []
+    for block in (BLOCK, wrapped):
+        (with_network / "train.yaml").write_text(yaml.safe_dump(SECOND | {"network": block}))
+        found.append(settings_of(with_network, **use))
+    assert found[0] == found[1] and found[0]["network::_target_"] == "builtins.dict"
 
 
 def test_hashes_stand_in_for_places(with_network: Path) -> None:

@@ -49,6 +49,17 @@ def test_a_folder_of_the_user_is_taken_whatever_the_cohort(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_synthetic_volumes_are_refused_unless_asked_for(tmp_path):
+    for number in range(3):
+        nib.save(nib.Nifti1Image(np.ones(SIZE, np.float32), np.eye(4)), tmp_path / f"{number}.nii.gz")
+    (tmp_path / "0.json").write_text(json.dumps({"EchoTime": 0.1}))  # a scanner's sidecar
+    assert resolve_dataset(str(tmp_path), str(tmp_path / "out"), 3, SIZE) == str(tmp_path)
+    (tmp_path / "2.json").write_text(json.dumps({"seed": 2, "weights_sha256": "abc"}))
+    with pytest.raises(ValueError, match=r"1 of the 3 volumes in .* are synthetic, first .*2\.nii\.gz"):
+        resolve_dataset(str(tmp_path), str(tmp_path / "out"), 3, SIZE)
+    assert resolve_dataset(str(tmp_path), str(tmp_path / "out"), 3, SIZE, allow_synthetic=True) == str(tmp_path)
+
+
 def test_without_data_and_without_cohort_there_is_nothing_to_train_on(tmp_path):
     with pytest.raises(ValueError, match="give --dataset_dir"):
         resolve_dataset(None, str(tmp_path), 3, SIZE, None)

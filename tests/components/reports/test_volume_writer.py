@@ -1,0 +1,77 @@
+"""Synthetic volumes never lie where a training would take them for patients."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from ignite.engine import Engine, Events
+from monai.data import MetaTensor
+from torch import nn, zeros
+
+from medical_diffusion_components.data import is_synthetic
+from medical_diffusion_components.reports import SyntheticVolumeWriter
+from medical_diffusion_components.weights import save_weights
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    return save_weights(nn.Linear(1, 1), tmp_path / "models" / "model.pt", {"data": "patients"})
+
+
+def sample(folder: Path, weights: Path, seeds: tuple[int, ...] = (3,)) -> SyntheticVolumeWriter:
+    """What an evaluation with one volume for each seed writes to ``folder``."""
+    evaluator = Engine(lambda engine, seed: None)
+    writer = SyntheticVolumeWriter(folder, weights, {"sampler": "ddim"})
+    writer.attach(evaluator)
+
+    def predict(engine: Engine) -> None:
+        engine.state.output = [{"pred": MetaTensor(zeros(1, 2, 3, 4), affine=np.eye(4))}]
+        engine.state.batch = [{"seed": engine.state.batch}]
+
+    evaluator.add_event_handler(Events.ITERATION_STARTED, predict)
+    evaluator._process_function = lambda engine, batch: engine.state.output
+    evaluator.run(list(seeds), max_epochs=1)
+    return writer
+
+
+def test_every_volume_has_a_note_by_which_it_is_known_as_synthetic(tmp_path: Path, weights: Path) -> None:
+    writer = sample(tmp_path / "samples", weights, (3, 5))
+    assert [path.name for path in writer.written] == ["synthetic_000003.nii.gz", "synthetic_000005.nii.gz"]
+    assert all(is_synthetic(path) for path in writer.written)
+    assert json.loads((tmp_path / "samples" / "synthetic_000005.json").read_text())["seed"] == 5
+
+
+def test_a_folder_of_synthetic_volumes_may_take_more(tmp_path: Path, weights: Path) -> None:
+    sample(tmp_path / "samples", weights)
+    sample(tmp_path / "samples", weights, (3, 4))
+    assert len(list((tmp_path / "samples").glob("*.nii.gz"))) == 2
+
+
+@pytest.mark.parametrize("place", ["head.nii", "images/head.nii.gz"])
+def test_a_folder_with_other_volumes_is_refused_before_anything_is_written(
+    tmp_path: Path, weights: Path, place: str
+) -> None:
+    file = tmp_path / "prepared" / place
+    file.parent.mkdir(parents=True)
+    nib.save(nib.Nifti1Image(np.ones((2, 3, 4), np.float32), np.eye(4)), file)
+    with pytest.raises(
+        ValueError, match=f"prepared holds volumes that no note names as synthetic, the first is {file}"
+    ):
+        sample(tmp_path / "prepared", weights)
+    assert [path for path in (tmp_path / "prepared").rglob("*") if path.is_file()] == [file]
+
+
+def test_a_killed_process_leaves_no_volume_without_a_note(tmp_path: Path, weights: Path, monkeypatch) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(nib, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        sample(tmp_path / "samples", weights)
+    monkeypatch.undo()
+    assert [path.name for path in (tmp_path / "samples").iterdir()] == ["synthetic_000003.json"]
+    sample(tmp_path / "samples", weights)
