@@ -1,5 +1,6 @@
 """The diffusion process: sampling, the noise it starts from, and what a training step draws."""
 
+from medical_diffusion_components.diffusion.cosine_schedule import CosineScheduler, cosine_betas
 from medical_diffusion_components.diffusion.generator import LatentDiffusionGenerator
 from medical_diffusion_components.diffusion.latent_scaling import LATENT_SCALINGS, LatentScaling
 from medical_diffusion_components.diffusion.noise_latent import NoiseLatent, NoiseLatentd
@@ -8,12 +9,14 @@ from medical_diffusion_components.diffusion.timesteps import evenly_in_log_snr, 
 
 __all__ = [
     "LATENT_SCALINGS",
+    "CosineScheduler",
     "HeldOutPrepareBatch",
     "LatentDiffusionGenerator",
     "LatentScaling",
     "NoiseLatent",
     "NoiseLatentd",
     "TrainingPrepareBatch",
+    "cosine_betas",
     "evenly_in_log_snr",
     "evenly_in_time",
     "half_log_snr",

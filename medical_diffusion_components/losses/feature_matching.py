@@ -16,11 +16,13 @@ __all__ = ["feature_matching_loss"]
 
 
 def feature_matching_loss(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
-    """Mean over layers l of E|D_l(x) - D_l(G)|; the real features carry no gradient.
+    """Sum over the L layers of 4/L E|D_l(x) - D_l(G)|: for the usual four, the plain sum. Real features carry no gradient.
+
+    The factor is that of Wang et al. and Ge et al., to which the weight 4 of Khader et al. refers.
 
     Raises:
         ValueError: the two lists differ in length or are empty.
     """
     if len(real) != len(fake) or not real:
         raise ValueError(f"expected as many real as fake feature maps, at least one, got {len(real)} and {len(fake)}")
-    return total(F.l1_loss(f, r.detach()) for r, f in zip(real, fake)) / len(real)
+    return 4 / len(real) * total(F.l1_loss(f, r.detach()) for r, f in zip(real, fake))

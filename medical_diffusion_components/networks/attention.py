@@ -145,8 +145,7 @@ class DepthPosition(nn.Module):
         rotated = min(32, head_channels)
         frequencies = 10000.0 ** (-torch.arange(0, rotated, 2, dtype=torch.float32) / rotated)
         self.frequencies = nn.Parameter(frequencies, requires_grad=train_frequencies)
-        self.bias = nn.Embedding(buckets, num_heads)
-        nn.init.normal_(self.bias.weight, std=(num_heads * head_channels) ** -0.5)
+        self.bias = nn.Embedding(buckets, num_heads)  # starts with a standard deviation of 1
         self.register_buffer("buckets", distance_buckets(buckets, max_distance), persistent=False)
 
     def forward(self, depth: int) -> tuple[Tensor, Tensor, Tensor]:

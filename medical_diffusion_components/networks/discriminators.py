@@ -16,6 +16,7 @@ __all__ = ["DiscriminatorOutput", "PatchDiscriminator"]
 
 
 KERNEL = 4
+PADDING = 2
 
 
 class DiscriminatorOutput(NamedTuple):
@@ -29,7 +30,8 @@ class PatchDiscriminator(PatchDiscriminator):
     """MONAI's patch discriminator with the paper's settings, returning logits and features by name.
 
     Four convolutions of 64, 128, 256 and 512 channels (kernel 4, leaky ReLU 0.2, batch norm from the second on, stride
-    2 up to the third) and one to the logits. The padding of 2 lets it see inputs down to 8 voxels a side. On a CPU,
+    2 up to the third) and one to the logits. All are padded by 2, the last one too, which MONAI pads by 1: patches at the
+    border count, and inputs may be as small as 8 voxels a side. Weights start as PyTorch's layers do. On a CPU,
     inputs so small that a layer's map is smaller than its kernel (below 18 voxels with three layers) are seen in float32
     under any autocast: PyTorch's bfloat16 convolution leaves part of its weight gradient unwritten there.
 
@@ -50,9 +52,13 @@ class PatchDiscriminator(PatchDiscriminator):
             activation=("LEAKYRELU", {"negative_slope": 0.2, "inplace": True}),
             norm="BATCH",
             bias=True,
-            padding=2,
+            padding=PADDING,
         )
         self.num_layers = num_layers
+        self.final_conv.conv.padding = (PADDING,) * spatial_dims
+        for part in self.modules():
+            if hasattr(part, "reset_parameters"):
+                part.reset_parameters()
         # channels last: the layout in which convolutions are fastest
         self.to(memory_format=torch.channels_last if spatial_dims == 2 else torch.channels_last_3d)
 

@@ -38,7 +38,7 @@ def test_reconstruction_terms_are_weighted_l1_of_volumes_and_perceptual_loss_of_
 def test_adversarial_terms_are_weighted_verdicts_and_feature_matching_of_both_discriminators():
     terms = VQGANLoss(MeanSquare(), **WEIGHTS).adversarial(verdict(0.5, -2, 1, 4), verdict(9, 9, 2, 2))
     assert {name: term.item() for name, term in terms.items()} == pytest.approx(
-        {"slice_adversarial": 5 * -0.5, "volume_adversarial": 7 * 2.0, "feature_matching": 11 * 2 * (1 + 2) / 2}
+        {"slice_adversarial": 5 * -0.5, "volume_adversarial": 7 * 2.0, "feature_matching": 11 * 2 * (1 + 2) * 4 / 2}
     )
 
 

@@ -147,3 +147,9 @@ def test_rotation_keeps_lengths_and_leaves_channels_beyond_32_alone():
 def test_impossible_position_layout_is_refused(knobs, message):
     with pytest.raises(ValueError, match=message):
         position(**knobs)
+
+
+def test_the_bias_of_positions_starts_with_a_standard_deviation_of_one() -> None:
+    torch.manual_seed(0)
+    weights = torch.cat([DepthPosition(num_heads=8, head_channels=32).bias.weight.flatten() for _ in range(40)])
+    assert abs(weights.mean()) < 0.04 and abs(weights.std() - 1) < 0.03  # 10,240 numbers: four standard errors

@@ -32,7 +32,7 @@ def test_features_are_those_of_four_convolutions_and_logits_those_of_one_more():
     assert [feature.shape[1] for feature in verdict.features] == [3, 6, 12, 24]
     for ours, theirs in zip(verdict.features, expected, strict=True):
         torch.testing.assert_close(ours, theirs)
-    logits = F.conv2d(F.pad(h, [1, 1, 1, 1]), convolutions[4].weight, convolutions[4].bias)
+    logits = F.conv2d(F.pad(h, [2, 2, 2, 2]), convolutions[4].weight, convolutions[4].bias)
     torch.testing.assert_close(verdict.logits, logits)
 
 
@@ -40,7 +40,7 @@ def test_features_are_those_of_four_convolutions_and_logits_those_of_one_more():
 def test_padding_lets_inputs_of_8_voxels_through(shape):
     discriminator = PatchDiscriminator(len(shape), in_channels=2, channels=4)
     verdict = discriminator(torch.randn(2, 2, *shape))
-    assert verdict.logits.shape == (2, 1, *[2] * len(shape)) and verdict.logits.std() > 0
+    assert verdict.logits.shape == (2, 1, *[4] * len(shape)) and verdict.logits.std() > 0
 
 
 def test_number_of_layers_sets_the_number_of_features():
@@ -65,3 +65,22 @@ def test_weight_gradients_of_small_inputs_are_those_of_float32_under_autocast():
             loss = discriminator(x).logits.float().square().sum()
         found.append(torch.autograd.grad(loss, list(discriminator.parameters())))
     torch.testing.assert_close(*found)
+
+
+def test_logits_of_64_voxels_are_11_a_side_so_that_the_border_counts():
+    discriminator = PatchDiscriminator(3, channels=2)
+    assert discriminator(torch.randn(1, 1, 64, 64, 64)).logits.shape == (1, 1, 11, 11, 11)
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_weights_start_as_those_of_plain_layers_do(spatial_dims):
+    """Uniform within 1 / sqrt(inputs) of a position, batch norms at 1 and 0."""
+    torch.manual_seed(0)
+    discriminator = PatchDiscriminator(spatial_dims, channels=16)
+    for part in discriminator.modules():
+        if isinstance(part, torch.nn.Conv2d | torch.nn.Conv3d):
+            bound = part.weight[0].numel() ** -0.5
+            assert 0.85 * bound < part.weight.abs().max() <= bound and part.bias.abs().max() <= bound
+            assert part.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.1)
+        if isinstance(part, torch.nn.BatchNorm2d | torch.nn.BatchNorm3d):
+            assert (part.weight == 1).all() and (part.bias == 0).all()
