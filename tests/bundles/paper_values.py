@@ -73,6 +73,8 @@ SECOND_STAGE_NETWORK = [
     Row("len(@network_def.alphas_cumprod)", 300, METHODS),
     Row("cosine_error(@scheduler.alphas_cumprod) < 1e-3", True, NICHOL),
     Row("cosine_error(@network_def.alphas_cumprod) < 1e-3", True, NICHOL),
+    Row("round(float(@scheduler.betas[-1]), 6)", 0.9999, CODE),
+    Row("float(@network_def.latent_scaling.bound)", 1.0, METHODS),  # min-max, until weights or training bring another
     Row("@scheduler.prediction_type", "epsilon", METHODS),
     Row("int(@network_def.prediction)", 0, METHODS),  # the noise, as the generator keeps it among its weights
 ]
@@ -94,6 +96,7 @@ TABLE = {
                 ("[conv.out_channels for conv in convolutions({})]", [64, 128, 256, 512, 1], CODE),
                 ("{{conv.kernel_size[0] for conv in convolutions({})}}", {4}, CODE),
                 ("[conv.stride[0] for conv in convolutions({})]", [2, 2, 2, 1, 1], CODE),
+                ("[conv.padding[0] for conv in convolutions({})]", [2] * 5, CODE),
                 ("{{act.negative_slope for act in parts({}, 'LeakyReLU')}}", {0.2}, CODE),
                 ("len(list(parts({}, 'BatchNorm2d', 'BatchNorm3d')))", 3, CODE),
             )
@@ -140,16 +143,24 @@ TABLE = {
         *FIRST_STAGE_NETWORK,
         *SECOND_STAGE_NETWORK,
         *TRAINING,
-        Row("kind(@train#trainer.loss_function)", "L1Loss", METHODS),
-        Row("@train#trainer.loss_function.reduction", "mean", CODE),
+        Row("@train#trainer.loss_function.norm", "l1", METHODS),
+        Row("float(@train#trainer.loss_function(torch.tensor([3.0, 0.0]), torch.zeros(2)))", 1.5, METHODS),
+        Row("@latent_scaling", "min_max", METHODS),
+        Row("@train#trainer.prepare_batch.latent_scaling is @generator.latent_scaling", True, ROLE),
+        Row("@validate#evaluator.prepare_batch.latent_scaling is @generator.latent_scaling", True, ROLE),
+        Row("@train#trainer.prepare_batch.draw_timesteps.__name__", "draw_integers", HO),  # each row by itself
         Row("learns_the_noise(@train#trainer.prepare_batch)", True, METHODS),
         Row("learns_the_noise(@validate#evaluator.prepare_batch)", True, METHODS),
         Row("kind(@train#trainer.optimizer)", "Adam", METHODS),
         Row("@train#trainer.optimizer.defaults['lr']", 1e-4, METHODS),
         Row("@train#trainer.optimizer.defaults['betas']", (0.9, 0.999), CODE),
+        Row("@train#trainer.optimizer.defaults['weight_decay']", 0.0, CODE),
+        Row("only(@train#handlers, 'ClipGradients').max_norm", None, CODE),
+        Row("(@lr_scheduler.warmup, @lr_scheduler.final)", (0, 1.0), METHODS),  # a constant rate
         Row("trained(@train#trainer.optimizer) == weights(@denoiser)", True, ROLE),
         Row("@train#trainer.network is @denoiser", True, ROLE),
         Row("@train#trainer.accumulation_steps", 2, METHODS),
+        Row("only(@train#handlers, 'ExponentialMovingAverage').gamma", None, CODE),
         Row("only(@train#handlers, 'ExponentialMovingAverage').decay", 0.995, CODE),
         Row("only(@train#handlers, 'ExponentialMovingAverage').every", 10, CODE),
         Row("only(@train#handlers, 'ExponentialMovingAverage').start", 2000, CODE),
