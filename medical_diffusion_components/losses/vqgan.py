@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -58,7 +59,9 @@ class VQGANLoss:
     def held_out(self, fake: Tensor, real: Tensor, num_slices: int = 8) -> Tensor:
         """The reconstruction terms on a validation batch, with evenly spaced slices in place of random ones."""
         depths = torch.linspace(0, fake.shape[-1] - 1, num_slices + 2)[1:-1].round().long().to(fake.device)
-        fake_slices, real_slices = (v.index_select(-1, depths).movedim(-1, 1).flatten(0, 1) for v in (fake, real))
+        fake_slices, real_slices = (
+            rearrange(v.index_select(-1, depths), "b c h w d -> (b d) c h w") for v in (fake, real)
+        )
         return total(self.reconstruction(fake, real, fake_slices, real_slices).values())
 
     def adversarial(self, fake: DiscriminatorPair, real: DiscriminatorPair) -> dict[str, Tensor]:

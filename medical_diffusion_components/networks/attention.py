@@ -18,6 +18,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 
 from medical_diffusion_components.networks.fast.attention_in_pieces import attend_along_first
@@ -64,13 +65,14 @@ class LinearSpatialAttention(nn.Module):
         self.head_channels = head_channels
         inner = num_heads * head_channels
         self.norm = ChannelNorm(channels)
+        self.positions = Rearrange("d b h w c -> (d b) (h w) c")
         self.to_queries_keys = nn.Linear(channels, 2 * inner, bias=False)
         self.to_values = nn.Linear(channels, inner, bias=False)
         self.to_out = nn.Linear(inner, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         heads, size = self.num_heads, self.head_channels
-        normed = self.norm(x).flatten(2, 3).flatten(0, 1)  # (D*B, H*W, C)
+        normed = self.positions(self.norm(x))  # (D*B, H*W, C)
         w_queries, w_keys = self.to_queries_keys.weight.chunk(2)
         w_values = (self.to_values.weight * size**-0.5).unflatten(0, (heads, size))
         q = F.linear(normed, w_queries).unflatten(-1, (heads, size)).softmax(-1)  # (D*B, H*W, heads, size)
@@ -102,15 +104,16 @@ class SpatialAttention(nn.Module):
         self.head_channels = head_channels
         inner = num_heads * head_channels
         self.norm = ChannelNorm(channels)
+        self.positions = Rearrange("d b h w c -> (d b) (h w) c")
+        self.split_heads = Rearrange("n p (qkv heads size) -> qkv n heads p size", qkv=3, heads=num_heads)
+        self.merge_heads = Rearrange("n heads p size -> n p (heads size)")
         self.to_qkv = nn.Linear(channels, 3 * inner, bias=False)
         self.to_out = nn.Linear(inner, channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        qkv = self.to_qkv(self.norm(x).flatten(2, 3).flatten(0, 1))  # (D*B, H*W, 3*heads*size)
-        qkv = qkv.unflatten(-1, (3, self.num_heads, self.head_channels))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (D*B, heads, H*W, size)
+        q, k, v = self.split_heads(self.to_qkv(self.positions(self.norm(x)))).unbind(0)
         out = F.scaled_dot_product_attention(q, k, v)
-        return x + self.to_out(out.transpose(1, 2).flatten(-2)).view_as(x)
+        return x + self.to_out(self.merge_heads(out)).view_as(x)
 
 
 class DepthPosition(nn.Module):

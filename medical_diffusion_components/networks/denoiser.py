@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -251,6 +252,8 @@ class Denoiser(nn.Module):
         self.position = DepthPosition(
             *attention, relative_position_buckets, relative_position_max_distance, train_rotary_frequencies
         )
+        self.depth_first = Rearrange("b c h w d -> d b h w c")
+        self.depth_last = Rearrange("d b h w c -> b c h w d")
         self.first = InPlaneConv(in_channels, base_channels, first_kernel, padding=first_kernel // 2)
         self.first_depth = DepthAttention(base_channels, *attention)
         self.down = nn.ModuleList()
@@ -278,7 +281,7 @@ class Denoiser(nn.Module):
         self._check(x, timesteps)
         embedding = F.silu(self.time(timesteps.expand(x.shape[0])))
         position = self.position(x.shape[4])
-        h = self.first(x.permute(4, 0, 2, 3, 1).contiguous())  # (D, B, H, W, C)
+        h = self.first(self.depth_first(x).contiguous())  # (D, B, H, W, C)
         first = h
         skips: list[Tensor] = []
         if torch.jit.is_scripting():
@@ -301,7 +304,7 @@ class Denoiser(nn.Module):
                 h = self._run(level, h, embedding, position)
             h = upsample(h)
         h = self.last_block(torch.cat((h, first), dim=-1), embedding)
-        return self.last(h).permute(1, 4, 2, 3, 0).contiguous().to(x.dtype)  # (B, C, H, W, D)
+        return self.depth_last(self.last(h)).contiguous().to(x.dtype)  # (B, C, H, W, D)
 
     @torch.jit.unused
     def _run(self, module: nn.Module, *inputs: Any) -> Tensor:
