@@ -4,4 +4,4 @@ Every bundle under ``bundles/`` is configuration; what the configurations instan
 engines, handlers, transforms, data and metrics. Nothing in this package knows the name of a dataset.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
