@@ -20,6 +20,7 @@ __all__ = [
     "gathered",
     "is_distributed",
     "join_processes",
+    "leave_processes",
     "own_device",
     "process_rank",
     "share",
@@ -48,6 +49,12 @@ def join_processes() -> None:
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
         if torch.cuda.is_available():
             torch.cuda.set_device(dist.get_node_local_rank())
+
+
+def leave_processes() -> None:
+    """Take leave of the processes that :func:`join_processes` found; nothing for a process that is alone."""
+    if is_distributed():
+        dist.destroy_process_group()
 
 
 def share(items: Sequence[Any]) -> list[Any]:

@@ -215,11 +215,10 @@ def test_processes_sample_what_one_does(two: Job, nifti_folder: Path, tmp_path: 
 @for_bundles_with("multi_gpu_train.yaml")
 def test_a_process_takes_the_device_and_joins_the_group_that_torchrun_gives_it(bundle: Path) -> None:
     overlay = read(bundle / "configs" / "multi_gpu_train.yaml")
-    steps = " ".join(overlay["initialize"])
-    assert "start_run()" in overlay["initialize"][0] and "init_process_group(" in steps and "'gloo'" in steps
-    assert "set_device(@device)" in steps
-    assert "destroy_process_group()" in " ".join(overlay["finalize"])
-    assert any(found in overlay["device"] for found in ("get_node_local_rank()", "own_device()"))
+    start, join = overlay["initialize"]
+    assert "start_run(" in start and join == "$distributed.join_processes()"
+    assert overlay["finalize"] == ["$distributed.leave_processes()"]
+    assert "device" not in overlay and read(bundle / "configs" / "train.yaml")["device"] == "$distributed.own_device()"
 
 
 @for_bundles_with("train_autoencoder.yaml", "multi_gpu_train.yaml")

@@ -105,3 +105,45 @@ def test_latent_diffusion_bundles_explain_their_knobs_alike(file: str) -> None:
     """Same order of ids, so that two bundles can be read side by side."""
     orders = [list(read(bundle / "configs" / file)) for bundle in LDM_BUNDLES]
     assert all(order == orders[0] for order in orders)
+
+
+OVERLAID = bundles_with("multi_gpu_train.yaml")
+
+
+def test_every_configuration_says_the_device_in_one_way() -> None:
+    said = {read(file)["device"] for bundle in BUNDLES for file in config_files(bundle) if "device" in read(file)}
+    assert said == {"$distributed.own_device()"}
+
+
+@pytest.mark.parametrize("bundle", OVERLAID, ids=lambda bundle: bundle.name)
+def test_the_overlay_for_several_processes_says_what_its_siblings_say(bundle: Path) -> None:
+    """One writer of curves, processes joined and left in one way, and every trained network wrapped as it stands."""
+    overlay = read(bundle / "configs" / "multi_gpu_train.yaml")
+    stages = [
+        read(bundle / "configs" / name)
+        for name in ("train.yaml", "train_autoencoder.yaml")
+        if (bundle / "configs" / name).is_file()
+    ]
+    sibling = read(OVERLAID[0] / "configs" / "multi_gpu_train.yaml")
+    for id in ("writer", "finalize"):
+        assert overlay[id] == sibling[id]
+    assert overlay["initialize"][1:] == sibling["initialize"][1:]
+    assert overlay["initialize"][0] == stages[0]["initialize"][0]
+    wrapped = {id: block for id, block in overlay.items() if isinstance(block, dict) and id != "writer"}
+    trained = {stage["train"]["trainer"]["network"].removeprefix("@") for stage in stages}
+    assert trained <= wrapped.keys()
+    for id, block in wrapped.items():
+        assert block["_target_"] == "torch.nn.parallel.DistributedDataParallel"
+        assert block["device_ids"] == sibling["denoiser"]["device_ids"]
+        module = block["module"]
+        module = module["module"] if isinstance(module, dict) else module  # batch norm exchanged on the way
+        assert [module] == [stage[id] for stage in stages if id in stage], f"{id} in one process and in several"
+
+
+@pytest.mark.parametrize("file", ["demo.yaml", "low_compression.yaml"])
+def test_overlays_of_latent_diffusion_bundles_set_the_same_knobs(file: str) -> None:
+    """In one order; the values are the data set's own, and so is whether the demo's volumes are smaller."""
+    files = {bundle.name: bundle / "configs" / file for bundle in LDM_BUNDLES if (bundle / "configs" / file).is_file()}
+    overlays = {name: [id for id in read(path) if id != "image_size"] for name, path in files.items()}
+    for name, ids in overlays.items():
+        assert ids == next(iter(overlays.values())), name
