@@ -3,6 +3,7 @@
 from medical_diffusion_components.data.datasets import (
     EMBEDDED,
     USERS_DATA,
+    case_weights,
     data_fingerprint,
     describe_data,
     is_synthetic,
@@ -32,6 +33,7 @@ __all__ = [
     "SeededDataset",
     "VolumeSampler",
     "cache_latents",
+    "case_weights",
     "data_fingerprint",
     "describe_cases",
     "describe_data",

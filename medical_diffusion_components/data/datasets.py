@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -67,6 +68,21 @@ def load_cases(dataset_dir: str | os.PathLike, split: str) -> list[dict]:
     else:
         cases = _cases_of_plain_folder(folder)[split]
     return sorted(cases, key=lambda case: case["case_id"])
+
+
+def case_weights(cases: Sequence[dict]) -> list[float]:
+    """How often each case is drawn, from the entry ``weight`` that ``dataset.json`` has for it.
+
+    Raises:
+        ValueError: a case without a weight, or one that is no number of at least 0.
+    """
+    for case in cases:
+        weight = case.get("weight")
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+            raise ValueError(
+                f"expected a weight of at least 0 for case {case['case_id']} in dataset.json, got {weight!r}"
+            )
+    return [float(case["weight"]) for case in cases]
 
 
 def data_fingerprint(cases: Sequence[dict]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from monai.transforms import Compose
 from tqdm import tqdm
 
 from medical_diffusion_components import __version__
@@ -32,8 +33,14 @@ def cache_latents(
     folder: str | os.PathLike,
     flip_axis: int = 0,
     device: torch.device | str = "cpu",
+    views: int = 1,
+    augmentation: Compose | None = None,
+    augmentation_settings: Mapping[str, Any] | None = None,
 ) -> list[dict]:
     """Encode every case and its mirror image, unless that was done before, and list the files.
+
+    With several ``views``, each case is encoded as often: the first time as it is, then as ``augmentation`` makes it with
+    random numbers that follow from the case and the number of the view.
 
     The files lie in a folder named by a hash of the first stage's weights, of the data, of the preprocessing and of the
     flip: whatever changes one of them changes the folder. Each file is written whole or not at all, so an interrupted
@@ -48,14 +55,22 @@ def cache_latents(
         folder: where the folders of latents are.
         flip_axis: spatial axis of the mirror image, 0 for H.
         device: where to encode.
+        views: how often each case is encoded.
+        augmentation: what makes a view of a volume (C, H, W, D); needed for more than one view.
+        augmentation_settings: what ``augmentation`` was configured with, part of the hash.
 
     Returns:
-        One entry per case: ``image``, the ``.npy`` file with (2, latent_channels, h, w, d), the plain and the mirrored
-        latent as float32, and ``case_id``.
+        One entry per case: ``image``, the ``.npy`` file with (2 views, latent_channels, h, w, d), of each view in turn the
+        plain and the mirrored latent as float32, and ``case_id``.
 
     Raises:
-        ValueError: a ``flip_axis`` other than 0, 1, 2, or a volume encodes to values that are not finite.
+        ValueError: a ``flip_axis`` other than 0, 1, 2, fewer than one view, several without an augmentation, or a volume
+            encodes to values that are not finite.
     """
+    if views < 1 or (views > 1 and augmentation is None):
+        raise ValueError(
+            f"expected at least one view, and an augmentation if there are several, got {views}, {augmentation}"
+        )
     if flip_axis not in (0, 1, 2):
         raise ValueError(f"flip_axis must be 0, 1 or 2 (H, W or D), got {flip_axis}")
     facts = {
@@ -65,6 +80,8 @@ def cache_latents(
         "flip_axis": flip_axis,
         "version": __version__,
     }
+    if views > 1:
+        facts |= {"views": views, "augmentation": augmentation_settings}
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     folder = Path(folder) / key[:16]
     entries = [
@@ -81,8 +98,9 @@ def cache_latents(
     first_stage = first_stage.to(device).eval()
     for case, entry in tqdm(missing, desc="encoding latents", unit="case", disable=rank > 0 or not missing):
         image = torch.as_tensor(preprocessing(case)["image"]).to(device)
-        pair = [first_stage.encode_stage_2_inputs(view[None])[0] for view in (image, image.flip(1 + flip_axis))]
-        latent = torch.stack(pair).float().cpu().numpy()
+        seen = [_view(image, case["case_id"], number, augmentation) for number in range(views)]
+        pairs = [side for view in seen for side in (view, view.flip(1 + flip_axis))]
+        latent = torch.stack([first_stage.encode_stage_2_inputs(side[None])[0] for side in pairs]).float().cpu().numpy()
         if not np.isfinite(latent).all():
             raise ValueError(f"case {case['case_id']} encodes to values that are not finite with the weights {weights}")
         write_atomically(entry["image"], lambda temporary, array=latent: np.save(temporary, array))
@@ -91,8 +109,15 @@ def cache_latents(
     return entries
 
 
+def _view(image: torch.Tensor, case_id: str, number: int, augmentation: Compose | None) -> torch.Tensor:
+    if number == 0 or augmentation is None:
+        return image
+    seed = int.from_bytes(hashlib.sha256(f"{case_id}/view {number}".encode()).digest()[:4], "big")
+    return torch.as_tensor(augmentation.set_random_state(seed=seed)(image))
+
+
 def read_latents(entries: Sequence[dict]) -> Iterator[torch.Tensor]:
-    """The plain and the mirrored latent of each case that :func:`cache_latents` lists, (2, C, h, w, d) each."""
+    """All latents of each case that :func:`cache_latents` lists, (2 views, C, h, w, d) each."""
     for entry in entries:
         yield torch.from_numpy(np.load(entry["image"], allow_pickle=False))
 

@@ -39,10 +39,25 @@ class ResumableSampler(DistributedSampler):
         dataset: what to draw from.
         seed: with the epoch it fixes the order.
         shuffle: whether to shuffle at all.
+        weights: one per case: an epoch has as many draws as there are cases, each a case in proportion to its weight, so
+            that some come several times and others not; None: every case once.
+
+    Raises:
+        ValueError: weights that are not one per case, negative or all zero, or without shuffling.
     """
 
-    def __init__(self, dataset: Dataset, seed: int = 0, shuffle: bool = True) -> None:
+    def __init__(
+        self, dataset: Dataset, seed: int = 0, shuffle: bool = True, weights: Sequence[float] | None = None
+    ) -> None:
         super().__init__(dataset, num_replicas=world_size(), rank=process_rank(), shuffle=shuffle, seed=seed)
+        if weights is not None and (
+            not shuffle or len(weights) != len(dataset) or not min(weights) >= 0 or not max(weights) > 0
+        ):
+            raise ValueError(
+                f"expected one weight for each of {len(dataset)} cases, none negative and not all 0, and shuffling; "
+                f"got {len(weights)}, shuffle {shuffle}"
+            )
+        self.weights = None if weights is None else torch.tensor(weights, dtype=torch.float64)
         if not shuffle:
             self.num_samples = len(self._share())  # what DistributedSampler calls a rank's share of an epoch
         self._skip = 0
@@ -52,9 +67,17 @@ class ResumableSampler(DistributedSampler):
         self._skip = num_samples
 
     def __iter__(self) -> Iterator[int]:
-        indices = list(super().__iter__()) if self.shuffle else self._share()
+        if self.weights is not None:
+            indices = self._drawn()
+        else:
+            indices = list(super().__iter__()) if self.shuffle else self._share()
         indices, self._skip = indices[self._skip :], 0
         return iter([_EpochIndex(index, self.epoch) for index in indices])
+
+    def _drawn(self) -> list[int]:
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
+        drawn = torch.multinomial(self.weights, self.total_size, replacement=True, generator=generator)
+        return drawn[self.rank :: self.num_replicas].tolist()
 
     def _share(self) -> list[int]:
         everything = list(range(len(self.dataset)))

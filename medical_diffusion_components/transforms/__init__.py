@@ -6,6 +6,11 @@ from medical_diffusion_components.transforms.load_latent import RandLoadLatent, 
 from medical_diffusion_components.transforms.load_volume import LoadVolume, LoadVolumed
 from medical_diffusion_components.transforms.paste_patches import PastePatches, PastePatchesd
 from medical_diffusion_components.transforms.rand_mask_patches import MaskedVolume, RandMaskPatches, RandMaskPatchesd
+from medical_diffusion_components.transforms.rand_scale_intensity import (
+    RandScaleAboveBackground,
+    RandScaleAboveBackgroundd,
+)
+from medical_diffusion_components.transforms.rand_shift import RandShift
 from medical_diffusion_components.transforms.rand_torchio import RandTorchIOd
 from medical_diffusion_components.transforms.spacing_affine import SpacingAffine, SpacingAffined
 from medical_diffusion_components.transforms.volume_error import VolumeError
@@ -24,6 +29,9 @@ __all__ = [
     "RandLoadLatentd",
     "RandMaskPatches",
     "RandMaskPatchesd",
+    "RandScaleAboveBackground",
+    "RandScaleAboveBackgroundd",
+    "RandShift",
     "RandTorchIOd",
     "SpacingAffine",
     "SpacingAffined",

@@ -1,4 +1,4 @@
-"""Read a cached latent, plain or mirrored."""
+"""Read a cached latent: one of its views, plain or mirrored."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ __all__ = ["RandLoadLatent", "RandLoadLatentd"]
 
 
 class RandLoadLatent(RandomizableTransform):
-    """Read a pair of latents (see ``cache_latents``) and return the mirrored one with probability ``flip_prob``.
+    """Read the latents of a case (see ``cache_latents``), choose a view, and mirror it with probability ``flip_prob``.
+
+    All views are chosen equally often.
 
     Args:
         flip_prob: probability of the mirrored latent, in [0, 1]; 0 for validation.
 
     Shape:
-        file of (2, C, h, w, d) -> (C, h, w, d)
+        file of (2 views, C, h, w, d) -> (C, h, w, d)
 
     Raises:
-        ValueError: a probability outside [0, 1]; when called, a file that is damaged or no pair of latents.
+        ValueError: a probability outside [0, 1]; when called, a file that is damaged or holds no pairs of latents.
     """
 
     def __init__(self, flip_prob: float = 0.5) -> None:
@@ -35,12 +37,14 @@ class RandLoadLatent(RandomizableTransform):
     def __call__(self, filename: str) -> Tensor:
         self.randomize(None)
         try:
-            pair = np.load(filename, mmap_mode="r", allow_pickle=False)
+            pairs = np.load(filename, mmap_mode="r", allow_pickle=False)
         except (ValueError, EOFError) as error:
             raise ValueError(f"{filename} is no cached latent ({error}): delete it, and it is made again") from error
-        if pair.ndim != 5 or pair.shape[0] != 2:
-            raise ValueError(f"{filename}: expected a pair of latents (2, C, h, w, d), got shape {pair.shape}")
-        return torch.from_numpy(np.array(pair[int(self._do_transform)]))
+        if pairs.ndim != 5 or pairs.shape[0] == 0 or pairs.shape[0] % 2:
+            raise ValueError(f"{filename}: expected pairs of latents (2 views, C, h, w, d), got shape {pairs.shape}")
+        views = pairs.shape[0] // 2
+        view = int(self.R.randint(views)) if views > 1 else 0
+        return torch.from_numpy(np.array(pairs[2 * view + int(self._do_transform)]))
 
 
 class RandLoadLatentd(MapTransform, RandomizableTransform):

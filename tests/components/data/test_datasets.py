@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medical_diffusion_components.data.datasets import data_fingerprint, load_cases, median_spacing
+from medical_diffusion_components.data.datasets import case_weights, data_fingerprint, load_cases, median_spacing
 from medical_diffusion_components.data.splits import SPLITS, split_patients
 
 
@@ -205,3 +205,13 @@ def test_median_spacing_is_taken_along_ras_axes(tmp_path):
 def test_the_spacing_of_no_cases_is_refused():
     with pytest.raises(ValueError, match="no cases"):
         median_spacing([])
+
+
+def test_weights_of_cases_are_those_of_the_datalist():
+    assert case_weights([{"case_id": "a", "weight": 2}, {"case_id": "b", "weight": 0.5}]) == [2.0, 0.5]
+
+
+@pytest.mark.parametrize("weight", [None, -1, float("nan"), float("inf"), "2", True])
+def test_a_case_without_a_weight_is_named(weight):
+    with pytest.raises(ValueError, match=f"at least 0 for case b in dataset.json, got {weight!r}"):
+        case_weights([{"case_id": "a", "weight": 2}, {"case_id": "b", "weight": weight}])

@@ -6,13 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from monai.transforms import RandFlip
+from monai.transforms import Compose, RandFlip
 
 from medical_diffusion_components.data import latents as module
 from medical_diffusion_components.data.latents import cache_latents, held_out_draws
 from medical_diffusion_components.networks.codebook import EMACodebook
 from medical_diffusion_components.networks.vqgan import VQGAN
 from medical_diffusion_components.transforms.load_latent import RandLoadLatent
+from medical_diffusion_components.transforms.rand_scale_intensity import RandScaleAboveBackground
+from medical_diffusion_components.transforms.rand_shift import RandShift
 from medical_diffusion_components.weights import save_weights
 
 
@@ -193,3 +195,35 @@ def test_held_out_draws_number_every_latent():
         ("a", 0, 3), ("a", 1, 3), ("a", 2, 3), ("b", 0, 3), ("b", 1, 3), ("b", 2, 3)
     ]  # fmt: skip
     assert entries[0] == {"image": "a.npy", "case_id": "a"}
+
+
+def augmentation() -> Compose:
+    return Compose([RandScaleAboveBackground((0.5, 0.9)), RandShift(1)])
+
+
+def test_further_views_are_encodings_of_augmented_volumes_and_all_are_read(cohort):
+    plain = np.stack([np.load(entry["image"]) for entry in cohort.cache()])
+    entries = cohort.cache(views=3, augmentation=augmentation(), augmentation_settings={"most": 1})
+    assert cohort.encoded == [case["case_id"] for case in cohort.cases], "other settings, another folder"
+    rows = np.stack([np.load(entry["image"]) for entry in entries])
+    assert rows.shape == (3, 6, *plain.shape[2:]) and np.array_equal(rows[:, :2], plain)
+    views = rows.reshape(9, 2, -1)[:, 0]
+    assert len({view.tobytes() for view in views}) == 9, "each case and view has random numbers of its own"
+    for pick, probability in ((0, 0.0), (1, 1.0)):
+        load = RandLoadLatent(probability).set_random_state(seed=0)
+        read = {load(entries[0]["image"]).numpy().tobytes() for _ in range(40)}
+        assert read == {rows[0, 2 * view + pick].tobytes() for view in range(3)}
+
+
+def test_views_are_the_same_whoever_makes_them(cohort):
+    settings = {"views": 2, "augmentation_settings": {}, "folder": cohort.folder / "one"}
+    first = np.load(cohort.cache(augmentation=augmentation(), **settings)[2]["image"])
+    settings["folder"] = cohort.folder / "other"
+    alone = cohort.cache(cases=cohort.cases[2:], augmentation=augmentation(), **settings)
+    np.testing.assert_array_equal(np.load(alone[0]["image"]), first)
+
+
+@pytest.mark.parametrize(("views", "made_by"), [(0, augmentation()), (2, None)])
+def test_views_that_cannot_be_made_are_refused(cohort, views, made_by):
+    with pytest.raises(ValueError, match=f"an augmentation if there are several, got {views}"):
+        cohort.cache(views=views, augmentation=made_by)

@@ -195,3 +195,34 @@ def test_every_epoch_can_be_alike_for_a_validation() -> None:
     assert len(distinct(volumes)) == len(CASES)
     for number in range(len(CASES)):
         np.testing.assert_array_equal(volumes[0, number], volumes[1, number])
+
+
+def test_weighted_cases_come_in_proportion_to_their_weight() -> None:
+    weights = [0.0, 1.0, 4.0] + [0.5] * 7
+    sampler = ResumableSampler(CASES, seed=1, weights=weights)
+    drawn = np.bincount(np.concatenate([order(sampler, epoch) for epoch in range(2000)]), minlength=10)
+    expected = 20_000 * np.array(weights) / sum(weights)
+    assert drawn[0] == 0 and drawn.sum() == 20_000
+    assert (np.abs(drawn - expected) <= 4.5 * np.sqrt(expected)).all()
+    assert order(sampler, 0) == order(sampler, 0) != order(sampler, 1)
+
+
+def test_weighted_draws_resume_within_an_epoch_and_ranks_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = list(range(1, 11))
+    whole = order(ResumableSampler(CASES, seed=1, weights=weights), 2)
+    sampler = ResumableSampler(CASES, seed=1, weights=weights)
+    sampler.skip_once(4)
+    assert order(sampler, 2) == whole[4:]
+    shares = []
+    for rank in range(2):
+        monkeypatch.setattr(dist, "is_initialized", lambda: True)
+        monkeypatch.setattr(dist, "get_rank", lambda rank=rank: rank)
+        monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+        shares.append(order(ResumableSampler(CASES, seed=1, weights=weights), 2))
+    assert [index for pair in zip(*shares) for index in pair] == whole
+
+
+@pytest.mark.parametrize("weights", [[1.0] * 9, [-1.0] + [1.0] * 9, [0.0] * 10])
+def test_weights_that_are_none_are_refused(weights: list[float]) -> None:
+    with pytest.raises(ValueError, match="one weight for each of 10 cases, none negative and not all 0"):
+        ResumableSampler(CASES, weights=weights)

@@ -72,7 +72,7 @@ def test_a_file_of_something_else_is_reported(pair):
     with pytest.raises(ValueError, match=r"pair\.npy is no cached latent"):
         RandLoadLatent()(str(pair))
     np.save(pair, np.zeros((3, 4, 5, 6), np.float32))
-    with pytest.raises(ValueError, match=r"pair\.npy: expected a pair .* got shape \(3, 4, 5, 6\)"):
+    with pytest.raises(ValueError, match=r"pair\.npy: expected pairs of latents .* got shape \(3, 4, 5, 6\)"):
         RandLoadLatent()(str(pair))
     np.save(pair, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match=r"pair\.npy is no cached latent"):

@@ -1,0 +1,65 @@
+"""Make a volume darker or brighter as a whole, with the background where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from monai.config import KeysCollection
+from monai.transforms import MapTransform, RandomizableTransform
+from torch import Tensor
+
+__all__ = ["RandScaleAboveBackground", "RandScaleAboveBackgroundd"]
+
+BACKGROUND = -1.0
+
+
+class RandScaleAboveBackground(RandomizableTransform):
+    """Multiply what a volume in [-1, 1] has above the background, -1, by a random factor.
+
+    MONAI's ``RandScaleIntensity`` multiplies the values themselves, which in [-1, 1] would make the background grey.
+
+    Args:
+        factors: least and greatest factor, of a uniform distribution; (1, 1) changes nothing.
+
+    Shape:
+        (C, H, W, D) -> the same
+
+    Raises:
+        ValueError: factors that are not positive or not in order.
+    """
+
+    def __init__(self, factors: Sequence[float] = (1.0, 1.0)) -> None:
+        super().__init__(prob=1.0)
+        low, high = (float(factor) for factor in factors)
+        if not 0 < low <= high:
+            raise ValueError(f"expected two positive factors, the smaller first, got {tuple(factors)}")
+        self.factors = low, high
+
+    def __call__(self, image: Tensor) -> Tensor:
+        if self.factors == (1.0, 1.0):
+            return image
+        return (image - BACKGROUND) * float(self.R.uniform(*self.factors)) + BACKGROUND
+
+
+class RandScaleAboveBackgroundd(MapTransform, RandomizableTransform):
+    """Dictionary form of :class:`RandScaleAboveBackground`."""
+
+    def __init__(self, keys: KeysCollection, factors: Sequence[float] = (1.0, 1.0)) -> None:
+        """Args: keys: entries to scale, each by a factor of its own; factors: see :class:`RandScaleAboveBackground`."""
+        MapTransform.__init__(self, keys)
+        self.scale = RandScaleAboveBackground(factors)
+
+    def set_random_state(
+        self, seed: int | None = None, state: np.random.RandomState | None = None
+    ) -> RandScaleAboveBackgroundd:
+        """Seed the factors."""
+        self.scale.set_random_state(seed, state)
+        return self
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        data = dict(data)
+        for key in self.key_iterator(data):
+            data[key] = self.scale(data[key])
+        return data
