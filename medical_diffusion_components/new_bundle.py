@@ -219,18 +219,21 @@ def _changed_yaml(text: str, file: str, knobs: dict[str, Any]) -> str:
         values["spacing"] = (knobs["spacing"], "mm")
     for id, (value, comment) in values.items():
         line = f"{f'{id}: {value}':<42} # {comment}"
-        text = re.sub(rf"^{id}: [^\n]*$", lambda _, line=line: line, text, flags=re.MULTILINE)
+        text = _with_lines(text, rf"^{id}: [^\n]*$", line)
     if file in _HEADERS:
         text = f"# {_HEADERS[file]}" + text[text.index("\n") :]
     return _with_default_spacing(text, knobs)
 
 
+def _with_lines(text: str, pattern: str, line: str) -> str:
+    """``text`` with ``line``, letter by letter, for every line that the pattern finds."""
+    return re.sub(pattern, lambda _: line, text, flags=re.MULTILINE)
+
+
 def _changed_json(text: str, knobs: dict[str, Any]) -> str:
     for id in ("image_size", "compression", "axcodes"):
         value = json.dumps(knobs[id])
-        text = re.sub(
-            rf'^  "{id}": .*(?<!,),?$', lambda _, id=id, value=value: f'  "{id}": {value},', text, flags=re.MULTILINE
-        )
+        text = _with_lines(text, rf'^  "{id}": .*(?<!,),?$', f'  "{id}": {value},')
     return _with_default_spacing(text, knobs)
 
 

@@ -110,7 +110,7 @@ def _draw(rng: np.random.Generator) -> _Anatomy:
         centre = (side * (78 + rng.normal(0, 4)), 16.0, rng.normal(0, 4))
         breasts.append(_Breast(side, centre, radii, density + rng.normal(0, 0.1)))
     return _Anatomy(
-        breasts=tuple(breasts),
+        breasts=(breasts[0], breasts[1]),
         thorax=(rng.normal(146, 5), rng.normal(100, 4)),
         fat=rng.uniform(6, 16),
         pectoral=rng.uniform(7, 13),
@@ -121,7 +121,7 @@ def _draw(rng: np.random.Generator) -> _Anatomy:
         dome=rng.normal(-48, 12),
         rib_phase=rng.random(),
         coil=rng.uniform(0.35, 0.75),
-        fields=tuple(SmoothField(rng, knot) for knot in (50.0, 13.0, 5.0, 90.0)),
+        fields=(SmoothField(rng, 50.0), SmoothField(rng, 13.0), SmoothField(rng, 5.0), SmoothField(rng, 90.0)),
     )
 
 

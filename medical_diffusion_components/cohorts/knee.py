@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from medical_diffusion_components.cohorts.shapes import (
+    Numbers,
     Phantom,
     Points,
     Scene,
@@ -123,7 +124,7 @@ def _draw(rng: np.random.Generator) -> _Anatomy:
         findings=dict(zip(FINDINGS, (abnormal, acl, meniscus))),
         tear=float(rng.choice((-1, 1))),
         shading_slope=rng.normal(0, 0.08, size=3),
-        fields=tuple(SmoothField(rng, knot) for knot in (30.0, 7.0, 70.0)),
+        fields=(SmoothField(rng, 30.0), SmoothField(rng, 7.0), SmoothField(rng, 70.0)),
     )
 
 
@@ -259,9 +260,7 @@ def _paint_cruciates(scene: Scene, anatomy: _Anatomy, contrast: dict[str, float]
         scene.paint(anterior, DARK * (2.2 + 0.8 * fine), LIGAMENT)
 
 
-def _band(
-    points: Points, start: Sequence[float], end: Sequence[float], half_width: float, half_depth: float
-) -> np.ndarray:
+def _band(points: Points, start: Numbers, end: Numbers, half_width: float, half_depth: float) -> np.ndarray:
     """A strap from start to end, ``half_width`` along x and ``half_depth`` along y, mm."""
     start, end = np.asarray(start, dtype=float), np.asarray(end, dtype=float)
     share = np.clip((points.z - np.float32(start[2])) / np.float32(end[2] - start[2]), 0, 1)

@@ -12,7 +12,7 @@ curves, surfaces, and nonplanar space curves defined by implicit equations", IEE
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -43,6 +43,9 @@ class Phantom(NamedTuple):
         return self.label > 0
 
 
+Numbers: TypeAlias = Sequence[float] | np.ndarray  # three of them, one per axis
+
+
 class Points(NamedTuple):
     """Coordinates in mm: three arrays that broadcast against each other; x to the right, y anterior, z superior."""
 
@@ -53,8 +56,8 @@ class Points(NamedTuple):
 
 def superquadric(
     points: Points,
-    centre: Sequence[float],
-    radii: Sequence[float],
+    centre: Numbers,
+    radii: Numbers,
     exponent: float = 2.0,
     rotation: np.ndarray | None = None,
 ) -> np.ndarray:
@@ -71,7 +74,8 @@ def superquadric(
     if rotation is not None:
         columns = np.asarray(rotation, dtype=np.float32).T
         offsets = [sum(c * o for c, o in zip(column, offsets)) for column in columns]
-    level, squared_slope = np.float32(1e-12), np.float32(1e-30)  # not zero in the middle
+    level: Any = np.float32(1e-12)  # not zero in the middle; numbers that grow to arrays
+    squared_slope: Any = np.float32(1e-30)
     for offset, radius in zip(offsets, radii):
         if np.isfinite(radius):
             scaled = np.abs(offset) * np.float32(1 / radius)
@@ -85,9 +89,7 @@ def superquadric(
     return np.maximum(distance, np.float32(-min(radii)))
 
 
-def capsule(
-    points: Points, start: Sequence[float], end: Sequence[float], radius: float, end_radius: float | None = None
-) -> np.ndarray:
+def capsule(points: Points, start: Numbers, end: Numbers, radius: float, end_radius: float | None = None) -> np.ndarray:
     """Distance to a segment less a radius that runs from ``radius`` to ``end_radius``; all in mm."""
     axis = np.subtract(end, start, dtype=np.float32)
     offsets = [coordinate - np.float32(origin) for coordinate, origin in zip(points, start)]
@@ -181,7 +183,7 @@ class Scene:
         if label is not None:
             self.label[share >= 0.5] = label
 
-    def scaled(self, factors: Sequence[float]) -> Scene:
+    def scaled(self, factors: Numbers) -> Scene:
         """The same image in a world that is ``factors`` times as large along each axis."""
         axes = [axis / factor for axis, factor in zip(self.axes, factors)]
         points = Points(*(c * np.float32(1 / factor) for c, factor in zip(self.points, factors)))
@@ -193,7 +195,7 @@ class Scene:
         x, y, z = (coordinate[::-1] for coordinate in self.points)
         return Scene(axes, Points(-x, y, z), self.image[::-1], self.label[::-1], float(self.edge))
 
-    def near(self, low: Sequence[float], high: Sequence[float], margin: float = 9.0) -> tuple[Scene, tuple]:
+    def near(self, low: Numbers, high: Numbers, margin: float = 9.0) -> tuple[Scene, tuple]:
         """The part of the scene in a box, given in mm, and its slices; painting it paints the whole.
 
         ``margin`` is for the blurred edge and the deformation.

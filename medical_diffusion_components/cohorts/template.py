@@ -245,8 +245,8 @@ def _full_template() -> _FullTemplate:
     crop = tuple(slice(a, b + 1) for a, b in zip(low, high))
     surface = np.argwhere(brain & ~binary_erosion(brain)) + origin  # (N, 3)
     channels = np.stack([t1[crop], (grey * brain)[crop], (white * brain)[crop], brain[crop]])
-    box = tuple(torch.tensor(corner + origin, dtype=torch.float32) for corner in (low, high))
-    return _FullTemplate(channels.astype(np.float32), box, torch.tensor(surface, dtype=torch.float32))
+    first, last = (torch.tensor(corner + origin, dtype=torch.float32) for corner in (low, high))
+    return _FullTemplate(channels.astype(np.float32), (first, last), torch.tensor(surface, dtype=torch.float32))
 
 
 @functools.lru_cache(maxsize=2)
@@ -274,4 +274,4 @@ def _read_template(kind: str) -> nib.Nifti1Image:
     path = Path(spec.origin).parent / "datasets" / "data" / name
     if not path.is_file():
         raise FileNotFoundError(f"this version of nilearn does not hold the MNI152 template: expected {path}")
-    return nib.load(path)
+    return nib.Nifti1Image.from_filename(path)

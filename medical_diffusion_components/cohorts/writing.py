@@ -134,10 +134,11 @@ def checked_size(size: Sequence[int]) -> tuple[int, int, int]:
     Raises:
         ValueError: something else.
     """
-    size = tuple(np.atleast_1d(size).tolist())
-    if len(size) != 3 or any(int(n) != n or n < 8 for n in size):
-        raise ValueError(f"size must be three whole numbers of at least 8 voxels (H, W, D), got {size}")
-    return tuple(int(n) for n in size)
+    sides = tuple(np.atleast_1d(size).tolist())
+    if len(sides) != 3 or any(int(n) != n or n < 8 for n in sides):
+        raise ValueError(f"size must be three whole numbers of at least 8 voxels (H, W, D), got {sides}")
+    height, width, depth = (int(n) for n in sides)
+    return height, width, depth
 
 
 def _holds_cohort(folder: Path, name: str, parameters: Mapping[str, Any], cases: Sequence[str]) -> bool:
