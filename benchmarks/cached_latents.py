@@ -56,7 +56,7 @@ def write_random_volumes(folder: Path, size: list[int], number: int) -> None:
     import nibabel
     import numpy as np
 
-    from medical_diffusion_components.files import write_atomically
+    from medical_diffusion_components.files import write_json
 
     folder.mkdir()
     cases = {"training": range(number), "validation": [number], "test": [number + 1]}
@@ -67,7 +67,7 @@ def write_random_volumes(folder: Path, size: list[int], number: int) -> None:
         split: [{"image": f"{i}.nii", "case_id": str(i), "patient_id": str(i)} for i in indices]
         for split, indices in cases.items()
     }
-    write_atomically(folder / "dataset.json", lambda temporary: temporary.write_text(json.dumps(listed)))
+    write_json(folder / "dataset.json", listed)
 
 
 def measure(bundle: str, volumes: int, batch: int, runs: int) -> dict[str, Any]:

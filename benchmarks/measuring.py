@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from medical_diffusion_components.files import versions, write_atomically
+from medical_diffusion_components.files import versions, write_json
 
 RESULTS = Path(__file__).parent / "results"
 # One thread, since two do not share a busy machine evenly; malloc keeps its pages, as in the Makefile.
@@ -155,8 +155,7 @@ def add_save(parser: argparse.ArgumentParser) -> None:
 
 def save_result(name: str, result: dict[str, Any]) -> None:
     """Write ``results/NAME.json``, from which `table.py` makes the README's table."""
-    content = json.dumps({**result, "machine": machine()}, indent=1)
-    path = write_atomically(RESULTS / f"{name}.json", lambda temporary: temporary.write_text(content + "\n"))
+    path = write_json(RESULTS / f"{name}.json", {**result, "machine": machine()}, indent=1)
     print(f"written: {path}")
 
 

@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import json
 import os
 import statistics
 import time
@@ -46,7 +45,7 @@ from tqdm import tqdm
 from medical_diffusion_components.data.datasets import load_cases
 from medical_diffusion_components.diffusion.generator import LatentDiffusionGenerator
 from medical_diffusion_components.diffusion.noise_latent import NoiseLatent
-from medical_diffusion_components.files import file_hash, versions, write_atomically
+from medical_diffusion_components.files import file_hash, versions, write_atomically, write_json
 from medical_diffusion_components.losses.perceptual import EfficientNetLite0Features
 from medical_diffusion_components.metrics.diversity import mean_similarity, pair_similarities
 from medical_diffusion_components.metrics.jackknife import Estimate, jackknife
@@ -321,7 +320,7 @@ def main() -> None:
         "samplers": rows,
     }
     write_atomically(folder / "sampling.md", lambda temporary: temporary.write_text(text + "\n"))
-    write_atomically(folder / "sampling.json", lambda temporary: temporary.write_text(json.dumps(facts, indent=1)))
+    write_json(folder / "sampling.json", facts, indent=1)
     save = plot(rows, reals).savefig
     write_atomically(folder / "sampling.png", lambda temporary: save(temporary))
     shown = {"real volumes": real[:6, 0].numpy()}

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-__all__ = ["file_hash", "versions", "write_atomically"]
+__all__ = ["file_hash", "versions", "write_atomically", "write_json"]
 
 
 def write_atomically(path: str | os.PathLike, write: Callable[[Path], object]) -> Path:
@@ -41,6 +44,39 @@ def write_atomically(path: str | os.PathLike, write: Callable[[Path], object]) -
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def write_json(path: str | os.PathLike, content: Mapping[str, Any], indent: int | None = 2) -> Path:
+    """Write ``content`` as valid JSON, whole or not at all.
+
+    JSON knows no NaN and no infinity. Such a number becomes ``null``, and beside its key stands why:
+    ``{"dice": nan}`` is written as ``{"dice": null, "dice_reason": "not a number"}``. A reason that ``content`` gives
+    itself under that key stays.
+
+    Raises:
+        TypeError: a value that JSON has no form for.
+        OSError: as for :func:`write_atomically`.
+    """
+    text = json.dumps(_finite(content)[0], indent=indent, allow_nan=False) + "\n"
+    return write_atomically(path, lambda temporary: temporary.write_text(text))
+
+
+def _finite(value: Any) -> tuple[Any, str]:
+    """``value`` with null for every number that is not finite, and the reason, unless it stands inside."""
+    if isinstance(value, Mapping):
+        found: dict[Any, Any] = {}
+        for key, part in value.items():
+            found[key], reason = _finite(part)
+            if reason and f"{key}_reason" not in value:
+                found[f"{key}_reason"] = reason
+        return found, ""
+    if isinstance(value, list | tuple):
+        parts = [_finite(part) for part in value]
+        reasons = [f"{number}: {reason}" for number, (_, reason) in enumerate(parts) if reason]
+        return [part for part, _ in parts], "; ".join(reasons)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None, "not a number" if math.isnan(value) else "infinite" if value > 0 else "minus infinite"
+    return value, ""
 
 
 def _umask() -> int:

@@ -20,6 +20,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
+from medical_diffusion_components.files import write_json
 from medical_diffusion_components.networks.vqgan import check_divisible
 from medical_diffusion_components.orientation import world_axes
 
@@ -187,9 +188,7 @@ def _write(source: Path, folder: Path, folder_name: str, name: str, knobs: dict[
         (folder / "configs" / file).write_text(text)
     metadata = json.loads((source / "configs" / "metadata.json").read_text())
     made_from = f"{source.name} {metadata['version']}"
-    (folder / "configs" / "metadata.json").write_text(
-        json.dumps(_metadata(metadata, name, made_from, knobs), indent=2) + "\n"
-    )
+    write_json(folder / "configs" / "metadata.json", _metadata(metadata, name, made_from, knobs))
     if (source / "LICENSE").is_file():
         shutil.copyfile(source / "LICENSE", folder / "LICENSE")
     words = {

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from medical_diffusion_components.files import file_hash, versions, write_atomically
+from medical_diffusion_components.files import file_hash, versions, write_atomically, write_json
 
 __all__ = [
     "WeightsError",
@@ -68,7 +68,7 @@ def save_weights(module: nn.Module, path: str | os.PathLike, made_from: Mapping)
     state = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
     path = write_atomically(path, lambda temporary: save_tensors(state, temporary))
     note = {"sha256": file_hash(path), **made_from, "versions": versions()}
-    write_atomically(path.with_suffix(".json"), lambda temporary: temporary.write_text(json.dumps(note, indent=2)))
+    write_json(path.with_suffix(".json"), note)
     return path
 
 

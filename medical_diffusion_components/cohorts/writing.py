@@ -21,6 +21,7 @@ import torch
 from tqdm import tqdm
 
 from medical_diffusion_components.data.splits import SPLITS, split_patients
+from medical_diffusion_components.files import write_json
 from medical_diffusion_components.threads import one_thread
 
 KINDS = ("images", "labels")
@@ -63,7 +64,7 @@ def write_cohort(
         for kind in KINDS:
             (unfinished / kind).mkdir()
         datalist = {**fill(unfinished), _key(name): parameters}
-        (unfinished / "dataset.json").write_text(json.dumps(datalist, indent=1) + "\n")
+        write_json(unfinished / "dataset.json", datalist)
         try:
             os.replace(unfinished, folder)
         except OSError:  # another process was first: its cohort must be this one

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,10 +37,7 @@ class BestWeights:
     def __call__(self, evaluator: Evaluator) -> None:
         state = evaluator.state
         if state.best_metric_epoch == state.epoch and state.rank == 0:
-            values = {name: float(value) for name, value in state.metrics.items()}
-            metrics = {
-                name: value if math.isfinite(value) else None for name, value in values.items()
-            }  # JSON has no NaN
+            metrics = {name: float(value) for name, value in state.metrics.items()}
             save_weights(self.module, self.path, {**self.made_from, "epoch": state.epoch, "validation": metrics})
 
 

@@ -7,7 +7,6 @@ Scientific Reports 13, 7303 (2023).
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from medical_diffusion_components.distributed import process_rank
-from medical_diffusion_components.files import file_hash, write_atomically
+from medical_diffusion_components.files import file_hash, write_json
 from medical_diffusion_components.weights import WeightsError, provenance, read_state
 
 __all__ = ["PARTS", "TransferReport", "start_from", "transfer_weights"]
@@ -126,9 +125,7 @@ def start_from(
         message = f"from {path}, pre-trained on: {made_from}\n{report.summary()}"
     if process_rank() == 0:
         logger.info(f"training starts {message}")
-        write_atomically(
-            Path(folder) / "transfer.json", lambda temporary: temporary.write_text(json.dumps(told, indent=1))
-        )
+        write_json(Path(folder) / "transfer.json", told)
     return report
 
 

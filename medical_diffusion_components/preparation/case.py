@@ -20,7 +20,7 @@ import numpy as np
 from monai.data import MetaTensor
 
 from medical_diffusion_components.dicom.refusal import SeriesRefused
-from medical_diffusion_components.files import file_hash, versions, write_atomically
+from medical_diffusion_components.files import file_hash, versions, write_atomically, write_json
 from medical_diffusion_components.preparation.raw_cases import RawCase
 from medical_diffusion_components.preparation.steps.notes import NOTES_KEY
 from medical_diffusion_components.threads import one_thread
@@ -77,8 +77,7 @@ def prepare_case(case: RawCase, steps: Sequence[Callable], raw_dir: str, dataset
         with _timed(seconds, WRITING):
             outputs = _write(case, items, Path(dataset_dir))
             note = {"source": source, "settings": settings, "outputs": outputs, "versions": versions()}
-            path = _note_path(Path(dataset_dir), case)
-            write_atomically(path, lambda file: file.write_text(json.dumps(note, indent=1)))
+            write_json(_note_path(Path(dataset_dir), case), note)
     except Exception as error:
         status, (reason, text), outputs = "refused", _why(error), ()
         text = text.replace(str(raw_dir).rstrip("/") + "/", "")

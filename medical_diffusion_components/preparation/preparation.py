@@ -6,7 +6,6 @@ prepared is refused with its reason and does not keep the others from being made
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -20,7 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 from medical_diffusion_components.data.splits import SPLITS, split_patients
-from medical_diffusion_components.files import versions, write_atomically
+from medical_diffusion_components.files import versions, write_json
 from medical_diffusion_components.preparation.case import CaseResult, finished_result, prepare_case, read_note
 from medical_diffusion_components.preparation.manifests import Manifest, manifest_hash, read_manifest
 from medical_diffusion_components.preparation.raw_cases import RawCase, cases_of_folder, cases_of_manifest
@@ -120,7 +119,7 @@ class Preparation:
                 (todo if earlier is None else results).append(case if earlier is None else earlier)
             if todo:
                 self._announce(todo)
-                _write_json(self.dataset_dir / "dataset.json", _datalist({split: [] for split in SPLITS}, UNFINISHED))
+                write_json(self.dataset_dir / "dataset.json", _datalist({split: [] for split in SPLITS}, UNFINISHED))
             bar = tqdm(self._results(todo), "preparing", len(todo), unit="case", disable=not todo)
             for result in bar:
                 results.append(result)
@@ -215,7 +214,7 @@ class Preparation:
                 content[key] = self.manifest.metadata[key]
             content["manifest_sha256"] = manifest_hash(self.manifest)
         content.update(settings=self.settings, versions=versions())
-        _write_json(self.dataset_dir / "dataset.json", content)
+        write_json(self.dataset_dir / "dataset.json", content)
         if empty := [split for split in SPLITS if not listed[split]]:
             patients = len({result.patient_id for result in made})
             print(
@@ -263,10 +262,6 @@ def _datalist(listed: Mapping[str, list[dict]], description: str) -> dict[str, A
     for split in SPLITS:
         content[split] = sorted(listed[split], key=lambda entry: entry["case_id"])
     return content
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    write_atomically(path, lambda file: file.write_text(json.dumps(content, indent=1) + "\n"))
 
 
 def _remove_leftovers(dataset_dir: Path) -> None:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from medical_diffusion_components.data.datasets import NIFTI_SUFFIXES
-from medical_diffusion_components.files import write_atomically
+from medical_diffusion_components.files import write_json
 from medical_diffusion_components.preparation.manifests import Manifest
 from medical_diffusion_components.preparation.steps.load_scan import RawScan
 
@@ -161,7 +161,7 @@ def index_series(raw_dir: str | os.PathLike, index_file: str | os.PathLike | Non
             index[name] = [stamps[name], series]
     if index_file is not None and index != known:
         content = {"raw_dir": _short_hash(str(root)), "folders": index}
-        write_atomically(index_file, lambda file: file.write_text(json.dumps(content)))
+        write_json(index_file, content, indent=None)
     return [_Series(name, uid, patient) for name in sorted(index) for uid, patient in sorted(index[name][1].items())]
 
 

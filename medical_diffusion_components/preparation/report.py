@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medical_diffusion_components.files import versions, write_atomically
+from medical_diffusion_components.files import versions, write_atomically, write_json
 from medical_diffusion_components.preparation.case import WRITING, CaseResult
 
 __all__ = ["PreparationReport", "write_report"]
@@ -110,8 +109,7 @@ class PreparationReport(NamedTuple):
 
 def write_report(report: PreparationReport, dataset_dir: Path) -> None:
     """Write ``report.json`` and ``report.md``."""
-    content = json.dumps(report.as_dict(), indent=1)
-    write_atomically(dataset_dir / "report.json", lambda file: file.write_text(content))
+    write_json(dataset_dir / "report.json", report.as_dict())
     write_atomically(dataset_dir / "report.md", lambda file: file.write_text(report.as_text()))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from medical_diffusion_components.diffusion.noise_latent import NoiseLatent
-from medical_diffusion_components.files import versions, write_atomically
+from medical_diffusion_components.files import versions, write_json
 from medical_diffusion_components.reports.drawing import montage, save_montage
 
 __all__ = ["TEST_ROWS", "EvaluationReport"]
@@ -72,8 +71,7 @@ class EvaluationReport:
 
     def __call__(self, evaluator: Engine) -> None:
         metrics = {name: round(float(value), 5) for name, value in evaluator.state.metrics.items()}
-        report = json.dumps({"metrics": metrics, **self.facts, "versions": versions()}, indent=2)
-        write_atomically(self.folder / "evaluation.json", lambda temporary: temporary.write_text(report))
+        write_json(self.folder / "evaluation.json", {"metrics": metrics, **self.facts, "versions": versions()})
         groups = (
             self.volumes if self.generator is None else {"synthetic volumes": self._sample(evaluator), **self.volumes}
         )

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from monai.bundle import ConfigParser
 from monai.bundle.utils import ID_SEP_KEY
 
-from medical_diffusion_components.files import file_hash, write_atomically
+from medical_diffusion_components.files import file_hash, write_json
 from medical_diffusion_components.workflow import changes, run_config, without_places
 
 __all__ = ["Arm", "LabelStudy", "LabelStudyRun", "num_patients"]
@@ -172,7 +172,7 @@ class LabelStudy:
             return
         logger.info(f"label study: pre-training {name}")
         run_config(self.pretrain_configs, {**settings, **_folders(folder)})
-        _write(done, {"settings": wanted})
+        write_json(done, {"settings": wanted})
 
     def finetune(self, run: LabelStudyRun) -> None:
         """Fine-tune and test, unless there is a result: ``{arm, num_labelled, seed, settings, evaluation}``."""
@@ -185,7 +185,7 @@ class LabelStudy:
         run_config(self.evaluate_configs, settings)
         evaluation = json.loads((folder / "output" / "evaluation" / "evaluation.json").read_text())
         wanted = self._identity(run)
-        _write(folder / "result.json", {**run._asdict(), "settings": wanted, "evaluation": evaluation})
+        write_json(folder / "result.json", {**run._asdict(), "settings": wanted, "evaluation": evaluation})
 
     def _is_pretrained(self, arm: str) -> bool:
         return self.arms[arm].pretrain is None or (self.folder / "pretrained" / arm / "done.json").is_file()
@@ -224,7 +224,3 @@ def _is_done(path: Path, wanted: Mapping[str, Any]) -> bool:
     if changed:
         raise ValueError(f"{path} was made with other settings ({changed}): give the study another output_dir")
     return True
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(content, indent=2)))

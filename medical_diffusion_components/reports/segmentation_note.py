@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ignite.engine import Engine, Events
 
-from medical_diffusion_components.files import write_atomically
+from medical_diffusion_components.files import write_json
 from medical_diffusion_components.weights import made_with
 
 __all__ = ["SegmentationNote"]
@@ -45,6 +44,5 @@ class SegmentationNote:
 
     def __call__(self, evaluator: Engine) -> None:
         note = {"volumes": len(self.volumes), "classes": self.classes, **self.facts, **made_with(self.weights)}
-        text = json.dumps(note, indent=2)
-        write_atomically(self.folder / "segmentations.json", lambda temporary: temporary.write_text(text))
+        write_json(self.folder / "segmentations.json", note)
         print(f"wrote {len(self.volumes)} segmentations to {self.folder}", flush=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ignite.engine import Engine, Events
 
-from medical_diffusion_components.files import versions, write_atomically
+from medical_diffusion_components.files import versions, write_atomically, write_json
 from medical_diffusion_components.metrics.bootstrap import bootstrap_mean
 from medical_diffusion_components.reports.drawing import save_montage
 from medical_diffusion_components.reports.segmentation_montage import SegmentationPictures
@@ -142,8 +141,7 @@ class SegmentationReport:
                 values = [found[metric].get(name, "") for metric in self.metrics]
                 writer.writerow([case_id, self.patients.get(case_id, case_id), name, *values])
         write_atomically(self.folder / "evaluation.csv", lambda temporary: temporary.write_text(table.getvalue()))
-        text = json.dumps(report, indent=2, allow_nan=False)
-        write_atomically(self.folder / "evaluation.json", lambda temporary: temporary.write_text(text))
+        write_json(self.folder / "evaluation.json", report)
         save_montage(self.pictures.figure(), self.folder / "evaluation.png")
 
     def _told(self, metrics: Mapping[str, Mapping[str, Mapping[str, Any]]], missed: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from ignite.engine import Engine, Events
 
 from medical_diffusion_components.data.datasets import is_synthetic, nifti_files
 from medical_diffusion_components.distributed import gathered, process_rank
-from medical_diffusion_components.files import write_atomically
+from medical_diffusion_components.files import write_atomically, write_json
 from medical_diffusion_components.reports.drawing import montage, save_montage
 from medical_diffusion_components.weights import made_with
 
@@ -83,10 +82,7 @@ class SyntheticVolumeWriter:
             image.header.set_xyzt_units("mm")
             note = {"seed": seed, **self.facts, "seconds": round(seconds, 3)}
             # the note first: a process that is killed leaves no volume without one
-            write_atomically(
-                stem.with_suffix(".json"),
-                lambda temporary, note=note: temporary.write_text(json.dumps(note, indent=2)),
-            )
+            write_json(stem.with_suffix(".json"), note)
             write_atomically(stem.with_suffix(".nii.gz"), lambda temporary, image=image: nib.save(image, temporary))
             self.written.append(stem.with_suffix(".nii.gz"))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from ignite.metrics import Average
 from monai.engines import Evaluator
 from torch import nn
@@ -71,6 +71,15 @@ def test_the_note_holds_facts_metrics_and_hash(tmp_path: Path) -> None:
     note = json.loads(path.with_suffix(".json").read_text())
     assert (note["data"], note["epoch"], note["validation"]) == ("abc", 4, {"val_loss": 0.5})
     assert note["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_metric_that_is_no_number_is_null_with_the_reason(tmp_path: Path) -> None:
+    path = tmp_path / "best.pt"
+    validate = evaluator([0.5], nn.Linear(1, 1), path)
+    validate.add_event_handler(Events.ITERATION_COMPLETED, lambda e: e.state.metrics.update(distance=float("nan")))
+    validate.run(1)
+    found = json.loads(path.with_suffix(".json").read_text())["validation"]
+    assert found == {"val_loss": 0.5, "distance": None, "distance_reason": "not a number"}
 
 
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:
