@@ -7,7 +7,7 @@ import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,11 @@ __all__ = [
     "save_weights",
     "trained_spacing",
     "unwrap",
+    "with_weights",
 ]
+
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class WeightsError(ValueError):
@@ -109,6 +113,12 @@ def load_weights(module: nn.Module, path: str | os.PathLike) -> str:
         raise WeightsError(f"{path} is from another architecture than the configured {_difference(wanted, found)}")
     module.load_state_dict(state)
     return file_hash(path)
+
+
+def with_weights(module: Module, path: str | os.PathLike) -> Module:
+    """``module`` itself, once it has the weights at ``path``; errors are those of :func:`load_weights`."""
+    load_weights(module, path)
+    return module
 
 
 def _difference(wanted: dict, found: dict) -> str:

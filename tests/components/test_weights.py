@@ -23,6 +23,7 @@ from medical_diffusion_components.weights import (
     save_tensors,
     save_weights,
     trained_spacing,
+    with_weights,
 )
 
 
@@ -220,3 +221,12 @@ def test_spacing_comes_from_the_note_of_the_weights(tmp_path: Path) -> None:
     path = str(save_weights(nn.Linear(1, 1), tmp_path / "model.pt", {"spacing": [0.5, 1.0, 3.0]}))
     assert trained_spacing(path, [1, 1, 1]) == [0.5, 1.0, 3.0]
     assert trained_spacing(str(tmp_path / "other.pt"), [1, 2, 3]) == [1, 2, 3]
+
+
+def test_a_module_with_weights_is_the_module_itself(tmp_path: Path) -> None:
+    saved, module = nn.Linear(2, 3), nn.Linear(2, 3)
+    path = save_weights(saved, tmp_path / "model.pt", {})
+    assert with_weights(module, path) is module
+    assert torch.equal(module.weight, saved.weight)
+    with pytest.raises(WeightsError, match="no such file"):
+        with_weights(module, tmp_path / "other.pt")
