@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, their hashes, and the versions of what made them."""
+"""Finding files, writing them whole or not at all, their hashes, and the versions of what made them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,84 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["file_hash", "versions", "write_atomically", "write_json"]
+__all__ = ["FilesBelow", "file_hash", "files_below", "folder_setting", "versions", "write_atomically", "write_json"]
+
+_PACKAGE = "medical-diffusion-bundles"
+
+
+class FilesBelow(NamedTuple):
+    """What :func:`files_below` found, each list sorted.
+
+    ``files`` are regular files or links to them; ``hidden`` files and folders have a dot in front of their name;
+    ``broken_links`` point nowhere; ``seen_folders`` are links to folders whose files are among the others already;
+    ``unreadable`` folders cannot be listed.
+    """
+
+    files: list[Path]
+    hidden: list[Path]
+    broken_links: list[Path]
+    seen_folders: list[Path]
+    unreadable: list[Path]
+
+
+def files_below(root: Path) -> FilesBelow:
+    """Every file below a folder; links to folders are followed, each folder is entered once, hidden ones are not.
+
+    Real folders come before links, so a folder that lies below ``root`` keeps its own name.
+    """
+    found = FilesBelow([], [], [], [], [])
+    entered: set[tuple[int, int]] = set()
+    tops = [Path(root)]
+    while tops:
+        tops = sorted(link for top in tops for link in _collect(top, found, entered))
+    for paths in found:
+        paths.sort()
+    return found
+
+
+def _collect(top: Path, found: FilesBelow, entered: set[tuple[int, int]]) -> list[Path]:
+    """Add what lies in ``top`` and its real subfolders; the links to folders in them are returned."""
+    links: list[Path] = []
+    for place, subfolders, names in os.walk(top, onerror=lambda error: found.unreadable.append(Path(error.filename))):
+        folder = Path(place)
+        if (identity := _identity(folder)) in entered:
+            found.seen_folders.append(folder)
+            subfolders.clear()
+            continue
+        entered.add(identity)
+        found.hidden.extend(folder / name for name in (*subfolders, *names) if name.startswith("."))
+        visible = [folder / name for name in subfolders if not name.startswith(".")]
+        links += [path for path in visible if path.is_symlink()]
+        subfolders[:] = sorted(path.name for path in visible if not path.is_symlink())
+        for path in (folder / name for name in names if not name.startswith(".")):
+            if path.is_file():
+                found.files.append(path)
+            elif path.is_symlink():
+                found.broken_links.append(path)
+    return links
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    stat = folder.stat()
+    return stat.st_dev, stat.st_ino
+
+
+def folder_setting(name: str, value: Any) -> Path:
+    """The path that a setting holds.
+
+    Raises:
+        ValueError: the command line made something else of it, as it does of a folder named by a date.
+    """
+    if not isinstance(value, (str, os.PathLike)):
+        raise ValueError(
+            f"--{name} was read as {value!r}, which is no path: the command line takes names such as 20231101, 2023_11_01 "
+            f"or [a] for values of other kinds. Write ./ before the name (--{name} ./20231101), or its whole path"
+        )
+    return Path(value).expanduser()
 
 
 def write_atomically(path: str | os.PathLike, write: Callable[[Path], object]) -> Path:
@@ -92,6 +165,15 @@ def file_hash(path: str | os.PathLike) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of this package and of what its results depend on."""
-    names = ("medical-diffusion-bundles", "monai", "torch", "numpy")
-    return {name: version(name) for name in names}
+    """Versions of this package and of what its results depend on; a checkout that is not installed says so itself."""
+    found = {}
+    for name in (_PACKAGE, "monai", "torch", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            if name != _PACKAGE:
+                raise
+            from medical_diffusion_components import __version__  # here: the package's own file imports nothing
+
+            found[name] = f"{__version__} (not installed)"
+    return found

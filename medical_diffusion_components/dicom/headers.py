@@ -16,21 +16,28 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import pydicom
 from pydicom.dataelem import RawDataElement
-from pydicom.uid import UID
+
+from medical_diffusion_components.dicom.objects import (
+    DICOM_SUFFIXES,
+    DIRECTORY,
+    IMAGE,
+    is_dicom,
+    kind_of,
+    read_start,
+    transfer_syntax,
+)
 
 MIN_SLICES = 3  # two slices cannot show whether one between them is missing
 MAX_SIDE = 8192  # no scanner makes more rows or columns; a damaged header may claim up to 65,535
-_MAGIC_END = 132  # preamble of 128 bytes, then "DICM"
-_DICOM_SUFFIXES = {".dcm", ".dicom", ".ima"}
 _NO_SUFFIX_NO_IMAGE = {"DICOMDIR", "README", "LICENSE", "LICENCE", "VERSION", "CHANGES", "LOCKFILE"}
-_STANDARD_STORAGE = "1.2.840.10008.5.1.4.1.1."
+_FOREIGN = (b"%PDF", b"PK\3\4", b"\x89PNG", b"\x1f\x8b")  # documents, archives and pictures are no lost slices
 _DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -93,8 +100,8 @@ class _Damaged(Exception):
     """The file claims to be a DICOM image and cannot be used as one."""
 
 
-def scan_files(folder: str | Path) -> FolderScan:
-    """Read the headers of all image files below a folder.
+def scan_files(place: str | Path | Iterable[Path]) -> FolderScan:
+    """Read the headers of all image files below a folder, or of the files given.
 
     Hidden files, files that are no DICOM, and DICOM objects that are no images (reports, structure sets, a
     DICOMDIR) are counted. A file counts as damaged, not as foreign, if it is DICOM and its header is
@@ -104,26 +111,24 @@ def scan_files(folder: str | Path) -> FolderScan:
     Raises:
         FileNotFoundError: no such folder.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no DICOM folder {folder}")
     headers, damaged, no_dicom, num_other = [], [], [], 0
     with quiet_pydicom():
-        for number, path in enumerate(_files_below(folder), start=1):
+        for number, path in enumerate(_files_of(place), start=1):
             try:
                 if path.name.startswith("."):
                     num_other += 1
-                elif not _has_magic(path):
-                    no_dicom.append(path)
+                elif not is_dicom(start := read_start(path)):
+                    no_dicom.append((path, start))
                 elif (header := read_header(path, number)) is None:
                     num_other += 1
                 else:
                     headers.append(header)
             except (_Damaged, OSError):
                 damaged.append(path.parent)
-    suffixes = _DICOM_SUFFIXES | {_suffix(header.path) for header in headers}
-    for path in no_dicom:
-        if _suffix(path) in suffixes and path.name.upper() not in _NO_SUFFIX_NO_IMAGE:
+    suffixes = DICOM_SUFFIXES | {_suffix(header.path) for header in headers}
+    for path, start in no_dicom:
+        named_like_one = _suffix(path) in suffixes and path.name.upper() not in _NO_SUFFIX_NO_IMAGE
+        if named_like_one and not start.startswith(_FOREIGN):
             damaged.append(path.parent)
         else:
             num_other += 1
@@ -133,7 +138,8 @@ def scan_files(folder: str | Path) -> FolderScan:
 def read_header(path: Path, number: int) -> SliceHeader | None:
     """Header of one DICOM file, or ``None`` for a DICOM object that is no image."""
     try:
-        dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS.values()))
+        # force: the 128 bytes and "DICM" in front may be missing
+        dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS.values()), force=True)
         return header_of(dataset, path, number)
     except Exception as error:  # pydicom raises whatever the damaged bytes lead it into
         raise _Damaged from error
@@ -141,11 +147,12 @@ def read_header(path: Path, number: int) -> SliceHeader | None:
 
 def header_of(dataset: pydicom.Dataset, path: Path, number: int) -> SliceHeader | None:
     """The header in a dataset already read; see :func:`read_header`."""
-    meta = dataset.file_meta
     parser = _Parser(dataset)
     rows, columns, sop_class = parser.unsigned("rows"), parser.unsigned("columns"), parser.uid("sop_class")
-    is_whole = sop_class is not None and sop_class == str(meta.MediaStorageSOPClassUID)
-    if rows is None and columns is None and is_whole and not _is_image(sop_class):
+    stated = str(dataset.file_meta.get("MediaStorageSOPClassUID") or sop_class)
+    kind = kind_of(stated, has_rows=rows is not None or columns is not None)
+    # of two statements that differ one is damaged, and so may be a file that states it once; a DICOMDIR has one
+    if kind == DIRECTORY or (sop_class == stated and kind not in (IMAGE, None)):
         return None
     series_uid = parser.uid("series_uid")
     if not rows or not columns or series_uid is None or parser.problem:
@@ -169,7 +176,7 @@ def header_of(dataset: pydicom.Dataset, path: Path, number: int) -> SliceHeader 
         number=number,
         size=path.stat().st_size,
         problem=parser.problem,
-        transfer_syntax=str(meta.TransferSyntaxUID),
+        transfer_syntax=transfer_syntax(dataset),
         series_uid=series_uid,
         sop_class=sop_class,
         patient=hashlib.sha256(parser.raw("patient") or b"").hexdigest()[:16],
@@ -324,22 +331,16 @@ def _decimal(text: str) -> float | None:
     return float(text)
 
 
-def _is_image(sop_class: str) -> bool:
-    """Whether an object of this class ought to have rows and columns; private classes need not."""
-    name = UID(sop_class).name
-    return sop_class.startswith(_STANDARD_STORAGE) and ("Image Storage" in name or name == sop_class)
-
-
-def _has_magic(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(_MAGIC_END)[-4:] == b"DICM"
-
-
 def _suffix(path: Path) -> str:
     suffix = path.suffix.lower()
     return "" if suffix[1:].isdigit() else suffix  # files named by their UIDs, or IM.0001
 
 
-def _files_below(folder: Path) -> list[Path]:
+def _files_of(place: str | Path | Iterable[Path]) -> list[Path]:
+    if not isinstance(place, (str, Path)):
+        return sorted(place)
+    folder = Path(place)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no DICOM folder {folder}")
     below = [Path(root) / name for root, _, names in os.walk(folder) for name in names]
     return sorted(path for path in below if path.is_file() or not path.exists())  # a dangling link is a lost slice

@@ -119,7 +119,7 @@ def _read_stored_pixels(header: SliceHeader, decoded: Path) -> np.ndarray:
 
 def _read_unchanged(header: SliceHeader) -> pydicom.Dataset:
     with quiet_pydicom():
-        dataset = pydicom.dcmread(header.path)
+        dataset = pydicom.dcmread(header.path, force=True)
         if header_of(dataset, header.path, header.number) != header:
             raise SeriesRefused(Refusal.CHANGED_FILE, "a file changed between reading its header and its pixels")
     if _PIXEL_DATA not in dataset:
@@ -165,16 +165,26 @@ def _num_bytes(header: SliceHeader) -> int:
 
 
 def _from_bytes(dataset: pydicom.Dataset, header: SliceHeader) -> np.ndarray:
+    """Pixels of uncompressed data.
+
+    Bytes after the last pixel are allowed as long as they could be neither a row nor a column, which a damaged header
+    might hide. Bytes of 8-bit pixels in big endian words ("OW") come in swapped pairs (PS3.5 section 8.2, annex A.3).
+    """
     element = dataset.get_item(_PIXEL_DATA)
     expected = _num_bytes(header)
-    if not isinstance(element.value, bytes) or len(element.value) != expected + expected % 2:
-        length = len(element.value) if isinstance(element.value, bytes) else "no"
+    spare = min(header.rows, header.columns) * header.bits[0] // 8
+    length = len(element.value) if isinstance(element.value, bytes) else -1
+    if not 0 <= length - expected < max(spare, 2):
         raise SeriesRefused(
             Refusal.DAMAGED_PIXELS,
-            f"{header.rows} x {header.columns} pixels of {header.bits[0]} bits are {expected} bytes, got {length}",
+            f"{header.rows} x {header.columns} pixels of {header.bits[0]} bits are {expected} bytes, got "
+            f"{'no' if length < 0 else length}",
         )
     order = "<" if element.is_little_endian else ">"
-    stored = np.frombuffer(element.value[:expected], dtype=f"{order}u{header.bits[0] // 8}")
+    content = element.value
+    if header.bits[0] == 8 and not element.is_little_endian and element.VR == "OW":
+        content = np.frombuffer(content[: length // 2 * 2], dtype="<u2").byteswap().tobytes()
+    stored = np.frombuffer(content[:expected], dtype=f"{order}u{header.bits[0] // 8}")
     return stored.reshape(header.rows, header.columns)
 
 

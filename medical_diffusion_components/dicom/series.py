@@ -98,8 +98,8 @@ class DicomVolume(NamedTuple):
     num_other_files: int
 
 
-def find_series(folder: str | Path) -> list[SeriesGroup]:
-    """Sort the images below a folder into groups, reading headers only.
+def find_series(folder: str | Path, files: Iterable[Path] | None = None) -> list[SeriesGroup]:
+    """Sort the images below a folder, or the files given, into groups, reading headers only.
 
     A group shares series UID, rows, columns, orientation (within 5 degrees) and echo time. Where slices
     repeat positions and one of echo number, temporal position, image type, acquisition number or trigger time
@@ -107,6 +107,8 @@ def find_series(folder: str | Path) -> list[SeriesGroup]:
 
     Args:
         folder: searched with all its subfolders.
+        files: instead of the search: the slices of a series and what lies beside them, in whatever folders; ``folder``
+            is then only a name for messages.
 
     Returns:
         Groups by series UID, then echo time, then number of slices.
@@ -116,7 +118,7 @@ def find_series(folder: str | Path) -> list[SeriesGroup]:
         FileNotFoundError: no such folder.
     """
     name = Path(folder).resolve().name
-    scan = scan_files(folder)
+    scan = scan_files(folder if files is None else files)
     if not scan.headers:
         raise SeriesRefused(
             Refusal.NO_SERIES,
