@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -17,9 +18,12 @@ import nibabel as nib
 import numpy as np
 from monai.data import load_decathlon_datalist
 
+from medical_diffusion_components.data.label_maps import is_label_file
 from medical_diffusion_components.data.splits import SPLITS, split_patients
-from medical_diffusion_components.files import file_hash
+from medical_diffusion_components.files import file_hash, files_below, folder_setting
 from medical_diffusion_components.orientation import world_axes
+
+logger = logging.getLogger(__name__)
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 # how notes beside weights name the data: an embedded cohort by its name after this, anything else as the user's
@@ -32,7 +36,8 @@ def load_cases(dataset_dir: str | os.PathLike, split: str) -> list[dict]:
 
     A folder with a ``dataset.json`` (MONAI's datalist, with the keys ``training``, ``validation``, ``test``)
     is taken as that file says; an entry without ``case_id`` is named after its file, and one without
-    ``patient_id`` is its own patient. Any other folder is searched for NIfTI files, hidden ones left out.
+    ``patient_id`` is its own patient. Any other folder is searched for NIfTI files; hidden
+    files and label maps are left out, the latter with a warning.
     Each file is then its own patient, its case id is the path inside the folder with ``_`` for ``/``, and
     ``split_patients`` splits: to keep several volumes of a patient together, write a ``dataset.json``.
 
@@ -52,7 +57,7 @@ def load_cases(dataset_dir: str | os.PathLike, split: str) -> list[dict]:
     """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
-    folder = Path(dataset_dir).expanduser()
+    folder = folder_setting("dataset_dir", dataset_dir)
     if not folder.exists():
         raise FileNotFoundError(
             f"the dataset folder {folder} does not exist: check dataset_dir "
@@ -126,9 +131,8 @@ def median_spacing(cases: Sequence[dict], axcodes: str = "RAS") -> tuple[float, 
 
 
 def nifti_files(folder: Path) -> list[Path]:
-    """Every NIfTI file in ``folder`` and below, hidden ones left out, in the order of their paths."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name.endswith(NIFTI_SUFFIXES)]
-    return [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    """Every NIfTI file in ``folder`` and below, in the order of their paths; links are followed, hidden ones left out."""
+    return [path for path in files_below(folder).files if path.name.lower().endswith(NIFTI_SUFFIXES)]
 
 
 def is_synthetic(volume: str | os.PathLike) -> bool:
@@ -145,11 +149,17 @@ def is_synthetic(volume: str | os.PathLike) -> bool:
 
 def _cases_of_plain_folder(folder: Path) -> dict[str, list[dict]]:
     files: dict[str, Path] = {}
+    labels = []
     for path in nifti_files(folder):
+        if is_label_file(path):
+            labels.append(path)
+            continue
         case_id = _without_suffix(path.relative_to(folder).as_posix()).replace("/", "_")
         if case_id in files:
             raise ValueError(f"{path} and {files[case_id]} would both be case {case_id}: rename one of them")
         files[case_id] = path
+    if labels:
+        logger.warning(f"{len(labels)} label maps in {folder} are left out, the first is {labels[0].name}")
     if not files:
         raise FileNotFoundError(
             f"no NIfTI files (*.nii, *.nii.gz) in {folder} or the folders below it: check dataset_dir, or "
@@ -231,7 +241,7 @@ def _check_disjoint(path: Path, listed: dict[str, list[dict]]) -> None:
 
 def _without_suffix(name: str) -> str:
     for suffix in NIFTI_SUFFIXES:
-        if name.endswith(suffix):
+        if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return name
 

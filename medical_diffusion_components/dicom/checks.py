@@ -17,7 +17,7 @@ from medical_diffusion_components.dicom.refusal import Refusal, SeriesRefused
 SAME_DIRECTION = 0.087  # difference of direction cosines within a stack: 5 degrees
 _SAME = (
     *("sop_class", "study_uid", "frame_of_reference", "patient", "modality", "bits"),
-    *("samples", "photometric", "padding", "rescale_type", "thickness"),
+    *("samples", "photometric", "padding", "padding_limit", "rescale_type", "thickness"),
 )
 _LARGEST_VALUE = 1e30  # of a rescaled pixel: beyond this float32 overflows, and no unit needs it
 

@@ -78,6 +78,7 @@ class SliceHeader(NamedTuple):
     samples: int | None
     frames: float | None
     padding: int | None
+    padding_limit: int | None
     instance_number: float | None
     slice_location: float | None
     series_number: float | None
@@ -165,7 +166,8 @@ def header_of(dataset: pydicom.Dataset, path: Path, number: int) -> SliceHeader 
         "position": parser.decimals("position", 3),
         "orientation": parser.decimals("orientation", 6),
         "pixel_spacing": parser.decimals("pixel_spacing", 2),
-        "padding": parser.padding(),
+        "padding": parser.padding("padding"),
+        "padding_limit": parser.padding("padding_limit"),
         **{name: parser.uid(name) for name in ("study_uid", "instance_uid", "frame_of_reference")},
         **{name: parser.decimal(name, strict=True) for name in _OPTIONAL_DECIMALS},
         **{name: parser.decimal(name, strict=False) for name in _WITNESSES},
@@ -233,6 +235,7 @@ _TAGS = {
     "high_bit": 0x00280102,
     "representation": 0x00280103,
     "padding": 0x00280120,
+    "padding_limit": 0x00280121,
     "intercept": 0x00281052,
     "slope": 0x00281053,
     "rescale_type": 0x00281054,
@@ -292,14 +295,14 @@ class _Parser:
         values = tuple(self.unsigned(name, required=True) for name in names)
         return None if None in values else values
 
-    def padding(self) -> int | None:
-        raw = self.raw("padding")
+    def padding(self, name: str) -> int | None:
+        raw = self.raw(name)
         representation = self.unsigned("representation")
         if raw is None or representation is None:
             return None
         if len(raw) != 2:
-            return self._wrong("padding", f"has {len(raw)} bytes, expected 2")
-        return int.from_bytes(raw, self._byte_order("padding"), signed=representation == 1)
+            return self._wrong(name, f"has {len(raw)} bytes, expected 2")
+        return int.from_bytes(raw, self._byte_order(name), signed=representation == 1)
 
     def decimals(self, name: str, count: int) -> tuple[float, ...] | None:
         text = self.text(name)

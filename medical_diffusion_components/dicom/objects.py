@@ -135,11 +135,12 @@ def kind_of(sop_class: str, has_rows: bool) -> str | None:
     """Kind of an object by its class; None if a class of images comes without rows, or nothing with nothing."""
     if sop_class == MediaStorageDirectoryStorage:
         return DIRECTORY
-    if sop_class and sop_class.startswith("1.2.840.10008.") and not is_image_class(sop_class):
-        return pydicom.uid.UID(sop_class).name.removesuffix(" Storage")
+    name = pydicom.uid.UID(sop_class).name
+    if sop_class.startswith("1.2.840.10008.") and name != sop_class and not is_image_class(sop_class):
+        return name.removesuffix(" Storage")
     if has_rows:
         return IMAGE
-    return "private object" if sop_class and not is_image_class(sop_class) else None
+    return "private object" if sop_class and not sop_class.startswith("1.2.840.10008.") else None
 
 
 def _short_hash(text: str) -> str:

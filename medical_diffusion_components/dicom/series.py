@@ -83,7 +83,7 @@ class DicomVolume(NamedTuple):
     CT. ``affine`` maps its indices to millimetres in RAS, as in NIfTI. ``spacing`` is in mm and comes, along
     the slices, from their positions; ``thickness`` is what the header calls the slice thickness.
     ``padding_value``, after slope and intercept, marks voxels outside the scanner's field of view; they are
-    left as they are.
+    left as they are. With ``padding_limit``, all values from the one to the other mark them.
     """
 
     array: np.ndarray
@@ -94,6 +94,7 @@ class DicomVolume(NamedTuple):
     thickness: float | None
     echo_time: float | None
     padding_value: float | None
+    padding_limit: float | None
     transfer_syntax: str
     num_other_files: int
 
@@ -213,6 +214,7 @@ def read_volume(group: SeriesGroup) -> DicomVolume:
         thickness=first.thickness,
         echo_time=group.echo_time,
         padding_value=None if first.padding is None else first.padding * slope + intercept,
+        padding_limit=None if first.padding_limit is None else first.padding_limit * slope + intercept,
         transfer_syntax=first.transfer_syntax,
         num_other_files=group.num_other_files,
     )

@@ -17,11 +17,13 @@ from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
+import torch
 from monai.data import MetaTensor
 
+from medical_diffusion_components.data.label_maps import looks_like_labels
 from medical_diffusion_components.dicom.refusal import SeriesRefused
 from medical_diffusion_components.files import file_hash, versions, write_atomically, write_json
-from medical_diffusion_components.preparation.raw_cases import RawCase
+from medical_diffusion_components.preparation.inventory import RawCase
 from medical_diffusion_components.preparation.steps.notes import NOTES_KEY
 from medical_diffusion_components.threads import one_thread
 from medical_diffusion_components.transforms.volume_error import VolumeError
@@ -32,17 +34,22 @@ IMAGE_KEY = "image"
 LABEL_KEY = "label"
 PART_KEY = "part"
 WRITING = "write"
+_BLOCKS = 6  # of a signature, each way
 _GZIP_LEVEL = 1  # float voxels hardly compress; higher levels cost time and save next to nothing
+
+
+class LabelMapError(ValueError):
+    """The scan is a label map."""
 
 
 class CaseResult(NamedTuple):
     """What became of a case.
 
-    ``status`` is ``made``, ``skipped`` (was there already), ``refused`` or ``absent``; ``reason`` is a code and ``text``
-    an explanation of the last two. ``outputs`` are dictionaries with ``case_id``, ``image`` (relative path),
-    ``sha256``, ``part`` (or None) and ``notes``, and with ``label`` and ``label_sha256`` where there is a label.
-    ``seconds`` is time by step, ``peak_mib`` the highest memory use so far of the process that did the work (0 where the
-    system does not tell).
+    ``status`` is ``made``, ``skipped`` (was there already), ``refused``, ``aside`` (no scan of the kind that is prepared,
+    or the same as another) or ``absent``; ``reason`` is a code and ``text`` an explanation of the last three.
+    ``outputs`` are dictionaries with ``case_id``, ``image`` (relative path), ``sha256``, ``part`` (or None), ``notes`` and
+    ``signature``, and with ``label`` and ``label_sha256`` where there is a label. ``seconds`` is time by step,
+    ``peak_mib`` the highest memory use so far of the process that did the work (0 where the system does not tell).
     """
 
     case_id: str
@@ -79,7 +86,8 @@ def prepare_case(case: RawCase, steps: Sequence[Callable], raw_dir: str, dataset
             note = {"source": source, "settings": settings, "outputs": outputs, "versions": versions()}
             write_json(_note_path(Path(dataset_dir), case), note)
     except Exception as error:
-        status, (reason, text), outputs = "refused", _why(error), ()
+        status = "aside" if isinstance(error, LabelMapError) else "refused"
+        (reason, text), outputs = _why(error), ()
         text = text.replace(str(raw_dir).rstrip("/") + "/", "")
     return CaseResult(*case[:3], status, reason, text, tuple(outputs), seconds, peak_memory())
 
@@ -109,7 +117,8 @@ def read_note(dataset_dir: str | os.PathLike, case: RawCase) -> dict | None:
 def source_hash(case: RawCase) -> str:
     """SHA-256 over names, sizes and times of the case's files: reading them whole would take as long as preparing."""
     listing: list[Any] = [case.scan.series_uid, case.scan.num_images]
-    for path in (case.scan.path, *case.companions.values()):
+    own = case.scan.files or (case.scan.path,)
+    for path in (*own, *case.companions.values()):
         root = Path(path)
         files = sorted(root.rglob("*")) if root.is_dir() else [root]
         for file in files:
@@ -157,14 +166,23 @@ def _end_with(parent: Any) -> None:
 
 def _run_steps(case: RawCase, steps: Sequence[Callable], seconds: dict[str, float]) -> list[dict]:
     items: list[dict] = [{IMAGE_KEY: case.scan, "case_id": case.case_id, **case.companions}]
-    for step in steps:
+    for number, step in enumerate(steps):
         with _timed(seconds, type(step).__name__):
             made = [step(item) for item in items]
             items = [item for out in made for item in (out if isinstance(out, (list, tuple)) else [out])]
+        if number == 0:
+            _refuse_labels(items, case)
     parts = [item.get(PART_KEY) for item in items]
     if not items or len(set(parts)) < len(parts):
         raise ValueError(f"expected results that differ in {PART_KEY!r}, got {len(items)} with {parts}")
     return items
+
+
+def _refuse_labels(items: Sequence[Mapping[str, Any]], case: RawCase) -> None:
+    for item in items:
+        image = item.get(IMAGE_KEY)
+        if isinstance(image, MetaTensor) and looks_like_labels(image.numpy()):
+            raise LabelMapError(f"{Path(case.scan.path).name}: few whole numbers in regions: a label map, not an image")
 
 
 def _write(case: RawCase, items: Sequence[Mapping[str, Any]], dataset_dir: Path) -> list[dict]:
@@ -176,7 +194,17 @@ def _write(case: RawCase, items: Sequence[Mapping[str, Any]], dataset_dir: Path)
         content = _nifti_bytes(item[IMAGE_KEY])
         path = write_atomically(dataset_dir / image, lambda file, content=content: file.write_bytes(content))
         notes = item.get(NOTES_KEY, {})
-        outputs.append({"case_id": name, "image": image, "sha256": file_hash(path), "part": part, "notes": notes})
+        signature = _signature(item[IMAGE_KEY])
+        outputs.append(
+            {
+                "case_id": name,
+                "image": image,
+                "sha256": file_hash(path),
+                "part": part,
+                "notes": notes,
+                "signature": signature,
+            }
+        )
         if LABEL_KEY in item:
             label = f"labels/{name}.nii.gz"
             content = _nifti_bytes(item[LABEL_KEY], np.uint8)
@@ -186,6 +214,13 @@ def _write(case: RawCase, items: Sequence[Mapping[str, Any]], dataset_dir: Path)
     for stale in _files(earlier["outputs"]) - _files(outputs):
         (dataset_dir / stale).unlink(missing_ok=True)
     return outputs
+
+
+def _signature(volume: MetaTensor) -> list[float]:
+    """Means of the volume's blocks, up to 6 each way: what conversions to other formats leave as it is."""
+    size = [min(_BLOCKS, n) for n in volume.shape[1:]]
+    means = torch.nn.functional.adaptive_avg_pool3d(volume.as_tensor()[None].float(), size)
+    return [round(float(mean), 5) for mean in means.flatten()]
 
 
 def _files(outputs: Sequence[Mapping[str, Any]]) -> set[str]:
@@ -212,6 +247,8 @@ def _why(error: Exception) -> tuple[str, str]:
     """Code and text of a refusal."""
     if isinstance(error, SeriesRefused):
         return error.reason.value, error.text
+    if isinstance(error, LabelMapError):
+        return "label_map", str(error)
     if isinstance(error, VolumeError):
         return "unusable_volume", str(error)
     text = " ".join(str(error).split())[:500]

@@ -19,10 +19,13 @@ from typing import Any
 from tqdm import tqdm
 
 from medical_diffusion_components.data.splits import SPLITS, split_patients
-from medical_diffusion_components.files import versions, write_json
+from medical_diffusion_components.files import folder_setting, versions, write_json
 from medical_diffusion_components.preparation.case import CaseResult, finished_result, prepare_case, read_note
+from medical_diffusion_components.preparation.companions import add_companions
+from medical_diffusion_components.preparation.duplicates import leave_duplicates
+from medical_diffusion_components.preparation.inventory import Inventory, RawCase, Selection, take_inventory
 from medical_diffusion_components.preparation.manifests import Manifest, manifest_hash, read_manifest
-from medical_diffusion_components.preparation.raw_cases import RawCase, cases_of_folder, cases_of_manifest
+from medical_diffusion_components.preparation.raw_cases import inventory_of_manifest
 from medical_diffusion_components.preparation.report import PreparationReport, write_report
 from medical_diffusion_components.preparation.settings import settings_hash
 
@@ -50,10 +53,12 @@ class Preparation:
             ``distributed.Client(...).get_executor``. Called again when a worker process died.
         manifest: path of a manifest; None or ``"none"``: every scan in the folder is a case, patients are split by
             ``split_patients``.
-        select: keep only the manifest's cases with these values, such as ``{"kind": ["IDEAL"]}``.
-        patient_pattern: without a manifest, what names the patient: see ``cases_of_folder``.
+        select: keep only the manifest's cases with these values, such as ``{"kind": ["IDEAL"]}``; without a manifest, the
+            scans with these BIDS entities, such as ``"suffix=T1w"``, one of each session.
+        patient_pattern: without a manifest, what names the patient: see ``Selection``.
+        patients: without a manifest, path of a table of files and patients, which counts before all else.
         companions: further files of a case, such as ``{"mask": "/data/masks/{case_id}.nii.gz"}``; a case without the
-            file goes without the key.
+            file goes without the key, which the report says; it is an error if no case has one.
         in_flight: cases handed to the executor at once; at least the number of its workers.
         max_refused_share: more refused cases than this share, in [0, 1], end the run with an error.
         allow_absent: cases of the manifest that are not in ``raw_dir`` do not count as refused.
@@ -66,8 +71,9 @@ class Preparation:
         steps: Sequence[Callable],
         executor: Callable[[], Executor],
         manifest: str | os.PathLike | None = None,
-        select: Mapping[str, Sequence[Any]] | None = None,
+        select: Mapping[str, Sequence[Any]] | str | None = None,
         patient_pattern: str | None = None,
+        patients: str | os.PathLike | None = None,
         companions: Mapping[str, str | None] | None = None,
         in_flight: int = 8,
         max_refused_share: float = 0.05,
@@ -75,8 +81,9 @@ class Preparation:
     ) -> None:
         if raw_dir is None or dataset_dir is None:
             raise ValueError("prepare needs --raw_dir (the download) and --dataset_dir (where the results go)")
-        self.raw_dir = Path(raw_dir).expanduser().resolve()
-        self.dataset_dir = Path(dataset_dir).expanduser().resolve()
+        versions()  # what is missing is missed now, not after the work
+        self.raw_dir = folder_setting("raw_dir", raw_dir).resolve()
+        self.dataset_dir = folder_setting("dataset_dir", dataset_dir).resolve()
         if self.raw_dir == self.dataset_dir or self.raw_dir in self.dataset_dir.parents:
             raise ValueError(
                 f"dataset_dir must lie outside raw_dir, or the results would be taken for raw scans next time; got "
@@ -91,10 +98,14 @@ class Preparation:
         self.executor = executor
         no_manifest = manifest is None or str(manifest).lower() == "none"
         self.manifest = None if no_manifest else _selected(read_manifest(manifest), select)
-        if no_manifest and select:
-            raise ValueError(f"select chooses among the cases of a manifest, and there is none: got {dict(select)}")
-        self.patient_pattern = patient_pattern
-        self.companions = {key: path for key, path in (companions or {}).items() if path is not None}
+        if not no_manifest and (patients or patient_pattern):
+            raise ValueError(
+                "the manifest says whose scans are whose: leave it out (--manifest none) or leave out patients"
+            )
+        self.selection = Selection(patient_pattern, patients, select if no_manifest else None)
+        self.companions = {
+            key: os.path.expanduser(path) for key, path in (companions or {}).items() if path is not None
+        }
         self.in_flight = int(in_flight)
         self.max_refused_share = float(max_refused_share)
         self.allow_absent = allow_absent
@@ -111,7 +122,8 @@ class Preparation:
         self.dataset_dir.mkdir(parents=True, exist_ok=True)
         with _alone_in(self.dataset_dir):
             _remove_leftovers(self.dataset_dir)
-            cases = self._find_cases()
+            inventory = self.take_inventory()
+            cases = inventory.cases
             results = [_absent(case) for case in cases if case.scan is None]
             todo = []
             for case in tqdm([case for case in cases if case.scan], "looking for finished cases", unit="case"):
@@ -124,12 +136,18 @@ class Preparation:
             for result in bar:
                 results.append(result)
                 bar.set_postfix(refused=sum(r.status == "refused" for r in results))
-            results.sort(key=lambda result: result.case_id)
-            self._write_datalist(results)
+            results, contradiction = leave_duplicates(results, inventory, self.dataset_dir)
+            if contradiction is None:
+                self._write_datalist(results, inventory)
             wall = time.monotonic() - started
-            report = PreparationReport(tuple(results), wall, self.settings, self.max_refused_share, self.allow_absent)
+            limits = (self.max_refused_share, self.allow_absent)
+            report = PreparationReport(
+                tuple(results), wall, self.settings, *limits, inventory, self.decisions(inventory)
+            )
             write_report(report, self.dataset_dir)
-        print(report.as_text().split("\n| case")[0].strip(), f"\nDetails: {self.dataset_dir / 'report.md'}", flush=True)
+        print(report.as_console_text(self.dataset_dir / "report.md"), flush=True)
+        if contradiction is not None:
+            raise ValueError(contradiction)
         if report.refused_share > self.max_refused_share:
             raise TooManyRefused(
                 f"{report.refused_share:.1%} of the cases were refused, {self.max_refused_share:.1%} are allowed "
@@ -137,17 +155,34 @@ class Preparation:
             )
         return report
 
-    def _find_cases(self) -> list[RawCase]:
+    def take_inventory(self) -> Inventory:
+        """What lies in the raw folder, with the companions of each case; ``dataset_dir`` gets the index of its headers.
+
+        Raises:
+            FileNotFoundError, ValueError: see ``take_inventory`` and ``inventory_of_manifest``; too many broken links; or
+                companions of which no case has one.
+        """
         index = self.dataset_dir / "raw_index.json"
         if self.manifest is None:
-            cases = cases_of_folder(self.raw_dir, self.patient_pattern, index)
+            inventory = take_inventory(self.raw_dir, self.selection, index)
         else:
-            cases = cases_of_manifest(self.manifest, self.raw_dir, index)
-        return [case._replace(companions=self._companions(case)) for case in cases]
+            inventory = inventory_of_manifest(self.manifest, self.raw_dir, index)
+        broken = len(inventory.aside.get("broken link", ()))
+        if broken > self.max_refused_share * (broken + len(inventory.cases)):
+            raise ValueError(
+                f"{broken} links in {self.raw_dir} point nowhere, beside {len(inventory.cases)} cases (max_refused_share "
+                f"{self.max_refused_share:g}): the first is {inventory.aside['broken link'][0]}"
+            )
+        add_companions(inventory, self.companions)
+        return inventory
 
-    def _companions(self, case: RawCase) -> dict[str, str]:
-        paths = {key: path.replace("{case_id}", case.case_id) for key, path in self.companions.items()}
-        return {key: path for key, path in paths.items() if os.path.isfile(path)}
+    def decisions(self, inventory: Inventory) -> dict[str, Any]:
+        """What dataset.json says of the grouping of patients, of plane and axes, and of the scale of intensities."""
+        decided: dict[str, Any] = {"patients": dict(inventory.decided_by)}
+        for step in self.steps:
+            if hasattr(step, "decisions"):
+                decided.update(step.decisions())
+        return decided
 
     def _announce(self, todo: Sequence[RawCase]) -> None:
         notes = [read_note(self.dataset_dir, case) for case in todo]
@@ -196,7 +231,8 @@ class Preparation:
             broken.shutdown(wait=False)
         return self.executor()
 
-    def _write_datalist(self, results: Sequence[CaseResult]) -> None:
+    def _write_datalist(self, results: Sequence[CaseResult], inventory: Inventory) -> None:
+        about = {case.case_id: {"participant": dict(case.about)} for case in inventory.cases if case.about}
         made = [result for result in results if result.outputs]
         drawn: dict[str, str] = {}
         if self.manifest is None and len({result.patient_id for result in made}) >= len(SPLITS):
@@ -207,13 +243,14 @@ class Preparation:
             for output in result.outputs if split else ():
                 files = {key: output[key] for key in ("image", "label") if key in output}
                 entry = {**files, "case_id": output["case_id"], "patient_id": result.patient_id}
+                entry.update(about.get(result.case_id, {}))
                 listed[split].append({**entry, **({"part": output["part"]} if output["part"] else {})})
         content = _datalist(listed, "" if self.manifest is None else self.manifest.metadata["description"])
         if self.manifest is not None:
             for key in ("name", "licence", "reference"):
                 content[key] = self.manifest.metadata[key]
             content["manifest_sha256"] = manifest_hash(self.manifest)
-        content.update(settings=self.settings, versions=versions())
+        content.update(decided=self.decisions(inventory), settings=self.settings, versions=versions())
         write_json(self.dataset_dir / "dataset.json", content)
         if empty := [split for split in SPLITS if not listed[split]]:
             patients = len({result.patient_id for result in made})

@@ -9,20 +9,25 @@ from typing import Any, NamedTuple
 
 from medical_diffusion_components.files import versions, write_atomically, write_json
 from medical_diffusion_components.preparation.case import WRITING, CaseResult
+from medical_diffusion_components.preparation.inventory import Inventory
 
 __all__ = ["PreparationReport", "write_report"]
 
-STATUSES = ("made", "skipped", "refused", "absent")
+STATUSES = ("made", "skipped", "refused", "absent", "aside")
+_TABLE = "| case | status | reason | remarks |"
+_LISTED = 20  # names of files left aside, of each reason
 
 
 class PreparationReport(NamedTuple):
-    """Results by case id, wall time in seconds, and what the steps were."""
+    """Results by case id, wall time in seconds, what the steps were, what was found, and what was decided."""
 
     results: tuple[CaseResult, ...]
     wall_seconds: float
     settings: str
     max_refused_share: float
     allow_absent: bool
+    inventory: Inventory
+    decided: Mapping[str, Any]
 
     @property
     def counts(self) -> dict[str, int]:
@@ -32,10 +37,38 @@ class PreparationReport(NamedTuple):
 
     @property
     def refused_share(self) -> float:
-        """Share of the cases that were refused; absent ones count among them, or not at all if that is allowed."""
+        """Share of the cases that were refused; absent ones count among them, or not at all if that is allowed.
+
+        What is left aside is no case.
+        """
         counts = self.counts
         refused = counts["refused"] + (0 if self.allow_absent else counts["absent"])
-        return refused / max(1, len(self.results) - (counts["absent"] if self.allow_absent else 0))
+        return refused / max(1, len(self.results) - counts["aside"] - (counts["absent"] if self.allow_absent else 0))
+
+    @property
+    def files(self) -> dict[str, Any]:
+        """Files seen; used by volumes; of refused cases; left aside by reason. The last three add up to the first."""
+        aside = Counter(self.inventory.num_aside)
+        used = refused = 0
+        for result in self.results:
+            number = len(self.inventory.files_of.get(result.case_id, ()))
+            if result.status in ("made", "skipped"):
+                used += number
+            elif result.status == "aside":
+                aside[result.reason.replace("_", " ")] += number
+            else:
+                refused += number
+        return {"seen": self.inventory.num_seen, "used": used, "refused": refused, "aside": dict(aside.most_common())}
+
+    @property
+    def files_line(self) -> str:
+        """The account of the files in one line."""
+        files = self.files
+        reasons = ", ".join(f"{number} {reason}" for reason, number in files["aside"].items() if number)
+        return (
+            f"Files: {files['seen']} seen = {files['used']} used + {files['refused']} of refused cases + "
+            f"{sum(files['aside'].values())} left aside{f' ({reasons})' if reasons else ''}."
+        )
 
     @property
     def shares(self) -> dict[str, float]:
@@ -75,6 +108,10 @@ class PreparationReport(NamedTuple):
             "max_refused_share": self.max_refused_share,
             "reasons": dict(reasons.most_common()),
             "remarks": self.remarks,
+            "noticed": self.inventory.remarks,
+            "files": self.files,
+            "files_aside": {reason: sorted(names)[:_LISTED] for reason, names in self.inventory.aside.items() if names},
+            "decided": self.decided,
             "wall_seconds": round(self.wall_seconds, 3),
             "worker_seconds": {step: round(spent, 3) for step, spent in self.seconds.items()},
             "worker_shares": {name: round(share, 4) for name, share in self.shares.items()},
@@ -97,14 +134,21 @@ class PreparationReport(NamedTuple):
         if self.shares:
             lines.append(f"Time: {', '.join(f'{share:.0%} {name}' for name, share in self.shares.items())}.")
         lines += [f"Noticed: {name} in {number} of the volumes." for name, number in self.remarks.items()]
-        lines += ["", "| case | status | reason | remarks |", "|---|---|---|---|"]
-        order = {status: place for place, status in enumerate(("refused", "absent", "made", "skipped"))}
+        lines += [f"Noticed: {remark}." for remark in self.inventory.remarks]
+        told = ", ".join(f"{number} by {what}" for what, number in self.decided["patients"].items())
+        lines.append(f"Patients: {told}.")
+        lines += ["", _TABLE, "|---|---|---|---|"]
+        order = {status: place for place, status in enumerate(("refused", "absent", "aside", "made", "skipped"))}
         for result in sorted(self.results, key=lambda result: (order[result.status], result.case_id)):
             remarks = sorted({name for o in result.outputs for name, value in o["notes"].items() if value is True})
             reason = f"{result.reason}: {result.text}" if result.reason else ""
             cells = (result.case_id, result.status, reason, ", ".join(remarks))
             lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
-        return "\n".join(lines) + "\n"
+        return "\n".join([*lines, "", self.files_line]) + "\n"
+
+    def as_console_text(self, details: Path) -> str:
+        """What the command says at its end."""
+        return f"{self.as_text().split(_TABLE)[0].strip()}\nDetails: {details}\n{self.files_line}"
 
 
 def write_report(report: PreparationReport, dataset_dir: Path) -> None:
@@ -123,4 +167,7 @@ def _as_dict(result: CaseResult) -> Mapping[str, Any]:
     shown = result._asdict()
     shown["seconds"] = {step: round(spent, 3) for step, spent in result.seconds.items()}
     shown["peak_mib"] = round(result.peak_mib)
+    shown["outputs"] = [
+        {key: value for key, value in output.items() if key != "signature"} for output in result.outputs
+    ]
     return shown

@@ -50,8 +50,8 @@ class LoadVolume(Transform):
         """Read a ``.nii`` or ``.nii.gz`` file."""
         if not os.path.isfile(filename):
             raise VolumeError(f"{filename}: there is no such file")
-        if not str(filename).endswith((".nii", ".nii.gz")):
-            raise VolumeError(f"{filename}: expected a NIfTI file (.nii or .nii.gz)")
+        if not str(filename).lower().endswith((".nii", ".nii.gz", ".hdr")):
+            raise VolumeError(f"{filename}: expected a NIfTI file (.nii, .nii.gz, or .hdr beside .img)")
         try:
             voxels, affine = _read(Path(filename))
         except Exception as error:  # nibabel, gzip and zlib raise a dozen kinds

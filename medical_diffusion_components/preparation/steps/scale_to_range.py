@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -82,6 +82,11 @@ class ScaleToRanged(NamesItsFailure, MapTransform):
         """Args: keys: volumes; the others: see :class:`ScaleToRange`."""
         super().__init__(keys, allow_missing_keys)
         self.scale = ScaleToRange(limits_from, limits)
+
+    def decisions(self) -> dict[str, Any]:
+        """What -1 and 1 are, for dataset.json; with a window they are the same in every volume and must stay so."""
+        limits = None if self.scale.given is None else list(self.scale.given)
+        return {"scale": {"limits_from": self.scale.limits_from, "limits": limits, "range": [-1.0, 1.0]}}
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         data = dict(data)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from dicom_fuzzing import malformed_copy
 from dicom_writing import write_series
@@ -21,7 +22,9 @@ from scipy.spatial.transform import Rotation
 
 from medical_diffusion_components.data.datasets import load_cases
 from medical_diffusion_components.data.splits import SPLITS, split_patients
+from medical_diffusion_components.preparation import preparation as module
 from medical_diffusion_components.preparation.case import start_worker
+from medical_diffusion_components.preparation.duplicates import Checked
 from medical_diffusion_components.preparation.manifests import Manifest, write_manifest
 from medical_diffusion_components.preparation.preparation import Preparation, TooManyRefused, run_or_exit
 from medical_diffusion_components.preparation.steps.load_scan import LoadScand
@@ -149,7 +152,7 @@ def test_bad_cases_are_refused_with_their_reasons_and_the_others_made(tmp_path):
     reasons = {r.case_id: r.reason for r in report.results if r.reason}
     assert reasons == {"raise": "failed", "empty": "unusable_volume", "text": "unusable_volume", "d": "unusable_volume"}
     written = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert written["counts"] == {"made": 3, "skipped": 0, "refused": 4, "absent": 0}
+    assert written["counts"] == {"made": 3, "skipped": 0, "refused": 4, "absent": 0, "aside": 0}
     assert written["refused_share"] == 4 / 7 and written["reasons"] == {"unusable_volume": 3, "failed": 1}
     table = (tmp_path / "out" / "report.md").read_text()
     assert "| raise | refused | failed: KeyError: 'nobody expected this'" in table and str(tmp_path) not in table
@@ -181,7 +184,10 @@ def test_splits_patients_and_licence_of_a_manifest_are_kept_and_absent_cases_cou
     ]
     write_manifest(Manifest(dict.fromkeys(keys, "CC BY"), tuple(cases)), tmp_path / "manifest.json")
     report = prepare(tmp_path, manifest=tmp_path / "manifest.json")
-    assert report.counts == {"made": 3, "skipped": 0, "refused": 0, "absent": 2} and report.refused_share == 0.4
+    assert (
+        report.counts == {"made": 3, "skipped": 0, "refused": 0, "absent": 2, "aside": 0}
+        and report.refused_share == 0.4
+    )
     listed = json.loads((tmp_path / "out" / "dataset.json").read_text())
     assert [[case["case_id"] for case in listed[s]] for s in SPLITS] == [["case_b"], ["case_c"], ["case_a"]]
     assert listed["licence"] == "CC BY" and listed["test"][0]["patient_id"] == "patient_a"
@@ -201,7 +207,7 @@ def test_two_results_of_a_case_are_two_entries_of_one_patient_and_old_results_go
 def test_nobody_can_train_on_an_unfinished_folder(tmp_path, monkeypatch):
     raw_folder(tmp_path)
     preparation = Preparation(tmp_path / "raw", tmp_path / "out", steps(), THREADS)
-    monkeypatch.setattr(preparation, "_write_datalist", lambda results: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(preparation, "_write_datalist", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         preparation.run()
     assert len(stamps(tmp_path)) == 4
@@ -236,18 +242,26 @@ def test_a_companion_file_reaches_the_steps_of_its_case_alone(tmp_path):
     assert seen == {"a": None, "b": masks.replace("{case_id}", "b"), "c": None}
 
 
-def test_200_malformed_inputs_are_refused_or_read_as_if_whole(tmp_path):
+def test_200_malformed_inputs_are_refused_or_read_as_if_whole(tmp_path, monkeypatch):
+    # what was read as if whole is the same volume many times: here all are kept, to be compared
+    def keep_all(results, *_):
+        return Checked(sorted(results, key=lambda result: result.case_id), None)
+
+    monkeypatch.setattr(module, "leave_duplicates", keep_all)
     rng = np.random.default_rng(0)
     raw, whole = tmp_path / "raw", tmp_path / "whole"
     write_scan(whole / "nifti.nii.gz", shape=(20, 16, 12))
     np.save(whole / "array.npy", rng.integers(0, 255, (9, 12, 10), dtype=np.uint8))
     write_series(whole / "dicom", rng.integers(0, 900, (12, 10, 6)), np.diag([-1.0, -1, 2, 1]), modality="MR")
     raw.mkdir()
+    uid = pydicom.dcmread(next((whole / "dicom").iterdir())).SeriesInstanceUID.encode()
     for number in range(200):
         kind = ("nifti.nii.gz", "array.npy", "dicom")[number % 3]
         target = raw / f"{number:03d}-{kind}"
         if kind == "dicom":
             malformed_copy(whole / "dicom", target, rng)
+            for file in target.rglob("*"):  # each a series of its own, of the same length
+                file.write_bytes(file.read_bytes().replace(uid, uid[:-3] + b"%03d" % number))
             continue
         content = bytearray((whole / kind).read_bytes())
         damage = number // 3 % 4

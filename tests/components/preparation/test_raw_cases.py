@@ -9,7 +9,7 @@ import pytest
 from dicom_writing import write_series
 
 from medical_diffusion_components.preparation.manifests import Manifest
-from medical_diffusion_components.preparation.raw_cases import cases_of_folder, cases_of_manifest, index_series
+from medical_diffusion_components.preparation.raw_cases import cases_of_folder, cases_of_manifest
 
 METADATA = dict.fromkeys(
     ("name", "description", "version", "licence", "access", "reference", "built_from", "split"), "x"
@@ -107,7 +107,7 @@ def test_sources_of_all_kinds_are_found_and_what_is_absent_is_said(tmp_path):
         None,
         None,
     ]
-    assert cases[1].scan[1:] == ("1.2.7", 4) and cases[1].split == "validation"
+    assert cases[1].scan[1:3] == ("1.2.7", 4) and cases[1].split == "validation"
     assert "train/2.nii.gz" in cases[4].absent and "1.2.9" in cases[5].absent
 
 
@@ -129,15 +129,19 @@ def test_the_wrong_folder_is_noticed_before_anything_is_done(tmp_path):
         cases_of_folder(tmp_path)
 
 
-def test_the_index_reads_a_folder_again_only_when_files_came_or_went(tmp_path):
+def test_the_index_reads_a_folder_again_when_a_file_is_changed_in_place_even_with_its_old_time(tmp_path):
     raw, index = tmp_path / "raw", tmp_path / "index.json"
     dicom(raw / "a", 1)
     dicom(raw / "b", 2)
-    first = index_series(raw, index)
+    cases_of_folder(raw, index_file=index)
     content = json.loads(index.read_text())
-    content["folders"]["a"][1] = {"9.9": ""}  # so that reading again would show
+    for record in content["folders"]["a"][1]:
+        record[1] = "9.9"  # so that reading again would show
     index.write_text(json.dumps(content))
-    dicom(raw / "b", 3)
-    assert [(s.folder, s.uid) for s in first] == [("a", "1.2.1"), ("b", "1.2.2")]
-    assert [(s.folder, s.uid) for s in index_series(raw, index)] == [("a", "9.9"), ("b", "1.2.2"), ("b", "1.2.3")]
-    assert [s.uid for s in index_series(raw / "a", index)] == ["1.2.1"]  # another folder's index is of no use
+    for path in (raw / "b").iterdir():
+        before = path.stat()
+        path.write_bytes(path.read_bytes().replace(b"1.2.2", b"1.2.3"))
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    cases = {case.case_id: case for case in cases_of_folder(raw, index_file=index)}
+    assert cases["a"].scan.series_uid == "9.9" and cases["b"].scan.series_uid == "1.2.3"
+    assert cases_of_folder(raw / "a", index_file=index)[0].scan.series_uid == "1.2.1"  # another folder's is no use

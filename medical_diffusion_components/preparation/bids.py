@@ -1,0 +1,120 @@
+"""What the names of a BIDS data set say: subject, session, run, suffix, and the table of participants.
+
+Source: Gorgolewski et al., "The brain imaging data structure", Scientific Data 3, 160044 (2016);
+Brain Imaging Data Structure specification 1.10, "Common principles".
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+__all__ = ["Entities", "entities_of", "is_derivative", "keep_one_per_session", "parse_select", "read_participants"]
+
+CARRIED = ("age", "sex", "group")  # columns of participants.tsv that go into dataset.json
+_DERIVATIVES = {"derivatives", "sourcedata", "code", "stimuli"}
+_PAIR = re.compile(r"(?:^|_)([A-Za-z]+)-([A-Za-z0-9]+)")
+
+
+class Entities(NamedTuple):
+    """``subject`` is ``sub-01`` or empty, ``session`` likewise, ``values`` all entities by key, with ``suffix``."""
+
+    subject: str
+    session: str
+    values: Mapping[str, str]
+
+
+def entities_of(inside: str) -> Entities:
+    """The entities in a path; those of the file's name count before those of its folders."""
+    path = PurePosixPath(inside)
+    name = path.name.split(".")[0]
+    values: dict[str, str] = {}
+    for part in (*path.parts[:-1], name):
+        if part == name or re.match(r"(sub|ses)-", part):
+            values.update({key.lower(): value for key, value in _PAIR.findall(part)})
+    if "sub" in values and "_" in name:
+        values["suffix"] = name.rsplit("_", 1)[1]
+    subject = f"sub-{values['sub']}" if "sub" in values else ""
+    session = f"ses-{values['ses']}" if "ses" in values else ""
+    return Entities(subject, session, values)
+
+
+def is_derivative(inside: str, bids_roots: Iterable[str]) -> bool:
+    """Whether a path lies in a folder that BIDS keeps for what was made from the scans, or not yet converted."""
+    parts = PurePosixPath(inside).parts
+    for root in bids_roots:
+        top = PurePosixPath(root).parts if root != "." else ()
+        if parts[: len(top)] == top and len(parts) > len(top) + 1 and parts[len(top)] in _DERIVATIVES:
+            return True
+    return False
+
+
+def bids_roots(files: Iterable[str]) -> set[str]:
+    """Folders that hold a ``dataset_description.json``, a ``participants.tsv`` or folders of subjects."""
+    roots = set()
+    for inside in files:
+        path = PurePosixPath(inside)
+        if path.name in ("dataset_description.json", "participants.tsv"):
+            roots.add(str(path.parent))
+        for place in path.parents:
+            if re.match(r"sub-[A-Za-z0-9]+$", place.name):
+                roots.add(str(place.parent))
+    return {root for root in roots if not any(part in _DERIVATIVES for part in PurePosixPath(root).parts)}
+
+
+def parse_select(select: str | Mapping[str, Iterable[str] | str]) -> dict[str, set[str]]:
+    """``"suffix=T1w,acq=mprage|space"`` or a dictionary as allowed values by entity.
+
+    Raises:
+        ValueError: a text that is no list of ``entity=value``.
+    """
+    if isinstance(select, str):
+        pairs = [part.partition("=") for part in select.split(",")]
+        if any(not key.strip() or not value.strip() for key, _, value in pairs):
+            raise ValueError(
+                f"select must read entity=value[|value][,entity=value], such as suffix=T1w; got {select!r}"
+            )
+        return {key.strip(): set(value.strip().split("|")) for key, _, value in pairs}
+    return {
+        key: {str(v) for v in ([values] if isinstance(values, (str, int)) else values)}
+        for key, values in select.items()
+    }
+
+
+def keep_one_per_session(scans: Iterable[str]) -> set[str]:
+    """Of the scans of one subject and session the one of the lowest run, then of the fewest entities, then by name."""
+    sessions: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for inside in scans:
+        found = entities_of(inside)
+        sessions[found.subject or inside, found.session].append(inside)
+
+    def order(inside: str) -> tuple:
+        values = entities_of(inside).values
+        run = values.get("run", "1")
+        return (int(run) if run.isdecimal() else 1, len(values), inside)
+
+    return {min(held, key=order) for held in sessions.values()}
+
+
+def read_participants(tables: Iterable[Path]) -> dict[str, dict[str, str]]:
+    """``participant_id`` (with ``sub-``) -> its age, sex and group, as far as they are known.
+
+    Raises:
+        ValueError: a table without ``participant_id``, or with one participant twice and differently.
+    """
+    people: dict[str, dict[str, str]] = {}
+    for table in tables:
+        with open(table, newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file, delimiter="\t")
+            if "participant_id" not in (rows.fieldnames or ()):
+                raise ValueError(f"{table.name}: expected a column participant_id, got {rows.fieldnames}")
+            for row in rows:
+                person = row["participant_id"].strip()
+                known = {key: row[key].strip() for key in CARRIED if row.get(key, "").strip() not in ("", "n/a")}
+                if people.setdefault(person, known) != known:
+                    raise ValueError(f"{table.name}: a participant is listed twice with different values")
+    return people

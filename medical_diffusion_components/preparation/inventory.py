@@ -1,0 +1,437 @@
+"""What lies in a folder of raw data: every file is part of a case, or left aside for a reason that is counted.
+
+The steps are: list the files, say of what kind each is, join the slices of a series wherever they lie, find out whose
+scan is whose. What a scan contains is not looked at here, except in files whose name suggests a label map.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from medical_diffusion_components.data.label_maps import is_label_file
+from medical_diffusion_components.files import file_hash, files_below
+from medical_diffusion_components.preparation.bids import (
+    bids_roots,
+    entities_of,
+    is_derivative,
+    keep_one_per_session,
+    parse_select,
+    read_participants,
+)
+from medical_diffusion_components.preparation.dicom_index import DAMAGED, NO_DICOM, IndexedFile, index_dicom
+from medical_diffusion_components.preparation.patients import (
+    group_patients,
+    patient_of_pattern,
+    patient_of_table,
+    read_patient_table,
+)
+from medical_diffusion_components.preparation.steps.load_scan import RawScan
+
+__all__ = ["Inventory", "RawCase", "Selection", "take_inventory"]
+
+# formats of whole volumes, by the end of the name
+VOLUMES = {
+    ".nii": "NIfTI",
+    ".nii.gz": "NIfTI",
+    ".hdr": "NIfTI pair",
+    ".nrrd": "NRRD",
+    ".nhdr": "NRRD",
+    ".mha": "MetaImage",
+    ".mhd": "MetaImage",
+    ".npy": "array",
+}
+_VOXELS_OF = {".hdr": (".img", ".img.gz"), ".mhd": (".raw", ".zraw", ".raw.gz"), ".nhdr": (".raw", ".raw.gz")}
+_ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".7z", ".rar", ".bz2", ".xz", ".gz")
+_NOT_READ = (
+    ".mgz",
+    ".mgh",
+    ".mnc",
+    ".par",
+    ".rec",
+    ".img",
+    ".tif",
+    ".tiff",
+    ".h5",
+    ".hdf5",
+    ".mat",
+    ".npz",
+    ".gipl",
+    ".vtk",
+)
+_MIN_SLICES = 3  # of a volume
+_IMAGE = "image"
+
+
+class RawCase(NamedTuple):
+    """One scan to prepare.
+
+    ``split`` is None where it is still to be drawn. ``scan`` is None where the download lacks it; ``absent`` then says
+    what was looked for. ``companions`` are paths of further files by key, such as a mask; ``about`` is what a table of
+    participants says of the patient.
+    """
+
+    case_id: str
+    patient_id: str
+    split: str | None
+    scan: RawScan | None
+    absent: str = ""
+    companions: Mapping[str, str] = {}
+    about: Mapping[str, str] = {}
+
+
+class Selection(NamedTuple):
+    """Which scans count and whose they are, as far as the user says.
+
+    ``patient_pattern``: a regular expression, searched in the path inside the folder; its first group is the patient.
+    ``patients``: path of a table of files and patients. ``select``: entities of BIDS names, such as ``"suffix=T1w"``; then
+    one scan of each session is taken.
+    """
+
+    patient_pattern: str | None = None
+    patients: str | os.PathLike | None = None
+    select: str | Mapping[str, Any] | None = None
+
+
+EVERYTHING = Selection()
+
+
+@dataclass
+class Inventory:
+    """The account of a folder.
+
+    Attributes:
+        root: the folder.
+        num_seen: files and links below it; hidden folders count as one.
+        cases: scans to prepare.
+        files_of: case id -> its files, as paths inside ``root``.
+        aside: reason -> files left aside.
+        kinds: kind (``"NIfTI"``, ``"DICOM image"``, ``"DICOM RT Structure Set"``) -> number of files.
+        num_series, num_studies: of DICOM images.
+        decided_by: what told patients apart -> number of patients.
+        remarks: what a person should know.
+    """
+
+    root: Path
+    num_seen: int = 0
+    cases: list[RawCase] = field(default_factory=list)
+    files_of: dict[str, list[str]] = field(default_factory=dict)
+    aside: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    kinds: Counter = field(default_factory=Counter)
+    num_series: int = 0
+    num_studies: int = 0
+    decided_by: Mapping[str, int] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+
+    @property
+    def num_used(self) -> int:
+        """Files of cases; with those left aside they are all that were seen."""
+        return sum(len(files) for files in self.files_of.values())
+
+    @property
+    def num_aside(self) -> dict[str, int]:
+        """Number of files left aside by reason, the commonest first."""
+        counts = {reason: len(files) for reason, files in self.aside.items() if files}
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+    @property
+    def num_patients(self) -> int:
+        """Number of patients of the cases."""
+        return len({case.patient_id for case in self.cases})
+
+    def leave(self, reason: str, paths: Iterable[Path]) -> None:
+        """Put files aside."""
+        self.aside[reason] += [path.relative_to(self.root).as_posix() for path in paths]
+
+    def drop(self, case: RawCase, reason: str) -> None:
+        """Put the files of a case aside."""
+        self.cases.remove(case)
+        self.aside[reason] += self.files_of.pop(case.case_id)
+
+
+class _Found(NamedTuple):
+    """A scan before it is a case. ``name`` is what its id is made of, ``inside`` the path that may name its patient."""
+
+    name: str
+    inside: str
+    scan: RawScan
+    files: list[Path]
+    signs: dict[str, str]
+    suffix: str = ""  # added to the name where two scans would have one
+
+
+def take_inventory(
+    raw_dir: str | os.PathLike, selection: Selection = EVERYTHING, index_file: str | os.PathLike | None = None
+) -> Inventory:
+    """Find the scans of a folder and account for every file in it.
+
+    The case id is the path inside the folder, with ``_`` for ``/`` and ``-`` for whatever may not stand in a file's name;
+    part of a hash of the series UID is added where several series would have one id.
+
+    Args:
+        raw_dir: the folder.
+        selection: which scans count, and whose they are.
+        index_file: where to keep what DICOM headers said.
+
+    Raises:
+        FileNotFoundError: no such folder, or it holds no scan.
+        ValueError: two scans would have one case id, or the selection does not fit.
+    """
+    inventory, files, index = sort_files(raw_dir, index_file)
+    root = inventory.root
+    found = _volumes(inventory, [path for path in files if kind_of_volume(path)])
+    found += _series(inventory, index)
+    if selection.select is not None:
+        found = _selected(inventory, found, parse_select(selection.select))
+    if not found:
+        raise FileNotFoundError(_nothing(inventory))
+    tables = [path for path in files if path.name == "participants.tsv"]
+    people = read_participants(tables)
+    ids = _case_ids(found)
+    table = {} if selection.patients is None else read_patient_table(selection.patients)
+    signs = [_signs(scan, case_id, selection, table, people) for scan, case_id in zip(found, ids)]
+    grouping = group_patients(_beside_dicom(found, signs))
+    inventory.decided_by = grouping.decided_by
+    inventory.remarks += grouping.remarks
+    for scan, case_id, patient in sorted(zip(found, ids, grouping.patients), key=lambda item: item[1]):
+        about = people.get(scan.signs.get("subject", ""), {})
+        inventory.cases.append(RawCase(case_id, patient, None, scan.scan, about=about))
+        inventory.files_of[case_id] = [path.relative_to(root).as_posix() for path in scan.files]
+    _remark_on_suffixes(inventory, found, selection)
+    return inventory
+
+
+def sort_files(
+    raw_dir: str | os.PathLike, index_file: str | os.PathLike | None = None, headers: bool = True
+) -> tuple[Inventory, list[Path], dict[Path, IndexedFile]]:
+    """List a folder and put aside what can be no part of a scan.
+
+    Returns:
+        The account so far, the files that are left, and what those of them are to DICOM that are no other volume.
+
+    Raises:
+        FileNotFoundError: no such folder.
+    """
+    root = Path(raw_dir).expanduser().resolve()
+    if not root.is_dir():
+        raise FileNotFoundError(f"raw_dir must be the folder of the raw data; there is no folder {root}")
+    below = files_below(root)
+    inventory = Inventory(root, sum(map(len, below)))
+    inventory.leave("hidden", below.hidden)
+    inventory.leave("broken link", below.broken_links)
+    inventory.leave("link to a folder seen already", below.seen_folders)
+    inventory.leave("folder that cannot be listed", below.unreadable)
+    names = [path.relative_to(root).as_posix() for path in below.files]
+    roots = bids_roots(names)
+    derived = {path for path, name in zip(below.files, names) if is_derivative(name, roots)}
+    inventory.leave("BIDS derivatives or source data", sorted(derived))
+    files = [path for path in below.files if path not in derived]
+    pairs = {image for path in files for image in voxel_files(path)}
+    others = [path for path in files if not kind_of_volume(path) and path not in pairs]
+    index = index_dicom(root, others, index_file) if headers else {}
+    for path, record in index.items():
+        if record.kind == NO_DICOM:
+            inventory.kinds[Path(path.name).suffix.lower() or "no suffix"] += 1
+            inventory.leave(_why_no_scan(path), [path])
+        elif record.kind not in (_IMAGE, DAMAGED):
+            inventory.leave(f"DICOM without a scan ({record.kind})", [path])
+        if record.kind != NO_DICOM:
+            inventory.kinds["DICOM " + record.kind] += 1
+    return inventory, files, index
+
+
+def kind_of_volume(path: Path) -> str | None:
+    """The format of a file that is a whole volume by its name, or None."""
+    name = path.name.lower()
+    ending = next((ending for ending in VOLUMES if name.endswith(ending)), None)
+    if ending == ".hdr" and not voxel_files(path):
+        return None
+    return VOLUMES.get(ending)
+
+
+def voxel_files(path: Path) -> list[Path]:
+    """The files that hold the voxels of a header's file (``a.img`` of ``a.hdr``)."""
+    ends = _VOXELS_OF.get(path.suffix.lower(), ())
+    if not ends:
+        return []
+    wanted = {path.stem.lower() + end for end in ends}
+    return sorted(other for other in path.parent.iterdir() if other.name.lower() in wanted)
+
+
+def _volumes(inventory: Inventory, paths: Sequence[Path]) -> list[_Found]:
+    found = []
+    for path in paths:
+        kind = kind_of_volume(path)
+        own = [path, *voxel_files(path)]
+        inventory.kinds[kind] += len(own)
+        if is_label_file(path):
+            inventory.leave("label map", own)
+            continue
+        inside = path.relative_to(inventory.root).as_posix()
+        name = re.sub(r"(\.nii)?\.gz$|\.(nii|npy|nrrd|nhdr|mha|mhd|hdr)$", "", inside, flags=re.IGNORECASE)
+        found.append(_Found(name, inside, RawScan(str(path)), own, {"subject": entities_of(inside).subject}))
+    return found
+
+
+def _series(inventory: Inventory, index: Mapping[Path, IndexedFile]) -> list[_Found]:
+    """Series of enough slices, wherever their slices lie; and folders of files that look like DICOM and are unreadable."""
+    root = inventory.root
+    beside: dict[Path, list[Path]] = defaultdict(list)  # what the reader of a series has to look at
+    series: dict[tuple[str, str], list[IndexedFile]] = defaultdict(list)
+    for path, record in index.items():
+        if record.kind in (_IMAGE, DAMAGED, NO_DICOM):
+            beside[path.parent].append(path)
+        if record.kind == _IMAGE:
+            series[record.study_uid, record.series_uid].append(record)
+    inventory.num_series, inventory.num_studies = len(series), len({study for study, _ in series})
+    found, copies = [], set()
+    for slices in series.values():
+        copies |= _copies(slices)
+    inventory.leave("copy of a slice", sorted(copies))
+    for (study, uid), slices in sorted(series.items()):
+        files = [record.path for record in slices if record.path not in copies]
+        if sum(record.frames for record in slices if record.path not in copies) < _MIN_SLICES:
+            inventory.leave(f"series of fewer than {_MIN_SLICES} slices (localiser, screenshot)", files)
+            continue
+        folders = sorted({path.parent for path in files})
+        name = Path(os.path.commonpath(folders)).relative_to(root).as_posix()
+        candidates = tuple(str(path) for folder in folders for path in beside[folder] if path not in copies)
+        signs = {"patient": _join(record.patient for record in slices), "study": _short_hash(study)}
+        signs["subject"] = entities_of(f"{name}/x").subject
+        if len(folders) > 1:
+            inventory.remarks.append(
+                f"the slices of one series lie in {len(folders)} folders below {name}: read as one"
+            )
+        scan = RawScan(os.path.commonpath(folders), uid, files=candidates)
+        found.append(_Found(name, name, scan, files, signs, f"series_{_short_hash(uid)}"))
+    with_slices = {path.parent for scan in found for path in scan.files}
+    for folder, paths in beside.items():
+        damaged = [path for path in paths if index[path].kind == DAMAGED]
+        if damaged and folder not in with_slices:
+            name = folder.relative_to(root).as_posix()
+            scan = RawScan(str(folder), files=tuple(map(str, paths)))
+            found.append(_Found(name, name, scan, damaged, {}, "unreadable"))
+        else:
+            inventory.leave("unreadable beside slices", damaged)
+    return found
+
+
+def _copies(slices: Sequence[IndexedFile]) -> set[Path]:
+    """Files that hold, byte for byte, a slice that another file of the series holds."""
+    by_instance: dict[str, list[Path]] = defaultdict(list)
+    for record in slices:
+        by_instance[record.instance].append(record.path)
+    copies = set()
+    for instance, paths in by_instance.items():
+        if instance and len(paths) > 1:
+            first: dict[str, Path] = {}
+            for path in sorted(paths):
+                if first.setdefault(file_hash(path), path) != path:
+                    copies.add(path)
+    return copies
+
+
+def _selected(inventory: Inventory, found: list[_Found], wanted: Mapping[str, Collection[str]]) -> list[_Found]:
+    """Of the scans that fit, one per session; the rest is left aside."""
+    fit = [
+        scan
+        for scan in found
+        if all(entities_of(scan.inside).values.get(key) in values for key, values in wanted.items())
+    ]
+    if not fit:
+        there = sorted({entities_of(scan.inside).values.get("suffix", "none") for scan in found})
+        raise ValueError(f"select: no scan has {dict(wanted)}; the suffixes there are {there}")
+    chosen = keep_one_per_session(scan.inside for scan in fit)
+    for scan in found:
+        if scan not in fit:
+            inventory.leave("not selected", scan.files)
+        elif scan.inside not in chosen:
+            inventory.leave("another scan of the session (the lowest run is taken)", scan.files)
+    return [scan for scan in fit if scan.inside in chosen]
+
+
+def _signs(
+    scan: _Found, case_id: str, selection: Selection, table: Mapping[str, str], people: Mapping[str, Any]
+) -> dict[str, str]:
+    signs = {**scan.signs, "file": case_id}
+    if not signs.get("subject"):
+        named = [part for part in Path(scan.name).parts if part in people or f"sub-{part}" in people]
+        signs["subject"] = named[0] if named else ""
+    scan.signs["subject"] = signs["subject"]
+    if selection.patients is not None:
+        signs["table"] = patient_of_table(table, (scan.inside, case_id, scan.name))
+    elif selection.patient_pattern is not None:
+        signs["pattern"] = patient_of_pattern(selection.patient_pattern, scan.inside)
+    return signs
+
+
+def _beside_dicom(found: Sequence[_Found], signs: list[dict[str, str]]) -> list[dict[str, str]]:
+    """A file that lies in a folder with the slices of one patient is this patient's, as converters leave it."""
+    patients: dict[Path, set[tuple[str, str]]] = defaultdict(set)
+    for scan, own in zip(found, signs):
+        if sign := next(((kind, own[kind]) for kind in ("patient", "study") if own.get(kind)), None):
+            for folder in {path.parent for path in scan.files}:
+                patients[folder].add(sign)
+    for scan, own in zip(found, signs):
+        here = patients.get(scan.files[0].parent, set())
+        if len(here) == 1 and not any(own.get(kind) for kind in ("patient", "study", "subject")):
+            own.update(here)
+    return signs
+
+
+def _case_ids(found: Sequence[_Found]) -> list[str]:
+    """An id for each scan: its name, with a suffix where others have that name, too, or where it has none."""
+    plain = [_case_id(scan.name) for scan in found]
+    often = Counter(plain)
+    ids = []
+    for scan, name in zip(found, plain):
+        needed = scan.suffix and (often[name] > 1 or scan.name == ".")
+        ids.append(_case_id(f"{scan.name}/{scan.suffix}") if needed else name)
+    first: dict[str, _Found] = {}
+    for scan, case_id in zip(found, ids):
+        if first.setdefault(case_id, scan) is not scan:
+            paths = f"{first[case_id].scan.path} and {scan.scan.path}"
+            raise ValueError(f"{paths} would both be case {case_id}: rename one of them")
+    return ids
+
+
+def _remark_on_suffixes(inventory: Inventory, found: Sequence[_Found], selection: Selection) -> None:
+    suffixes = Counter(entities_of(scan.inside).values.get("suffix") for scan in found)
+    suffixes.pop(None, None)
+    if selection.select is None and len(suffixes) > 1:
+        listed = ", ".join(f"{name} {number}" for name, number in suffixes.most_common())
+        inventory.remarks.append(
+            f"a BIDS data set of several kinds of scans ({listed}): choose with --select suffix=T1w"
+        )
+
+
+def _why_no_scan(path: Path) -> str:
+    name = path.name.lower()
+    if name.endswith(_ARCHIVES):
+        return "archive, not opened"
+    if name.endswith(_NOT_READ):
+        return f"format that is not read ({path.suffix.lower()})"
+    return "other file (text, table, picture)"
+
+
+def _nothing(inventory: Inventory) -> str:
+    there = ", ".join(f"{number} {reason}" for reason, number in inventory.num_aside.items()) or "no file at all"
+    return f"no NIfTI file, array or DICOM series below {inventory.root}: give the raw data as raw_dir (found: {there})"
+
+
+def _join(values: Iterable[str]) -> str:
+    return min((value for value in values if value), default="")
+
+
+def _case_id(inside: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "-", inside.replace("/", "_")).strip("._-") or f"case_{_short_hash(inside)}"
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12] if text else ""

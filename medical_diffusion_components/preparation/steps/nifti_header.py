@@ -1,0 +1,69 @@
+"""What a NIfTI header says twice, or not at all: the two transforms to millimetres, and the unit.
+
+Source: Cox et al., "A (sort of) new image data format standard: NIfTI-1" (2004), the comments of ``nifti1.h``: method 2
+(qform) and method 3 (sform).
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Literal, NamedTuple
+
+import nibabel as nib
+import numpy as np
+
+from medical_diffusion_components.transforms.volume_error import VolumeError
+
+__all__ = ["NiftiHeader", "check_nifti_header"]
+
+_ALLOWED = 0.01  # of a voxel, at the corners of the volume
+_MILLIMETRES = {"mm": 1.0, "unknown": 1.0, "meter": 1000.0, "micron": 0.001}
+
+
+class NiftiHeader(NamedTuple):
+    """``affine`` is None where the one that nibabel takes is right; ``remarks`` name what a person should know."""
+
+    affine: np.ndarray | None
+    remarks: tuple[str, ...]
+
+
+def check_nifti_header(path: str, affine_from: Literal["refuse", "sform", "qform"] = "refuse") -> NiftiHeader:
+    """Compare the two transforms, and bring the unit to millimetres.
+
+    Raises:
+        VolumeError: both transforms are set, differ by more than 1 % of a voxel, and ``affine_from`` is ``"refuse"``.
+    """
+    image = nib.load(path)
+    header = image.header
+    affine, remarks = image.affine, []
+    qform, sform = header.get_qform(coded=True)[0], header.get_sform(coded=True)[0]
+    if qform is None and sform is None:
+        remarks.append("orientation_unknown")
+    elif qform is not None and sform is not None:
+        apart = _largest_distance(qform, sform, image.shape[:3])
+        if apart > _ALLOWED:
+            if affine_from == "refuse":
+                raise VolumeError(
+                    f"{path}: sform and qform put the corners of the volume up to {apart:.3g} voxels apart "
+                    f"(voxels of {_sizes(sform)} and {_sizes(qform)} mm): say which is right with --affine_from sform or "
+                    "--affine_from qform"
+                )
+            affine = sform if affine_from == "sform" else qform
+            remarks.append(f"affine_from_{affine_from}")
+    scale = _MILLIMETRES[header.get_xyzt_units()[0]]
+    if scale != 1:
+        affine = np.diag([scale, scale, scale, 1]) @ affine
+        remarks.append("unit_not_millimetres")
+    return NiftiHeader(None if np.array_equal(affine, image.affine) else affine.astype(np.float64), tuple(remarks))
+
+
+def _largest_distance(one: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:
+    """Between the places that two affines give to the corners, in voxels of the smaller spacing."""
+    corners = np.array([(*corner, 1.0) for corner in itertools.product(*((0, n - 1) for n in shape))])
+    distance = np.linalg.norm((corners @ (one - other).T)[:, :3], axis=1).max()
+    sizes = np.concatenate([nib.affines.voxel_sizes(affine) for affine in (one, other)])
+    return float(distance / max(sizes.min(), 1e-12))
+
+
+def _sizes(affine: np.ndarray) -> str:
+    return " x ".join(f"{size:.4g}" for size in nib.affines.voxel_sizes(affine))
