@@ -24,6 +24,7 @@ __all__ = [
     "draw_integers",
     "draw_normal",
     "draw_stratified",
+    "draw_uniform",
     "seeds_from_noise",
 ]
 
@@ -104,7 +105,23 @@ def draw_stratified(high: int, batch: int, device: torch.device | str = "cpu") -
     Of the N rows of the global batch, each has a random integer from another N-th of the range (stratified sampling): the
     mean of the loss over a batch then varies less with what was drawn.
     """
-    rows = batch * world_size()
-    place = (torch.randperm(rows).double() + torch.rand(rows, dtype=torch.float64)) / rows
-    drawn = (place * high).long().clamp(max=high - 1)
+    drawn = (_places(batch * world_size(), True) * high).long().clamp(max=high - 1)
     return drawn[process_rank() :: world_size()].to(device, non_blocking=True)
+
+
+def draw_uniform(batch: int, stratified: bool, device: torch.device | str = "cpu") -> Tensor:
+    """One uniform number in (0, 1) for each row of this process's batch, (B,) float64; drawn on the CPU.
+
+    Args:
+        batch: B, alike on every process.
+        stratified: each from another equal part of (0, 1), as in :func:`draw_stratified`.
+        device: where they are wanted.
+    """
+    drawn = _places(batch * world_size(), stratified).clamp(1e-12, 1 - 1e-12)
+    return drawn[process_rank() :: world_size()].to(device, non_blocking=True)
+
+
+def _places(rows: int, stratified: bool) -> Tensor:
+    if not stratified:
+        return torch.rand(rows, dtype=torch.float64)
+    return (torch.randperm(rows).double() + torch.rand(rows, dtype=torch.float64)) / rows

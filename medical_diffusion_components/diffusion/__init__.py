@@ -5,11 +5,13 @@ from medical_diffusion_components.diffusion.generator import LatentDiffusionGene
 from medical_diffusion_components.diffusion.latent_scaling import LATENT_SCALINGS, LatentScaling
 from medical_diffusion_components.diffusion.noise_latent import NoiseLatent, NoiseLatentd
 from medical_diffusion_components.diffusion.prepare_batch import HeldOutPrepareBatch, TrainingPrepareBatch
+from medical_diffusion_components.diffusion.rectified_flow import FlowScheduler, noise_scheduler
 from medical_diffusion_components.diffusion.timesteps import evenly_in_log_snr, evenly_in_time, half_log_snr
 
 __all__ = [
     "LATENT_SCALINGS",
     "CosineScheduler",
+    "FlowScheduler",
     "HeldOutPrepareBatch",
     "LatentDiffusionGenerator",
     "LatentScaling",
@@ -20,4 +22,5 @@ __all__ = [
     "evenly_in_log_snr",
     "evenly_in_time",
     "half_log_snr",
+    "noise_scheduler",
 ]

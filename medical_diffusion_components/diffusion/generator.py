@@ -21,7 +21,7 @@ from medical_diffusion_components.networks.vqgan import VQGAN
 
 __all__ = ["LatentDiffusionGenerator"]
 
-PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")  # the place is what the weights hold
+PREDICTION_TYPES = ("epsilon", "sample", "v_prediction", "flow")  # the place is what the weights hold
 SAMPLERS = ("ddpm", "ddim", "dpmpp_2m")
 
 
@@ -37,7 +37,8 @@ class LatentDiffusionGenerator(nn.Module):
 
     That is for a denoiser e that predicts the noise, as the paper's does; one that predicts the clean latent gives x0
     directly, and one that predicts v = sqrt(a_t) e - sqrt(1 - a_t) x0 (Salimans and Ho, ICLR 2022) gives
-    x0 = sqrt(a_t) x_t - sqrt(1 - a_t) v. The bound m is that of the scaled latents: 1 with the paper's scaling.
+    x0 = sqrt(a_t) x_t - sqrt(1 - a_t) v. A rectified flow (see ``rectified_flow.py``) is shown x_t over
+    sqrt(a_t) + sqrt(1 - a_t). The bound m is that of the scaled latents: 1 with the paper's scaling.
 
     eta = 1 over all steps is ancestral sampling with the posterior of Ho et al. (equations 6 and 7), eta = 0 is DDIM.
 
@@ -84,7 +85,7 @@ class LatentDiffusionGenerator(nn.Module):
         steps = total if num_inference_steps is None else int(num_inference_steps)
         prediction = str(getattr(scheduler, "prediction_type", "epsilon"))
         if prediction not in PREDICTION_TYPES:
-            raise ValueError(f'prediction_type must be "epsilon", "sample" or "v_prediction", got {prediction!r}')
+            raise ValueError(f"prediction_type must be one of {', '.join(PREDICTION_TYPES)}, got {prediction!r}")
         if sampler not in SAMPLERS:
             raise ValueError(f'sampler must be "ddpm", "ddim" or "dpmpp_2m", got {sampler!r}')
         if not 1 <= steps <= total:
@@ -125,8 +126,9 @@ class LatentDiffusionGenerator(nn.Module):
                 t = self.timesteps[i]
                 a_t = self.alphas_cumprod[t]
                 a_s = self.alphas_cumprod[self.timesteps[i + 1]] if i + 1 < steps else one
-                predicted = self.denoiser(x, t.expand(x.shape[0])).float()
-                x0 = self._clean(prediction, x, predicted, a_t).clamp(-bound, bound)
+                seen = x if prediction != 3 else x / (a_t.sqrt() + (1.0 - a_t).sqrt())
+                predicted = self.denoiser(seen, t.expand(x.shape[0])).float()
+                x0 = self._clean(prediction, seen, predicted, a_t).clamp(-bound, bound)
                 target = x0
                 if self.second_order and 0 < i < steps - 1:
                     a_r = self.alphas_cumprod[self.timesteps[i - 1]]
@@ -147,6 +149,8 @@ class LatentDiffusionGenerator(nn.Module):
             return predicted
         if prediction == 2:  # v_prediction
             return a_t.sqrt() * x - (1.0 - a_t).sqrt() * predicted
+        if prediction == 3:  # flow, at time t = sqrt(1 - a_t) / (sqrt(a_t) + sqrt(1 - a_t))
+            return x - (1.0 - a_t).sqrt() / (a_t.sqrt() + (1.0 - a_t).sqrt()) * predicted
         return (x - (1.0 - a_t).sqrt() * predicted) / a_t.sqrt()
 
     @torch.jit.unused

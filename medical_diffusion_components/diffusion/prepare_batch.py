@@ -9,8 +9,9 @@ from monai.engines import DiffusionPrepareBatch
 from monai.networks.schedulers.scheduler import Scheduler
 from torch import Tensor
 
-from medical_diffusion_components.chance import draw_integers, draw_normal, draw_stratified
+from medical_diffusion_components.chance import draw_integers, draw_normal, draw_stratified, draw_uniform
 from medical_diffusion_components.diffusion.latent_scaling import LatentScaling
+from medical_diffusion_components.diffusion.rectified_flow import FlowScheduler
 
 __all__ = ["HeldOutPrepareBatch", "TrainingPrepareBatch"]
 
@@ -19,8 +20,9 @@ class TrainingPrepareBatch(DiffusionPrepareBatch):
     """MONAI's diffusion batch, with the target that the scheduler's ``prediction_type`` asks for.
 
     That is the noise e (``epsilon``, the paper's choice), the clean latent x (``sample``), or
-    v = sqrt(a_t) e - sqrt(1 - a_t) x (``v_prediction``; Salimans and Ho, ICLR 2022). Noise and timesteps are those of the
-    rows' places in the global batch, however many processes share it.
+    v = sqrt(a_t) e - sqrt(1 - a_t) x (``v_prediction``; Salimans and Ho, ICLR 2022), or e - x (``flow``, whose timesteps
+    have a logit-normal distribution and are no whole numbers). Noise and timesteps are those of the rows' places in the
+    global batch, however many processes share it.
 
     Args:
         scheduler: MONAI scheduler; its length is that of the schedule.
@@ -39,7 +41,7 @@ class TrainingPrepareBatch(DiffusionPrepareBatch):
         super().__init__(int(scheduler.num_train_timesteps), condition_name)
         self.scheduler = scheduler
         self.latent_scaling = latent_scaling
-        self.draw_timesteps = draw_stratified if stratified else draw_integers
+        self.stratified = stratified
 
     def __call__(self, batchdata: dict, device=None, non_blocking: bool = False, **kwargs):
         """Scaled latents, target, no arguments, and noise, timesteps and condition by name."""
@@ -56,13 +58,17 @@ class TrainingPrepareBatch(DiffusionPrepareBatch):
 
     def get_timesteps(self, images: Tensor) -> Tensor:
         """A random timestep for each latent, (B,)."""
-        return self.draw_timesteps(self.num_train_timesteps, images.shape[0], images.device)
+        if isinstance(self.scheduler, FlowScheduler):
+            places = draw_uniform(images.shape[0], self.stratified, images.device)
+            return self.scheduler.logit_normal(places)
+        draw = draw_stratified if self.stratified else draw_integers
+        return draw(self.num_train_timesteps, images.shape[0], images.device)
 
     def get_target(self, images: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Target of the loss for latents ``images`` (B, C, h, w, d) with ``noise`` added at ``timesteps`` (B,)."""
         if self.scheduler.prediction_type == "sample":
             return images
-        if self.scheduler.prediction_type == "v_prediction":
+        if self.scheduler.prediction_type in ("v_prediction", "flow"):
             return self.scheduler.get_velocity(images, noise, timesteps)
         return noise
 

@@ -148,7 +148,7 @@ TABLE = {
         Row("@latent_scaling", "min_max", METHODS),
         Row("@train#trainer.prepare_batch.latent_scaling is @generator.latent_scaling", True, ROLE),
         Row("@validate#evaluator.prepare_batch.latent_scaling is @generator.latent_scaling", True, ROLE),
-        Row("@train#trainer.prepare_batch.draw_timesteps.__name__", "draw_integers", HO),  # each row by itself
+        Row("@train#trainer.prepare_batch.stratified", False, HO),  # each row by itself
         Row("learns_the_noise(@train#trainer.prepare_batch)", True, METHODS),
         Row("learns_the_noise(@validate#evaluator.prepare_batch)", True, METHODS),
         Row("kind(@train#trainer.optimizer)", "Adam", METHODS),

@@ -18,6 +18,7 @@ import torch
 from bundle_folders import assert_same, bundles_with, last_line, run, tiny, tree
 from filelock import FileLock
 
+from medical_diffusion_components.diffusion.generator import PREDICTION_TYPES
 from medical_diffusion_components.engines.vqgan_trainer import VQGANTrainer
 from medical_diffusion_components.handlers.seeding import SeedIterations
 from medical_diffusion_components.reports.montages import ReconstructionMontage, SampleMontage
@@ -302,15 +303,16 @@ def test_killed_while_it_writes_a_checkpoint_training_ends_as_it_would_have(
     assert not hidden(folder)
 
 
+@pytest.mark.parametrize("prediction_type", ["sample", "flow"])
 def test_interrupted_with_the_fast_recipe_training_ends_as_it_would_have(
-    finished: Finished, nifti_folder: Path, tmp_path: Path
+    finished: Finished, nifti_folder: Path, tmp_path: Path, prediction_type: str
 ) -> None:
     """Scaled latents, warm-up, clipping, power-function average, stratified timesteps: all of them resume."""
     ends = []
     for name, stop in (("whole", None), ("interrupted", ("diffusion", 4))):
         shutil.copytree(finished.models, tmp_path / name / "models", ignore=shutil.ignore_patterns("model.*"))
         go_on = settings(tmp_path / name, nifti_folder, checkpoint_minutes=0)
-        recipe = {"accumulation_steps": 1, "ema_every": 1, "warmup_iterations": 3}
+        recipe = {"prediction_type": prediction_type, "accumulation_steps": 1, "ema_every": 1, "warmup_iterations": 3}
         drawn: Drawn = []
         for place in filter(None, (stop, ("none", 0))):
             train(drawn, place, ["train.yaml", "fast.yaml"], **go_on | recipe)
@@ -321,4 +323,4 @@ def test_interrupted_with_the_fast_recipe_training_ends_as_it_would_have(
     assert ends[0][0] == ends[1][0] and ends[0][2] == ends[1][2]
     weights = torch.load(tmp_path / "whole" / "models" / "model.pt", weights_only=True)
     assert weights["latent_scaling.shift"].std() > 0 and weights["latent_scaling.bound"] > 1
-    assert int(weights["prediction"]) == 1, "the latent itself"
+    assert int(weights["prediction"]) == PREDICTION_TYPES.index(prediction_type)

@@ -6,19 +6,19 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from monai.networks.schedulers import DDPMScheduler
 from monai.networks.utils import copy_model_state
 from torch import Tensor, nn
 
 from medical_diffusion_components.diffusion.generator import LatentDiffusionGenerator
 from medical_diffusion_components.diffusion.latent_scaling import LatentScaling
+from medical_diffusion_components.diffusion.rectified_flow import noise_scheduler
 from medical_diffusion_components.networks.codebook import EMACodebook
 from medical_diffusion_components.networks.vqgan import VQGAN
 from medical_diffusion_components.weights import WeightsError, load_weights, save_weights
 
 SHAPE, T = (3, 2, 4, 5), 20
 SCALINGS = ("min_max", "per_channel", "per_position")
-PREDICTIONS = ("epsilon", "sample", "v_prediction")
+PREDICTIONS = ("epsilon", "sample", "v_prediction", "flow")
 SAMPLERS = ("ddpm", "ddim", "dpmpp_2m")
 
 
@@ -45,6 +45,9 @@ class Oracle(nn.Module):
 
     def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
         a = self.alphas_cumprod[timesteps].view(-1, 1, 1, 1, 1)
+        if self.prediction == "flow":
+            t = (1 - a).sqrt() / (a.sqrt() + (1 - a).sqrt())
+            return (x - (1 - t) * self.z) / t - self.z
         noise = (x - a.sqrt() * self.z) / (1 - a).sqrt()
         if self.prediction == "sample":
             return self.z
@@ -62,7 +65,7 @@ def generator(denoiser: nn.Module, prediction: str = "epsilon", shape=SHAPE, **s
     torch.manual_seed(0)
     first_stage = VQGAN(EMACodebook(16, 3), base_channels=4, compression=(2, 2, 1), norm_groups=4)
     first_stage.train()(torch.randn(1, 1, 8, 12, 4))
-    scheduler = DDPMScheduler(T, schedule="cosine", prediction_type=prediction)
+    scheduler = noise_scheduler(T, prediction)
     return LatentDiffusionGenerator(first_stage, denoiser, scheduler, latent_shape=shape, **settings).eval()
 
 
@@ -149,7 +152,7 @@ def test_only_means_of_positions_tie_latents_to_a_size() -> None:
 @pytest.mark.parametrize(("kind", "sampler", "prediction"), product(SCALINGS, SAMPLERS, PREDICTIONS))
 def test_a_perfect_denoiser_of_scaled_latents_leads_to_the_latent(kind: str, sampler: str, prediction: str) -> None:
     latent = latents()[0]
-    alphas = DDPMScheduler(T, schedule="cosine").alphas_cumprod
+    alphas = noise_scheduler(T, prediction).alphas_cumprod
     settings = {} if sampler == "ddpm" else {"num_inference_steps": 6}
     perfect = generator(Oracle(fitted(kind)(latent), alphas, prediction), prediction, sampler=sampler, **settings)
     perfect.latent_scaling.fit(kind, latents())
@@ -158,9 +161,7 @@ def test_a_perfect_denoiser_of_scaled_latents_leads_to_the_latent(kind: str, sam
 
 def test_samplers_clip_to_the_bound() -> None:
     """With the noise of a far too large latent, one step ends where the clipping does."""
-    network = generator(
-        Oracle(torch.full((2, *SHAPE), 50.0), DDPMScheduler(T, schedule="cosine").alphas_cumprod, "sample")
-    )
+    network = generator(Oracle(torch.full((2, *SHAPE), 50.0), noise_scheduler(T).alphas_cumprod, "sample"))
     network.prediction.fill_(PREDICTIONS.index("sample"))
     network.latent_scaling.fit("per_channel", latents())
     scaling = network.latent_scaling
