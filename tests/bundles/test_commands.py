@@ -12,7 +12,7 @@ import pytest
 from bundle_folders import REPOSITORY, bundles_with, for_bundles_with, read, undisturbed
 from monai.bundle import ConfigParser
 
-pytestmark = pytest.mark.filterwarnings("ignore:parsing config_file")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:parsing config_file")]
 
 
 @for_bundles_with("train.yaml")

@@ -15,6 +15,8 @@ import pytest
 import torch
 from bundle_folders import Trained, bundles_with, last_line, read, tiny, tree, undisturbed, workflow
 
+pytestmark = pytest.mark.slow  # most of these train
+
 # One bundle is enough: test_shared_blocks.py holds the others to the same stages.
 BUNDLE = bundles_with("train_autoencoder.yaml", "train.yaml")[0]
 SIZE = (16, 32, 12)

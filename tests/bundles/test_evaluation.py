@@ -9,12 +9,15 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pytest
 import torch
 from bundle_folders import Trained, for_bundles_with, read, undisturbed, workflow
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
 from medical_diffusion_components.weights import load_weights
+
+pytestmark = pytest.mark.slow  # most of these train
 
 ldm = for_bundles_with("train_autoencoder.yaml", "evaluate.yaml")
 Train = Callable[[Path], Trained]

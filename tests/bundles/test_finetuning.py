@@ -26,6 +26,8 @@ from medical_diffusion_components.handlers.seeding import SeedIterations
 from medical_diffusion_components.reports.segmentation_montage import SegmentationMontage
 from medical_diffusion_components.weights import save_weights
 
+pytestmark = pytest.mark.slow  # most of these train
+
 BUNDLE = REPOSITORY / "bundles" / "swin_unetr_finetune"
 NETWORK = {"feature_size": 12, "depths": [1, 1, 1, 1], "num_heads": [3, 6, 12, 24], "window_size": 2}
 CLASSES = ["background", "cerebrospinal fluid and other brain", "grey matter", "white matter"]

@@ -14,6 +14,8 @@ from bundle_folders import REPOSITORY, Trained, assert_same, run, tiny
 
 from medical_diffusion_components.networks import AlphaWGANGenerator
 
+pytestmark = pytest.mark.slow  # most of these train
+
 BUNDLE = REPOSITORY / "bundles" / "adni_gan"
 Train = Callable[[Path], Trained]
 

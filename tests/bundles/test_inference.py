@@ -19,6 +19,8 @@ from PIL import Image
 
 from medical_diffusion_components.weights import load_weights
 
+pytestmark = pytest.mark.slow  # most of these train
+
 generators = for_bundles_with("train_autoencoder.yaml", "inference.json")
 one_generator = for_bundles_with("train_autoencoder.yaml", "inference.json", at_most=1)
 Train = Callable[[Path], Trained]

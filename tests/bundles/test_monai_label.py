@@ -23,6 +23,8 @@ from monai.transforms import SaveImaged
 
 from medical_diffusion_components.reports.segmentation_montage import SegmentationMontage
 
+pytestmark = pytest.mark.slow  # most of these train
+
 BUNDLE = REPOSITORY / "bundles" / "swin_unetr_finetune"
 KNOBS = ("feature_size", "depths", "window_size", "roi_size", "overlap", "iterations_per_epoch")
 

@@ -23,6 +23,8 @@ from medical_diffusion_components.engines.vqgan_trainer import VQGANTrainer
 from medical_diffusion_components.handlers.seeding import SeedIterations
 from medical_diffusion_components.reports.montages import ReconstructionMontage, SampleMontage
 
+pytestmark = pytest.mark.slow  # most of these train
+
 # One bundle is enough: test_shared_blocks.py holds the others to the same stages.
 BUNDLE = bundles_with("train_autoencoder.yaml", "train.yaml")[0]
 STAGES = ("autoencoder", "diffusion")

@@ -10,10 +10,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from bundle_folders import Trained, for_bundles_with, run, tree, undisturbed, workflow
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+pytestmark = pytest.mark.slow  # most of these train
 
 ldm = for_bundles_with("train_autoencoder.yaml", "train.yaml")
 one_ldm = for_bundles_with("train_autoencoder.yaml", "train.yaml", at_most=1)

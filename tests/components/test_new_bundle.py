@@ -79,6 +79,7 @@ def test_metadata_follow_from_the_sizes_and_leave_open_what_a_person_must_say(ma
         assert FILL_IN in text and "{" not in text
 
 
+@pytest.mark.slow
 def test_it_passes_the_checks_that_glob_the_bundles(made):
     """All checks of one file or of one bundle alone, as in tests/bundles."""
     passed = 0
@@ -99,6 +100,7 @@ def test_it_passes_the_checks_that_glob_the_bundles(made):
     assert passed > 12
 
 
+@pytest.mark.slow
 def test_it_trains_and_samples_on_a_folder_of_nifti(tmp_path):
     made = new_bundle(SOURCES[0], tmp_path / "liver_ct", "Liver CT", **SIZES)
     for number in range(5):

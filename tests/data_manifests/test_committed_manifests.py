@@ -101,6 +101,7 @@ def test_mrnet_keeps_the_providers_valid_set_for_testing():
 
 
 @pytest.mark.parametrize("name", ["mrnet", "duke", "lidc_idri"])
+@pytest.mark.slow
 def test_rebuilding_gives_the_same_bytes(name, builder, manifests, tmp_path):
     installed = {dist.metadata["Name"] for dist in importlib.metadata.distributions()}
     missing = [package for package in PACKAGES.get(name, ()) if package not in installed]

@@ -104,6 +104,7 @@ def test_a_users_folder_is_used_as_it_is_and_described_without_names(tmp_path: P
     assert describe_data(folder, folder)["data_sha256"] != facts["data_sha256"]
 
 
+@pytest.mark.slow
 def test_the_embedded_cohort_is_written_once_and_announced_each_time(tmp_path: Path, capsys) -> None:
     folders = [resolve_dataset(None, str(tmp_path), 3, (8, 9, 10)) for _ in range(2)]
     assert folders[0] == folders[1] and Path(folders[0]).parent == tmp_path

@@ -225,6 +225,7 @@ def test_output_holds_detached_scalars_and_loss_is_the_sum_of_the_generator_term
         assert output["loss"].item() == pytest.approx(sum(output[name].item() for name in terms), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_reconstruction_improves():
     parts = Parts(schedule=(10**6, 0, 0), batches=1, epochs=25).run()
     first, last = parts.outputs[0]["l1"], parts.outputs[-1]["l1"]

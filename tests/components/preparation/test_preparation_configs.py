@@ -115,6 +115,7 @@ def test_chests_lie_where_the_scanner_saw_them_in_hounsfield_units(tmp_path):
         assert np.abs(hounsfield[~inside] + 1000).mean() < 100
 
 
+@pytest.mark.slow
 def test_breasts_become_two_cases_of_their_patient_that_lie_alike(tmp_path):
     manifest, written = phantoms("duke", write_breast_dicom_tree, tmp_path, size=(96, 96, 24), dynamic=False)
     made = run("duke_ldm", tmp_path, **manifest, spacing=[2.6, 2.6, 6.0], image_size=[64, 64, 32])
@@ -139,6 +140,7 @@ def _mirrored_correlation(image, raw, plane):
     return np.corrcoef(image.get_fdata().ravel()[inside], expected[inside])[0, 1]
 
 
+@pytest.mark.slow
 def test_nifti_of_ones_own_goes_through_the_brain_bundle_without_a_manifest(tmp_path):
     (tmp_path / "raw").mkdir()
     for index in range(3):
