@@ -92,10 +92,13 @@ def _ssim_at_one_scale(x: Tensor, y: Tensor, sigma: float = 1.5) -> tuple[Tensor
     """Mean similarity and mean contrast times structure of each pair, (B,) both; windows of up to 11 voxels."""
     stack = torch.stack([x, y, x * x, y * y, x * y])  # (5, B, 1, H, W, D)
     for axis in (3, 4, 5):
-        width = min(11, stack.shape[axis])
-        steps = torch.arange(width, dtype=stack.dtype, device=x.device) - width // 2
-        window = torch.exp(-steps.square() / (2 * sigma**2))
-        stack = (stack.unfold(axis, width, 1) @ (window / window.sum())).contiguous()
+        length = stack.shape[axis]
+        width = min(11, length)
+        window = torch.exp(-(torch.arange(width, dtype=stack.dtype, device=x.device) - width // 2).square() / (2 * sigma**2))
+        places = torch.zeros(length, length - width + 1, dtype=stack.dtype, device=x.device)
+        for step, weight in enumerate(window / window.sum()):
+            places.diagonal(-step)[: length - width + 1] = weight
+        stack = (stack.movedim(axis, -1) @ places).movedim(-1, axis)
     mean_x, mean_y, square_x, square_y, product = stack
     variance_x, variance_y = square_x - mean_x**2, square_y - mean_y**2
     covariance = product - mean_x * mean_y

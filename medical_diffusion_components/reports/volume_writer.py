@@ -10,6 +10,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from ignite.engine import Engine, Events
+from monai.data import MetaTensor
 
 from medical_diffusion_components.data.datasets import is_synthetic, nifti_files
 from medical_diffusion_components.distributed import gathered, process_rank
@@ -17,7 +18,12 @@ from medical_diffusion_components.files import write_atomically, write_json
 from medical_diffusion_components.reports.drawing import montage, save_montage
 from medical_diffusion_components.weights import made_with
 
-__all__ = ["SyntheticVolumeWriter"]
+__all__ = ["SyntheticVolumeWriter", "note_path"]
+
+
+def note_path(volume: str | Path) -> Path:
+    """The JSON note beside a volume: ``synthetic_000007.nii.gz`` -> ``synthetic_000007.json``."""
+    return Path(str(volume).removesuffix(".gz")).with_suffix(".json")
 
 
 class SyntheticVolumeWriter:
@@ -54,11 +60,16 @@ class SyntheticVolumeWriter:
         self.written: list[Path] = []
 
     def attach(self, evaluator: Engine) -> None:
-        evaluator.add_event_handler(Events.STARTED, self._prepare)
+        evaluator.add_event_handler(Events.STARTED, lambda _: self.prepare())
         evaluator.add_event_handler(Events.ITERATION_STARTED, self._start_clock)
         evaluator.add_event_handler(Events.ITERATION_COMPLETED, self)
 
-    def _prepare(self, evaluator: Engine) -> None:
+    def prepare(self) -> None:
+        """To be called once before the first volume is written.
+
+        Raises:
+            ValueError: the folder holds volumes that no note names as synthetic.
+        """
         others = [volume for volume in nifti_files(self.folder) if not is_synthetic(volume)]
         found = [volume for paths in gathered(others) for volume in paths]  # before any process writes
         if found:
@@ -74,17 +85,28 @@ class SyntheticVolumeWriter:
     def __call__(self, evaluator: Engine) -> None:
         drawn, made = evaluator.state.batch, evaluator.state.output
         seconds = (time.perf_counter() - self.started) / len(made)
-        for seed, volume in ((int(item["seed"]), output["pred"]) for item, output in zip(drawn, made)):
-            affine = np.asarray(volume.affine, dtype=np.float64)
-            array = volume.as_tensor().float().cpu().numpy()[0]  # (H, W, D)
-            stem = self.folder / f"{self.name}_{seed:06d}"
-            image = nib.Nifti1Image(array, affine)
-            image.header.set_xyzt_units("mm")
-            note = {"seed": seed, **self.facts, "seconds": round(seconds, 3)}
-            # the note first: a process that is killed leaves no volume without one
-            write_json(stem.with_suffix(".json"), note)
-            write_atomically(stem.with_suffix(".nii.gz"), lambda temporary, image=image: nib.save(image, temporary))
-            self.written.append(stem.with_suffix(".nii.gz"))
+        for item, output in zip(drawn, made):
+            self.write(int(item["seed"]), output["pred"], seconds)
+
+    def path(self, seed: int) -> Path:
+        """Where the volume of a seed goes."""
+        return self.folder / f"{self.name}_{seed:06d}.nii.gz"
+
+    def write(self, seed: int, volume: MetaTensor, seconds: float) -> None:
+        """Write one volume and its note.
+
+        Args:
+            seed: of its starting noise.
+            volume: (1, H, W, D) with an affine.
+            seconds: that it took, for the note.
+        """
+        image = nib.Nifti1Image(volume.as_tensor().float().cpu().numpy()[0], np.asarray(volume.affine, np.float64))
+        image.header.set_xyzt_units("mm")
+        path, note = self.path(seed), {"seed": seed, **self.facts, "seconds": round(seconds, 3)}
+        # the note first: a process that is killed leaves no volume without one
+        write_json(note_path(path), note)
+        write_atomically(path, lambda temporary, image=image: nib.save(image, temporary))
+        self.written.append(path)
 
     def draw_montage(self) -> None:
         """Draw the first volumes that were written, whichever process made them; the first process does it.

@@ -1,0 +1,194 @@
+"""The evaluation of a generator, or of anybody's volumes: sets, rows, and the files that they end in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from medical_diffusion_components.distributed import process_rank
+from medical_diffusion_components.evaluation.comparison import HALVINGS, PROTOCOL, Comparison, VolumeSet
+from medical_diffusion_components.evaluation.features import FeatureReader
+from medical_diffusion_components.evaluation.report import markdown, rounded
+from medical_diffusion_components.evaluation.spaces import check_judges
+from medical_diffusion_components.files import file_hash, versions, write_atomically, write_json
+from medical_diffusion_components.metrics.diversity import pair_similarities, published_ms_ssim
+
+__all__ = ["GeneratorEvaluation"]
+
+Cases = Sequence[Mapping[str, Any]]
+TOO_FEW = 30
+ROWS = {
+    "first_stage": "held-out volumes through the first stage, against others: what no sampler can beat",
+    "synthetic": "synthetic against held-out volumes",
+    "synthetic_latent": "synthetic volumes against reconstructions of held-out ones: the diffusion alone",
+    "training": "training against held-out volumes: must equal the floor",
+    "baseline": "volumes of the baseline against held-out ones",
+}
+
+
+class GeneratorEvaluation:
+    """Reads the sets, compares them, and writes ``evaluation.json``, ``.md``, ``features.npz`` and ``files.json``.
+
+    Args:
+        reader: files -> features.
+        training: cases that the generator was trained on.
+        reference: held-out cases that synthetic volumes are compared with.
+        synthetic: callable that gives the synthetic cases, sampling those that are missing.
+        folder: where the results go.
+        facts: what else goes into the JSON, such as the hash of the weights and the sampler.
+        reconstructions: callable that sends cases through the first stage; None where there is none.
+        baseline: cases of another generator.
+        num_training: training volumes that are used, at most; a random choice.
+        neighbours: MS-SSIM is taken of each volume with this many others of its set.
+        teachers: feature networks of losses; no space that counts may judge with one.
+        executor: whose workers compute features.
+        permutations: for the p-values.
+        seed: of every random choice.
+    """
+
+    def __init__(
+        self,
+        reader: FeatureReader,
+        training: Cases,
+        reference: Cases,
+        synthetic: Callable[[], Cases],
+        folder: str | Path,
+        facts: Mapping[str, Any],
+        reconstructions: Callable[[Cases], Cases] | None = None,
+        baseline: Cases | None = None,
+        num_training: int = 100,
+        neighbours: int = 4,
+        teachers: Sequence[nn.Module] = (),
+        executor: Executor | None = None,
+        permutations: int = 999,
+        seed: int = 0,
+    ) -> None:
+        check_judges(reader.spaces, teachers)
+        self.reader = reader
+        self.training = _choice(training, num_training, seed)
+        self.reference = list(reference)
+        self.synthetic = synthetic
+        self.folder = Path(folder)
+        self.facts = dict(facts)
+        self.reconstructions = reconstructions
+        self.baseline = baseline
+        self.neighbours = neighbours
+        self.executor = executor
+        self.permutations = permutations
+        self.seed = seed
+
+    def run(self, first_stage_metrics: Mapping[str, float] | None = None) -> dict[str, Any]:
+        """Compare, write, print, and return what was written.
+
+        Args:
+            first_stage_metrics: PSNR, SSIM and codebook use of reconstructions, for the same report.
+        """
+        cases = {"synthetic": self.synthetic(), "reference": self.reference, "training": self.training}
+        if self.baseline is not None:
+            cases["baseline"] = self.baseline
+        if self.reconstructions is not None:
+            cases["reconstructions"] = self.reconstructions(self.reference)
+        sets = {name: self._read(name, some) for name, some in cases.items()}
+        if process_rank() > 0:
+            return {}
+        comparison = Comparison(
+            sets["reference"], sets["training"], self.reader.spaces, self.permutations, self.seed
+        )
+        rows = {
+            "synthetic": comparison.between(sets["synthetic"]),
+            "training": comparison.between(sets["training"]),
+        }
+        if "reconstructions" in sets:
+            rows["first_stage"] = comparison.paired(sets["reconstructions"])
+            rows["synthetic_latent"] = comparison.between(sets["synthetic"], sets["reconstructions"])
+        if "baseline" in sets:
+            rows["baseline"] = comparison.between(sets["baseline"])
+        report = self._report(cases, sets, {name: rows[name] for name in ROWS if name in rows}, first_stage_metrics)
+        self._write(report, cases, sets)
+        return report
+
+    def _read(self, name: str, cases: Cases) -> VolumeSet:
+        features = self.reader(cases, f"features of {name} volumes", self.executor)
+        similarities = {}
+        if name != "training":  # MS-SSIM needs the volumes themselves; of training volumes nobody asks
+            volumes = torch.stack([self.reader.volume(case) for case in cases])
+            similarities["ms_ssim"] = pair_similarities(volumes, self.neighbours)
+            if volumes.shape[1] == 1 and min(volumes.shape[2:]) >= 32:
+                similarities["ms_ssim_published"] = pair_similarities(volumes, 1, published_ms_ssim)
+        patients = np.array([str(case["patient_id"]) for case in cases])
+        return VolumeSet(name, np.unique(patients, return_inverse=True)[1], features, similarities)
+
+    def _report(
+        self,
+        cases: Mapping[str, Cases],
+        sets: Mapping[str, VolumeSet],
+        rows: Mapping[str, Any],
+        first_stage_metrics: Mapping[str, float] | None,
+    ) -> dict[str, Any]:
+        counts = {name: len(some) for name, some in cases.items()}
+        return {
+            "protocol": PROTOCOL,
+            "metrics": rounded(dict(first_stage_metrics or {})),
+            "n": {**counts, "held_out_patients": len(np.unique(sets["reference"].groups))},
+            **self.facts,
+            "spaces": {
+                name: {"what": space.description, "counts": space.counts, "dims": sets["training"].features[name].shape[1]}
+                for name, space in self.reader.spaces.items()
+            },
+            "what_rows_are": {name: ROWS[name] for name in rows},
+            "rows": rounded(rows),
+            "warnings": self._warnings(counts, rows),
+            "settings": {"seed": self.seed, "permutations": self.permutations, "halvings": HALVINGS},
+            "versions": versions(),
+        }
+
+    def _warnings(self, counts: Mapping[str, int], rows: Mapping[str, Any]) -> list[str]:
+        found = []
+        fewest = min(counts["synthetic"], counts["reference"])
+        if fewest < TOO_FEW:
+            space = next(name for name, one in self.reader.spaces.items() if one.counts)
+            cell = rows["synthetic"][space]["fd"]
+            found.append(
+                f"n = {fewest}: FD in {space} reads {cell['floor']:.3g} for equal distributions at n = {cell['floor_n']}. Look "
+                "at pictures, KID and MMD with their errors; make no claim from FD, precision or recall"
+            )
+        if self.reconstructions is None:
+            found.append("no first stage: what its decoder and what the diffusion gets wrong cannot be told apart")
+        if counts["synthetic"] != counts["reference"]:
+            found.append(
+                f"{counts['synthetic']} synthetic and {counts['reference']} held-out volumes: numbers that depend on n are "
+                "comparable in the column at the floor's n alone"
+            )
+        duplicates = counts["synthetic"] - len({file_hash(case["image"]) for case in self.synthetic()})
+        if duplicates:
+            found.append(f"{duplicates} of the synthetic volumes are the same file as another one")
+        return found
+
+    def _write(self, report: Mapping[str, Any], cases: Mapping[str, Cases], sets: Mapping[str, VolumeSet]) -> None:
+        arrays = {f"{name}/{key}": array for name, one in sets.items() for key, array in one.features.items()}
+        arrays |= {f"{name}/{key}": array for name, one in sets.items() for key, array in one.similarities.items()}
+        arrays |= {f"{name}/groups": one.groups for name, one in sets.items()}
+
+        def save(path: Path) -> None:
+            with open(path, "wb") as file:
+                np.savez_compressed(file, **arrays)
+
+        files = {name: [file_hash(case["image"]) for case in some] for name, some in cases.items()}
+        write_atomically(self.folder / "features.npz", save)
+        write_json(self.folder / "files.json", {"sha256 of every file, in the order of features.npz": files})
+        write_json(self.folder / "evaluation.json", report)
+        text = markdown(report)
+        write_atomically(self.folder / "evaluation.md", lambda temporary: temporary.write_text(text))
+
+
+def _choice(cases: Cases, most: int, seed: int) -> list[Mapping[str, Any]]:
+    if len(cases) <= most:
+        return list(cases)
+    kept = np.random.default_rng([seed, 2]).permutation(len(cases))[:most]
+    return [cases[place] for place in sorted(kept)]
