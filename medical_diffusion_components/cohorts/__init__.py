@@ -2,7 +2,7 @@
 
 from medical_diffusion_components.cohorts.breast import breast_phantom
 from medical_diffusion_components.cohorts.chest import chest_phantom
-from medical_diffusion_components.cohorts.embedded import resolve_dataset
+from medical_diffusion_components.cohorts.embedded import more_held_out_cases, resolve_dataset
 from medical_diffusion_components.cohorts.knee import knee_phantom
 from medical_diffusion_components.cohorts.phantoms import PHANTOM_LICENCE, PHANTOM_NOTICE, write_phantom_cohort
 from medical_diffusion_components.cohorts.template import (
@@ -20,6 +20,7 @@ __all__ = [
     "breast_phantom",
     "chest_phantom",
     "knee_phantom",
+    "more_held_out_cases",
     "resolve_dataset",
     "template_subject",
     "write_phantom_cohort",

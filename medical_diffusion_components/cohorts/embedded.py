@@ -12,11 +12,12 @@ from medical_diffusion_components.cohorts.template import TEMPLATE_COHORT_NOTICE
 from medical_diffusion_components.data.datasets import EMBEDDED, is_synthetic, load_cases
 from medical_diffusion_components.data.splits import SPLITS
 
-__all__ = ["resolve_dataset"]
+__all__ = ["more_held_out_cases", "resolve_dataset"]
 
 logger = logging.getLogger(__name__)
 
 _RULE = "=" * 100
+_HELD_OUT_SEED = 1  # of the cohort that is never trained on; training's is 0
 
 
 def resolve_dataset(
@@ -75,3 +76,29 @@ def resolve_dataset(
     if dist.is_initialized():
         dist.barrier()
     return str(folder)
+
+
+def more_held_out_cases(
+    dataset_dir: str | None,
+    output_dir: str,
+    num_subjects: int,
+    size: tuple[int, int, int],
+    cohort: str | None = "template",
+) -> list[dict]:
+    """Further subjects of the embedded cohort that no training has seen; for the user's data there are none to make.
+
+    Args:
+        dataset_dir: the user's folder, or None.
+        output_dir: where the bundle writes.
+        num_subjects: how many.
+        size: voxels (H, W, D) of each.
+        cohort: as for :func:`resolve_dataset`.
+
+    Returns:
+        cases as ``load_cases`` lists them; their ids are those of no case of the training cohort.
+    """
+    if dataset_dir is not None:
+        return []
+    folder = resolve_dataset(None, output_dir, num_subjects, size, cohort, seed=_HELD_OUT_SEED)
+    cases = [case for split in SPLITS for case in load_cases(folder, split)]
+    return [{**case, **{id: f"held_out_{case[id]}" for id in ("case_id", "patient_id")}} for case in cases]

@@ -2,14 +2,24 @@
 
 from medical_diffusion_components.evaluation.comparison import PROTOCOL, Comparison, VolumeSet
 from medical_diffusion_components.evaluation.features import FeatureReader
+from medical_diffusion_components.evaluation.generator_evaluation import GeneratorEvaluation, process_pool
+from medical_diffusion_components.evaluation.report import headline, markdown
 from medical_diffusion_components.evaluation.spaces import AnatomySpace, SliceSpace, default_spaces
+from medical_diffusion_components.evaluation.volume_sets import folder_cases, sampled_cases, write_reconstructions
 
 __all__ = [
     "PROTOCOL",
     "AnatomySpace",
     "Comparison",
     "FeatureReader",
+    "GeneratorEvaluation",
     "SliceSpace",
     "VolumeSet",
     "default_spaces",
+    "folder_cases",
+    "headline",
+    "markdown",
+    "process_pool",
+    "sampled_cases",
+    "write_reconstructions",
 ]

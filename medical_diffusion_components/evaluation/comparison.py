@@ -15,6 +15,7 @@ from torch import nn
 from medical_diffusion_components.metrics.diversity import mean_similarity
 from medical_diffusion_components.metrics.effective_number import effective_number
 from medical_diffusion_components.metrics.frechet import frechet_distance
+from medical_diffusion_components.metrics.intensity import intensity_distance
 from medical_diffusion_components.metrics.jackknife import group_jackknife
 from medical_diffusion_components.metrics.mmd import (
     GaussianMixture,
@@ -227,6 +228,10 @@ def _of_volumes(x: VolumeSet, y: VolumeSet) -> dict[str, Measure]:
                 "near_real",
                 real=lambda j, other=other: nyquist_excess(other[j].mean(0)),
             )
+    x_levels, y_levels = x.features["quantiles"], y.features["quantiles"]
+    measures["intensity"] = Measure(
+        lambda i, j: intensity_distance(x_levels[i], y_levels[j]), "lower", depends_on_n=True
+    )
     one, other = x.features["radial"], y.features["radial"]
     measures["high_frequency"] = Measure(
         lambda i, j: high_frequency_amplitude(one[i].mean(0)) / high_frequency_amplitude(other[j].mean(0)), "near_one"
@@ -234,7 +239,9 @@ def _of_volumes(x: VolumeSet, y: VolumeSet) -> dict[str, Measure]:
     for name in x.similarities.keys() & y.similarities.keys():
         own, real = x.similarities[name], y.similarities[name]
         measures[name] = Measure(
-            lambda i, j, own=own: mean_similarity(own, i), "near_real", real=lambda j, real=real: mean_similarity(real, j)
+            lambda i, j, own=own: mean_similarity(own, i),
+            "near_real",
+            real=lambda j, real=real: mean_similarity(real, j),
         )
     return dict(sorted(measures.items()))
 

@@ -16,19 +16,22 @@ from tqdm import tqdm
 
 from medical_diffusion_components.distributed import gathered, share
 from medical_diffusion_components.files import file_hash, write_atomically
+from medical_diffusion_components.metrics.intensity import intensity_quantiles
 from medical_diffusion_components.metrics.slice_continuity import slice_correlations
 from medical_diffusion_components.metrics.spectrum import power_along, radial_power
 from medical_diffusion_components.threads import one_thread
 
 __all__ = ["FeatureReader"]
 
+AT_ONCE = 8  # cases that an executor's worker gets
+
 
 class FeatureReader:
     """Reads volumes as a bundle does and describes each by vectors.
 
-    Beside the spaces there are, for every volume, ``continuity_0..2`` (correlations of neighbouring slices across H, W, D),
-    ``power_0..2`` (power along the axes) and ``radial`` (power by spatial frequency). Under torchrun every process
-    computes its share; given an executor (processes, Dask), its workers do.
+    Beside the spaces there are, for every volume, ``continuity_0..2`` (correlations of neighbouring slices across H, W,
+    D), ``power_0..2`` (power along the axes), ``radial`` (power by spatial frequency) and ``quantiles`` (of intensity).
+    Under torchrun every process computes its share; given an executor (processes, Dask), its workers do.
 
     Args:
         preprocessing: {"image": path, "case_id": ...} -> {"image": (C, H, W, D) in [-1, 1], ...}.
@@ -69,12 +72,14 @@ class FeatureReader:
             VolumeError: a file that cannot be read; the message names it.
         """
         todo = [case for case in cases if not self._file(case).is_file()]
-        if executor is not None:
-            results = executor.map(self._compute, todo)
-        else:
-            results = map(self._compute, share(todo))
-        for _ in tqdm(results, desc=description, total=len(todo), unit="volume", disable=not todo):
-            pass
+        mine = share(todo)
+        with tqdm(desc=description, total=len(mine), unit="volume", disable=not mine) as progress:
+            if executor is None:
+                counts = (self._compute([case]) for case in mine)
+            else:  # a few cases at a time: the networks travel along
+                counts = executor.map(self._compute, [mine[i : i + AT_ONCE] for i in range(0, len(mine), AT_ONCE)])
+            for count in counts:
+                progress.update(count)
         gathered(None)  # every process waits until all have written theirs
         loaded = [self._load(self._file(case)) for case in cases]
         return {name: np.stack([one[name] for one in loaded]) for name in loaded[0]}
@@ -83,7 +88,12 @@ class FeatureReader:
         key = hashlib.sha256(f"{file_hash(case['image'])}{self.key}".encode()).hexdigest()
         return self.cache / f"{key[:32]}.npz"
 
-    def _compute(self, case: Mapping[str, Any]) -> None:
+    def _compute(self, cases: Sequence[Mapping[str, Any]]) -> int:
+        for case in cases:
+            self._compute_one(case)
+        return len(cases)
+
+    def _compute_one(self, case: Mapping[str, Any]) -> None:
         with one_thread():
             volume = self.volume(case)
             found = {name: space(volume).astype(np.float32) for name, space in self.spaces.items()}
@@ -92,6 +102,7 @@ class FeatureReader:
             found[f"continuity_{axis}"] = slice_correlations(array, axis)
             found[f"power_{axis}"] = power_along(array, axis)
         found["radial"] = radial_power(array)
+        found["quantiles"] = intensity_quantiles(array)
 
         def save(path: Path) -> None:
             with open(path, "wb") as file:

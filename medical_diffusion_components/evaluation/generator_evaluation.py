@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,12 @@ from torch import nn
 from medical_diffusion_components.distributed import process_rank
 from medical_diffusion_components.evaluation.comparison import HALVINGS, PROTOCOL, Comparison, VolumeSet
 from medical_diffusion_components.evaluation.features import FeatureReader
-from medical_diffusion_components.evaluation.report import markdown, rounded
+from medical_diffusion_components.evaluation.report import headline, markdown, rounded
 from medical_diffusion_components.evaluation.spaces import check_judges
 from medical_diffusion_components.files import file_hash, versions, write_atomically, write_json
 from medical_diffusion_components.metrics.diversity import pair_similarities, published_ms_ssim
 
-__all__ = ["GeneratorEvaluation"]
+__all__ = ["GeneratorEvaluation", "process_pool"]
 
 Cases = Sequence[Mapping[str, Any]]
 TOO_FEW = 30
@@ -97,9 +98,7 @@ class GeneratorEvaluation:
         sets = {name: self._read(name, some) for name, some in cases.items()}
         if process_rank() > 0:
             return {}
-        comparison = Comparison(
-            sets["reference"], sets["training"], self.reader.spaces, self.permutations, self.seed
-        )
+        comparison = Comparison(sets["reference"], sets["training"], self.reader.spaces, self.permutations, self.seed)
         rows = {
             "synthetic": comparison.between(sets["synthetic"]),
             "training": comparison.between(sets["training"]),
@@ -111,6 +110,7 @@ class GeneratorEvaluation:
             rows["baseline"] = comparison.between(sets["baseline"])
         report = self._report(cases, sets, {name: rows[name] for name in ROWS if name in rows}, first_stage_metrics)
         self._write(report, cases, sets)
+        print("\n".join([*headline(report), *report["warnings"], f"evaluation: {self.folder}"]), flush=True)
         return report
 
     def _read(self, name: str, cases: Cases) -> VolumeSet:
@@ -138,25 +138,29 @@ class GeneratorEvaluation:
             "n": {**counts, "held_out_patients": len(np.unique(sets["reference"].groups))},
             **self.facts,
             "spaces": {
-                name: {"what": space.description, "counts": space.counts, "dims": sets["training"].features[name].shape[1]}
+                name: {
+                    "what": space.description,
+                    "counts": space.counts,
+                    "dims": sets["training"].features[name].shape[1],
+                }
                 for name, space in self.reader.spaces.items()
             },
             "what_rows_are": {name: ROWS[name] for name in rows},
             "rows": rounded(rows),
-            "warnings": self._warnings(counts, rows),
+            "warnings": self._warnings(counts, rows, cases["synthetic"]),
             "settings": {"seed": self.seed, "permutations": self.permutations, "halvings": HALVINGS},
             "versions": versions(),
         }
 
-    def _warnings(self, counts: Mapping[str, int], rows: Mapping[str, Any]) -> list[str]:
+    def _warnings(self, counts: Mapping[str, int], rows: Mapping[str, Any], synthetic: Cases) -> list[str]:
         found = []
         fewest = min(counts["synthetic"], counts["reference"])
         if fewest < TOO_FEW:
             space = next(name for name, one in self.reader.spaces.items() if one.counts)
             cell = rows["synthetic"][space]["fd"]
             found.append(
-                f"n = {fewest}: FD in {space} reads {cell['floor']:.3g} for equal distributions at n = {cell['floor_n']}. Look "
-                "at pictures, KID and MMD with their errors; make no claim from FD, precision or recall"
+                f"n = {fewest}: FD in {space} reads {cell['floor']:.3g} for equal distributions at n = {cell['floor_n']}. "
+                "Look at pictures, KID and MMD with their errors; make no claim from FD, precision or recall"
             )
         if self.reconstructions is None:
             found.append("no first stage: what its decoder and what the diffusion gets wrong cannot be told apart")
@@ -165,7 +169,7 @@ class GeneratorEvaluation:
                 f"{counts['synthetic']} synthetic and {counts['reference']} held-out volumes: numbers that depend on n are "
                 "comparable in the column at the floor's n alone"
             )
-        duplicates = counts["synthetic"] - len({file_hash(case["image"]) for case in self.synthetic()})
+        duplicates = counts["synthetic"] - len({file_hash(case["image"]) for case in synthetic})
         if duplicates:
             found.append(f"{duplicates} of the synthetic volumes are the same file as another one")
         return found
@@ -181,9 +185,9 @@ class GeneratorEvaluation:
 
         files = {name: [file_hash(case["image"]) for case in some] for name, some in cases.items()}
         write_atomically(self.folder / "features.npz", save)
+        text = markdown(report)
         write_json(self.folder / "files.json", {"sha256 of every file, in the order of features.npz": files})
         write_json(self.folder / "evaluation.json", report)
-        text = markdown(report)
         write_atomically(self.folder / "evaluation.md", lambda temporary: temporary.write_text(text))
 
 
@@ -192,3 +196,8 @@ def _choice(cases: Cases, most: int, seed: int) -> list[Mapping[str, Any]]:
         return list(cases)
     kept = np.random.default_rng([seed, 2]).permutation(len(cases))[:most]
     return [cases[place] for place in sorted(kept)]
+
+
+def process_pool(num_workers: int) -> Executor | None:
+    """An executor of so many processes; None for 0, which is this process."""
+    return ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn")) if num_workers > 0 else None

@@ -71,7 +71,10 @@ def markdown(report: Mapping[str, Any]) -> str:
             judged = "" if facts["counts"] else " For comparison alone."
             lines += [f"{facts['what']}; {facts['dims']} numbers.{judged}", ""]
         lines += _table(report["rows"], space)
-    lines += ["", "Value ± standard error (of the first stage: mean ± SD over halvings). Floor: two halves of the held-out"]
+    lines += [
+        "",
+        "Value ± standard error (of the first stage: mean ± SD over halvings). Floor: two halves of the held-out",
+    ]
     lines += ["patients, mean ± SD over 20 halvings. In brackets: the value at the floor's number of volumes.", ""]
     lines += [f"* {name}: {what}." for name, what in report["what_rows_are"].items()]
     return "\n".join(lines) + "\n"

@@ -35,7 +35,9 @@ class SliceSpace(nn.Module):
         (C, H, W, D) in [-1, 1] -> (F,) float64
     """
 
-    def __init__(self, network: nn.Module, axes: Sequence[int] = (0, 1, 2), every: int = 4, counts: bool = True) -> None:
+    def __init__(
+        self, network: nn.Module, axes: Sequence[int] = (0, 1, 2), every: int = 4, counts: bool = True
+    ) -> None:
         super().__init__()
         self.slices = SliceFeatures(network, every, tuple(axes), background=BACKGROUND)
         self.counts = counts

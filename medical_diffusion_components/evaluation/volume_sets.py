@@ -99,9 +99,9 @@ def _is_there(writer: SyntheticVolumeWriter, seed: int) -> bool:
 
 @torch.no_grad()
 def write_reconstructions(
-    first_stage: nn.Module,
-    weights_sha256: str,
     cases: Sequence[Mapping[str, Any]],
+    first_stage: nn.Module,
+    weights: str | Path,
     read: Callable[[Mapping[str, Any]], Tensor],
     key: str,
     folder: str | Path,
@@ -113,9 +113,9 @@ def write_reconstructions(
     Both then have the first stage's texture, and what is left between them is the diffusion's.
 
     Args:
-        first_stage: with its weights.
-        weights_sha256: of the file that they came from.
         cases: with ``image``.
+        first_stage: with its weights.
+        weights: file that they came from, for its hash.
         read: case -> preprocessed volume (C, H, W, D) in [-1, 1].
         key: describes the preprocessing.
         folder: ``<hash>.nii.gz`` go there; those that are there are kept.
@@ -126,7 +126,7 @@ def write_reconstructions(
         the cases with ``image`` replaced by the written files.
     """
     first_stage = first_stage.to(device).eval()
-    paths = []
+    weights_sha256, paths = file_hash(weights), []
     for case in cases:
         name = hashlib.sha256(f"{file_hash(case['image'])}{key}{weights_sha256}".encode()).hexdigest()[:24]
         paths.append(Path(folder) / f"{name}.nii.gz")

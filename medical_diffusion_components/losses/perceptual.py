@@ -16,6 +16,7 @@ from medical_diffusion_components.networks.image_features import EfficientNetFea
 
 __all__ = ["EfficientNetLite0Features", "PerceptualLoss"]
 
+
 class EfficientNetLite0Features(EfficientNetFeatures):
     """The perceptual loss's own network: EfficientNet-Lite0 with ImageNet's weights.
 

@@ -2,8 +2,11 @@
 
 from medical_diffusion_components.metrics.bootstrap import Interval, bootstrap_mean
 from medical_diffusion_components.metrics.codebook_usage import CodebookPerplexity
-from medical_diffusion_components.metrics.diversity import mean_similarity, pair_similarities
-from medical_diffusion_components.metrics.jackknife import Estimate, jackknife
+from medical_diffusion_components.metrics.diversity import mean_similarity, pair_similarities, published_ms_ssim
+from medical_diffusion_components.metrics.effective_number import effective_number
+from medical_diffusion_components.metrics.frechet import FrechetDistance, frechet_distance
+from medical_diffusion_components.metrics.intensity import intensity_distance, intensity_quantiles
+from medical_diffusion_components.metrics.jackknife import Estimate, group_jackknife, jackknife
 from medical_diffusion_components.metrics.label_efficiency import (
     dice_by_arm,
     label_table,
@@ -12,36 +15,64 @@ from medical_diffusion_components.metrics.label_efficiency import (
 )
 from medical_diffusion_components.metrics.mmd import (
     GaussianKernel,
+    GaussianMixture,
     KernelMatrices,
     kernel_matrices,
     median_distance,
     mmd_squared,
+    permutation_p,
     polynomial_kernel,
 )
+from medical_diffusion_components.metrics.neighbours import NeighbourMeasures, expected_coverage, neighbour_measures
 from medical_diffusion_components.metrics.sample_average import SampleAverage
+from medical_diffusion_components.metrics.slice_continuity import continuity_distance, slice_correlations
 from medical_diffusion_components.metrics.slice_features import SliceFeatures
+from medical_diffusion_components.metrics.spectrum import (
+    high_frequency_amplitude,
+    nyquist_excess,
+    power_along,
+    radial_power,
+)
 from medical_diffusion_components.metrics.surface_distance import SpacedHausdorffDistance, SpacedSurfaceDistance
 
 __all__ = [
     "CodebookPerplexity",
     "Estimate",
+    "FrechetDistance",
     "GaussianKernel",
+    "GaussianMixture",
     "Interval",
     "KernelMatrices",
+    "NeighbourMeasures",
     "SampleAverage",
     "SliceFeatures",
     "SpacedHausdorffDistance",
     "SpacedSurfaceDistance",
     "bootstrap_mean",
+    "continuity_distance",
     "dice_by_arm",
+    "effective_number",
+    "expected_coverage",
+    "frechet_distance",
+    "group_jackknife",
+    "high_frequency_amplitude",
+    "intensity_distance",
+    "intensity_quantiles",
     "jackknife",
     "kernel_matrices",
     "label_table",
     "mean_similarity",
     "median_distance",
     "mmd_squared",
+    "neighbour_measures",
+    "nyquist_excess",
     "pair_similarities",
+    "permutation_p",
     "plot_labels",
     "polynomial_kernel",
+    "power_along",
+    "published_ms_ssim",
+    "radial_power",
+    "slice_correlations",
     "write_label_study",
 ]

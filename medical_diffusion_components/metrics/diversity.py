@@ -94,7 +94,9 @@ def _ssim_at_one_scale(x: Tensor, y: Tensor, sigma: float = 1.5) -> tuple[Tensor
     for axis in (3, 4, 5):
         length = stack.shape[axis]
         width = min(11, length)
-        window = torch.exp(-(torch.arange(width, dtype=stack.dtype, device=x.device) - width // 2).square() / (2 * sigma**2))
+        window = torch.exp(
+            -(torch.arange(width, dtype=stack.dtype, device=x.device) - width // 2).square() / (2 * sigma**2)
+        )
         places = torch.zeros(length, length - width + 1, dtype=stack.dtype, device=x.device)
         for step, weight in enumerate(window / window.sum()):
             places.diagonal(-step)[: length - width + 1] = weight

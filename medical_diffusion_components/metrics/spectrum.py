@@ -20,7 +20,9 @@ def radial_power(volume: np.ndarray, bins: int = 16) -> np.ndarray:
     power = np.square(np.abs(np.fft.fftn(volume - np.mean(volume)))) / volume.size
     axes = np.meshgrid(*(np.fft.fftfreq(side) for side in volume.shape), indexing="ij", sparse=True)
     radius = np.sqrt(sum(np.square(axis) for axis in axes))
-    shell = np.minimum((radius / 0.5 * bins).astype(int), bins)  # the corners beyond the Nyquist frequency go to the last
+    shell = (radius / 0.5 * bins).astype(int)
+    # the Nyquist frequency itself is in the last shell; the corners beyond it are left out
+    shell = np.where(radius > 0.5 + 1e-9, bins, np.minimum(shell, bins - 1))
     sums = np.bincount(shell.ravel(), power.ravel(), bins + 1)
     counts = np.bincount(shell.ravel(), minlength=bins + 1)
     return sums[:bins] / np.maximum(counts[:bins], 1)

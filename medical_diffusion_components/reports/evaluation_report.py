@@ -35,6 +35,7 @@ class EvaluationReport:
         spacing: mm per voxel.
         axcodes: where H, W and D point in the patient.
         rows: heading -> key of ``evaluator.state.output``, from top to bottom.
+        name: of the JSON file.
     """
 
     def __init__(
@@ -48,7 +49,9 @@ class EvaluationReport:
         spacing: Sequence[float] = (1.0, 1.0, 1.0),
         axcodes: str = "RAS",
         rows: Mapping[str, str] = TEST_ROWS,
+        name: str = "evaluation.json",
     ) -> None:
+        self.name = name
         self.folder = Path(folder)
         self.facts = dict(facts)
         self.generator = generator
@@ -70,8 +73,9 @@ class EvaluationReport:
             collected += [volume[0].float().cpu().numpy() for volume in output[key][:room]]
 
     def __call__(self, evaluator: Engine) -> None:
-        metrics = {name: round(float(value), 5) for name, value in evaluator.state.metrics.items()}
-        write_json(self.folder / "evaluation.json", {"metrics": metrics, **self.facts, "versions": versions()})
+        metrics = {name: float(value) for name, value in evaluator.state.metrics.items()}
+        rounded = {name: round(value, 5) for name, value in metrics.items()}
+        write_json(self.folder / self.name, {"metrics": rounded, **self.facts, "versions": versions()})
         groups = (
             self.volumes if self.generator is None else {"synthetic volumes": self._sample(evaluator), **self.volumes}
         )

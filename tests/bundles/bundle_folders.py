@@ -52,6 +52,8 @@ TINY = {
     "warmup_iterations": 1,
     "overlap": 0.1,
     "num_volumes": 3,
+    "num_shown": 2,
+    "num_more_held_out": 6,
     "val_interval": 1,
     "code_size": 5,
     "gan_channels": 8,

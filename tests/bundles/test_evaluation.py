@@ -27,18 +27,25 @@ def report(done: Trained) -> dict:
     return json.loads((done.output / "evaluation" / "evaluation.json").read_text())
 
 
+def held_out(done: Trained) -> list[Path]:
+    """The test split of the cohort, and all of the cohort that nothing was trained on."""
+    trained_on, more = next(done.output.glob("*/dataset.json")), next(done.output.glob("held_out/*/dataset.json"))
+    found = [trained_on.parent / case["image"] for case in json.loads(trained_on.read_text())["test"]]
+    splits = ("training", "validation", "test")
+    return found + [more.parent / case["image"] for split in splits for case in json.loads(more.read_text())[split]]
+
+
 @ldm
 def test_reported_psnr_is_that_of_the_test_split(bundle: Path, trained: Train) -> None:
     done = trained(bundle)
-    cohort = next(done.output.glob("*/dataset.json"))
-    cases = json.loads(cohort.read_text())["test"]
+    cases = held_out(done)
     with undisturbed():
         parser = workflow(bundle, "evaluate.yaml", **done.overrides).parser
         first_stage = parser.get_parsed_content("autoencoder_def").eval()
     load_weights(first_stage, done.models / "model_autoencoder.pt")
     found = []
     for case in cases:
-        image = turned(nib.load(cohort.parent / case["image"]), read(bundle / "configs" / "evaluate.yaml")["axcodes"])
+        image = turned(nib.load(case), read(bundle / "configs" / "evaluate.yaml")["axcodes"])
         image = 2 * (image - image.min()) / (image.max() - image.min()) - 1
         with torch.no_grad():
             latent = first_stage.encode_stage_2_inputs(torch.from_numpy(image)[None, None])
@@ -56,9 +63,9 @@ def turned(image: nib.Nifti1Image, axcodes: str) -> np.ndarray:
 def test_the_report_says_of_what_it_reports(bundle: Path, trained: Train) -> None:
     done = trained(bundle)
     found = report(done)
-    cases = json.loads(next(done.output.glob("*/dataset.json")).read_text())["test"]
     assert found["weights_sha256"] == hashlib.sha256((done.models / "model.pt").read_bytes()).hexdigest()
-    assert found["test_cases"] == len(cases) == found["data"]["cases"]["test"]
+    assert found["held_out_cases"] == len(held_out(done)) == found["n"]["reference"]
+    assert found["n"]["synthetic"] == 3 and found["reference"] == "test"
     assert found["data"]["notice"] and found["bundle"].startswith(bundle.name)
     assert (found["sampler"], found["steps"], found["num_codes"]) == ("ddim", 2, 32)
     assert -1 <= found["metrics"]["ssim"] <= 1

@@ -7,9 +7,11 @@ from monai.metrics import MMDMetric
 
 from medical_diffusion_components.metrics.mmd import (
     GaussianKernel,
+    GaussianMixture,
     kernel_matrices,
     median_distance,
     mmd_squared,
+    permutation_p,
     polynomial_kernel,
 )
 
@@ -77,3 +79,31 @@ def test_median_distance_leaves_out_the_distance_to_oneself():
 def test_features_that_cannot_be_compared_are_refused(x, y, message):
     with pytest.raises(ValueError, match=message):
         kernel_matrices(x, y)
+
+
+def test_a_permutation_test_is_uniform_for_equal_and_small_for_unlike_sets() -> None:
+    rng = np.random.default_rng(0)
+    groups = np.arange(12)
+    values = []
+    for _ in range(40):
+        x, y = rng.normal(size=(2, 12, 3))
+        values.append(permutation_p(kernel_matrices(x, y, GaussianMixture(1.5)), groups, groups, 99))
+    assert 0.35 < np.mean(values) < 0.65 and min(values) >= 0.01
+    far = kernel_matrices(rng.normal(size=(12, 3)), rng.normal(size=(12, 3)) + 2, GaussianMixture(1.5))
+    assert permutation_p(far, groups, groups, 99) == 0.01
+
+
+def test_volumes_of_one_patient_stay_together_in_permutations() -> None:
+    """Twelve copies of two patients a set look far apart volume by volume, and are not patient by patient."""
+    rng = np.random.default_rng(1)
+    x, y = (np.repeat(rng.normal(size=(2, 3)), 6, axis=0) for _ in range(2))
+    kernels = kernel_matrices(x, y, GaussianMixture(1.5))
+    apart, together = np.arange(12), np.repeat(np.arange(2), 6)
+    assert permutation_p(kernels, apart, apart, 99) < 0.05 < permutation_p(kernels, together, together, 99)
+
+
+def test_the_mixture_is_the_mean_of_five_gaussians() -> None:
+    x, y = np.random.default_rng(2).normal(size=(2, 4, 3))
+    squares = np.square(x[:, None] - y[None]).sum(-1)
+    expected = np.mean([np.exp(-squares / (2 * share * 4.0)) for share in (0.25, 0.5, 1, 2, 4)], axis=0)
+    np.testing.assert_allclose(GaussianMixture(2.0)(x, y), expected)
