@@ -24,6 +24,7 @@ OWN_PER_FILE = {
     "num_workers",
     "optimizer",
     "lr_scheduler",
+    "samples_dir",
     "sampler",
     "seed",
     "spacing",
