@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from monai.engines import Trainer
@@ -21,7 +22,9 @@ __all__ = ["AlphaWGANTrainer"]
 class AlphaWGANTrainer(Trainer):
     """Trains generator and encoder, then the discriminator of volumes, then that of codes, once each per batch.
 
-    The discriminators see the volumes and codes that the generator's step has made. ``engine.state.output`` is a dict
+    The discriminators see the volumes and codes that the generator's step has made. The running statistics of the
+    generator's batch norms, which sampling uses, are those of drawn codes alone: codes of the encoder are spread
+    otherwise, and with the statistics of both, samples are black. ``engine.state.output`` is a dict
     of detached scalars: the weighted terms (:class:`~medical_diffusion_components.losses.AlphaWGANLoss`) and ``loss``,
     the sum of those of encoder and generator.
 
@@ -97,7 +100,9 @@ class AlphaWGANTrainer(Trainer):
             The terms; detached: codes (B, K, 1, 1, 1), reconstructions and drawn volumes (B, C, H, W, D).
         """
         code = self.encoder(real)
-        reconstruction, drawn = self.network(code), self.network(draw_normal(code.detach()))
+        with _statistics_kept(self.network):
+            reconstruction = self.network(code)
+        drawn = self.network(draw_normal(code.detach()))
         terms = self.loss_function.generator(
             reconstruction,
             real,
@@ -140,3 +145,17 @@ class AlphaWGANTrainer(Trainer):
         # for its own parameters alone: those of the networks that judge it have steps of their own
         torch.autograd.backward(total(terms.values()), inputs=parameters)
         optimizer.step()
+
+
+@contextmanager
+def _statistics_kept(network: nn.Module) -> Iterator[None]:
+    """Within the block, batch norms use the statistics of the batch and leave their running ones alone."""
+    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta):
+            norm.momentum = momentum

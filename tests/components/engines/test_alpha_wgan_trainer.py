@@ -107,3 +107,19 @@ def test_output_names_every_term_and_the_sum_of_the_generators() -> None:
 def test_no_step_at_all_is_refused() -> None:
     with pytest.raises(ValueError, match="generator_steps must be at least 1, got 0"):
         make_trainer(generator_steps=0)
+
+
+def test_running_statistics_of_the_generator_are_those_of_drawn_codes_alone() -> None:
+    trainer = make_trainer()
+    network, norm = deepcopy(trainer.network), trainer.network.layers[1]
+    with torch.no_grad():
+        trainer.encoder.layers[-1].bias += 50.0  # codes that are nothing like drawn ones
+        trainer.encoder.layers[-1].bias[0] = -50.0
+    state = torch.get_rng_state()
+    trainer._step_generator(trainer.data_loader[0]["image"])
+    torch.set_rng_state(state)
+    seeds = torch.randint(2**32, (2,)).tolist()
+    network.train()(torch.stack([torch.randn(6, 1, 1, 1, generator=torch.Generator().manual_seed(s)) for s in seeds]))
+    torch.testing.assert_close(norm.running_mean, network.layers[1].running_mean)
+    torch.testing.assert_close(norm.running_var, network.layers[1].running_var)
+    assert norm.momentum == 0.1
