@@ -19,6 +19,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.utils import ID_SEP_KEY
 
 from medical_diffusion_components.data.datasets import EMBEDDED
+from medical_diffusion_components.files import folder_setting
 from medical_diffusion_components.weights import provenance
 
 __all__ = [
@@ -330,6 +331,7 @@ def check_overrides(*passed_on: str) -> None:
         p.name: ConfigParser.load_config_file(p) for p in sorted(paths) if p.suffix in suffixes and p.stem != "metadata"
     }
     config = workflow.parser.get()
+    _check_folder_names(config)
     running = max((f for f in files.values() if "run" in f and f.keys() <= config.keys()), key=len, default={})
     overlays = [file for file in files.values() if "run" not in file]
     used = _used(config, [workflow.init_id, workflow.run_id, workflow.final_id])
@@ -347,6 +349,20 @@ def check_overrides(*passed_on: str) -> None:
         nearest = difflib.get_close_matches(id, known, n=1)
         hint = f"; did you mean {nearest[0]}?" if nearest else ""
         raise ValueError(f"--{id} is no setting of {workflow.config_root_path}{hint}")
+
+
+def _check_folder_names(config: Mapping[str, Any]) -> None:
+    """Folders whose names mean something else in a configuration: a number, an expression, a reference."""
+    for id, value in config.items():
+        if not id.endswith("_dir") or value is None:
+            continue
+        if not isinstance(value, str):
+            folder_setting(id, value)
+        elif value[:1] in ("$", "@", "%") and os.path.lexists(value):
+            raise ValueError(
+                f"--{id} {value}: a name that begins with {value[0]} is an expression or a reference in a configuration, "
+                f"not a folder. Write ./ before it (--{id} './{value}'), or its whole path"
+            )
 
 
 def bundle_version(root: str) -> str:

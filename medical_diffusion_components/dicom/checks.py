@@ -111,18 +111,24 @@ def rescale_of(header: SliceHeader) -> tuple[float, float]:
     return (1.0, 0.0) if header.slope is None else (header.slope, header.intercept)
 
 
-def check_rescale(headers: Sequence[SliceHeader]) -> None:
+def check_rescale(headers: Sequence[SliceHeader], empty: Sequence[bool] | None = None) -> None:
     """Refuse slopes and intercepts of which one slice may be wrong.
 
-    They must be there in all slices (always in CT) or in none, and be alike in all slices or, except in CT,
-    be each slice's own: a value that more than half of the slices share must not differ in the rest.
+    They must be there in all slices (always in CT) or in none, and be the same in all slices or, except in CT, be each
+    slice's own: a value that more than half of the slices share must not differ in the rest. Slices that hold nothing
+    have no scale of their own (scanners write 1), and do not count.
+
+    Args:
+        headers: of all slices.
+        empty: which of them hold zeros alone; None before the pixels are read: the last rule then waits, except in CT.
 
     Raises:
         SeriesRefused: otherwise, and for slopes that are not positive or too large.
     """
     pairs = [(header.slope, header.intercept) for header in headers]
     given = {value is not None for pair in pairs for value in pair}
-    if len(given) > 1 or (given == {False} and headers[0].modality == "CT"):
+    is_ct = headers[0].modality == "CT"
+    if len(given) > 1 or (given == {False} and is_ct):
         raise SeriesRefused(
             Refusal.INCONSISTENT_RESCALE,
             "expected RescaleSlope and RescaleIntercept in all slices (in CT) or in none; some lack them",
@@ -131,9 +137,11 @@ def check_rescale(headers: Sequence[SliceHeader]) -> None:
         raise SeriesRefused(Refusal.INCONSISTENT_RESCALE, "expected RescaleSlope above 0")
     if given == {True} and max(slope * 2**16 + abs(intercept) for slope, intercept in pairs) > _LARGEST_VALUE:
         raise SeriesRefused(Refusal.INCONSISTENT_RESCALE, "RescaleSlope or RescaleIntercept is too large for any unit")
+    if empty is not None and not is_ct:
+        pairs = [pair for pair, is_empty in zip(pairs, empty) if not is_empty]
     for name, values in zip(("RescaleSlope", "RescaleIntercept"), zip(*pairs)):
         commonest = max(values.count(value) for value in set(values))
-        alone = headers[0].modality == "CT" or commonest > len(values) / 2
+        alone = is_ct or (empty is not None and commonest > len(values) / 2)
         if len(set(values)) > 1 and alone:
             raise SeriesRefused(
                 Refusal.INCONSISTENT_RESCALE,

@@ -196,11 +196,14 @@ def read_volume(group: SeriesGroup) -> DicomVolume:
         stack = check_group(group)
         array = np.empty((len(group.slices), group.rows, group.columns), dtype=np.float32)
         real = np.empty(array.shape[1:])  # one slice in double precision
+        empty = []
         for plane, header, stored in zip(array, group.slices, read_stored_slices(group.slices)):
             slope, intercept = rescale_of(header)
             np.multiply(stored, slope, out=real)
             real += intercept
             plane[...] = real
+            empty.append(not stored.any())
+        check_rescale(group.slices, empty)
     except SeriesRefused as refused:
         raise _refused(group, refused.reason, refused.text) from refused
     first = group.slices[0]

@@ -26,6 +26,7 @@ from medical_diffusion_components.preparation.bids import (
     read_participants,
 )
 from medical_diffusion_components.preparation.dicom_index import DAMAGED, NO_DICOM, IndexedFile, index_dicom
+from medical_diffusion_components.preparation.formats import VOLUME_ENDING, kind_of_volume, voxel_files, why_no_scan
 from medical_diffusion_components.preparation.patients import (
     group_patients,
     patient_of_pattern,
@@ -36,35 +37,6 @@ from medical_diffusion_components.preparation.steps.load_scan import RawScan
 
 __all__ = ["Inventory", "RawCase", "Selection", "take_inventory"]
 
-# formats of whole volumes, by the end of the name
-VOLUMES = {
-    ".nii": "NIfTI",
-    ".nii.gz": "NIfTI",
-    ".hdr": "NIfTI pair",
-    ".nrrd": "NRRD",
-    ".nhdr": "NRRD",
-    ".mha": "MetaImage",
-    ".mhd": "MetaImage",
-    ".npy": "array",
-}
-_VOXELS_OF = {".hdr": (".img", ".img.gz"), ".mhd": (".raw", ".zraw", ".raw.gz"), ".nhdr": (".raw", ".raw.gz")}
-_ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".7z", ".rar", ".bz2", ".xz", ".gz")
-_NOT_READ = (
-    ".mgz",
-    ".mgh",
-    ".mnc",
-    ".par",
-    ".rec",
-    ".img",
-    ".tif",
-    ".tiff",
-    ".h5",
-    ".hdf5",
-    ".mat",
-    ".npz",
-    ".gipl",
-    ".vtk",
-)
 _MIN_SLICES = 3  # of a volume
 _IMAGE = "image"
 
@@ -238,30 +210,12 @@ def sort_files(
     for path, record in index.items():
         if record.kind == NO_DICOM:
             inventory.kinds[Path(path.name).suffix.lower() or "no suffix"] += 1
-            inventory.leave(_why_no_scan(path), [path])
+            inventory.leave(why_no_scan(path), [path])
         elif record.kind not in (_IMAGE, DAMAGED):
             inventory.leave(f"DICOM without a scan ({record.kind})", [path])
         if record.kind != NO_DICOM:
             inventory.kinds["DICOM " + record.kind] += 1
     return inventory, files, index
-
-
-def kind_of_volume(path: Path) -> str | None:
-    """The format of a file that is a whole volume by its name, or None."""
-    name = path.name.lower()
-    ending = next((ending for ending in VOLUMES if name.endswith(ending)), None)
-    if ending == ".hdr" and not voxel_files(path):
-        return None
-    return VOLUMES.get(ending)
-
-
-def voxel_files(path: Path) -> list[Path]:
-    """The files that hold the voxels of a header's file (``a.img`` of ``a.hdr``)."""
-    ends = _VOXELS_OF.get(path.suffix.lower(), ())
-    if not ends:
-        return []
-    wanted = {path.stem.lower() + end for end in ends}
-    return sorted(other for other in path.parent.iterdir() if other.name.lower() in wanted)
 
 
 def _volumes(inventory: Inventory, paths: Sequence[Path]) -> list[_Found]:
@@ -274,7 +228,7 @@ def _volumes(inventory: Inventory, paths: Sequence[Path]) -> list[_Found]:
             inventory.leave("label map", own)
             continue
         inside = path.relative_to(inventory.root).as_posix()
-        name = re.sub(r"(\.nii)?\.gz$|\.(nii|npy|nrrd|nhdr|mha|mhd|hdr)$", "", inside, flags=re.IGNORECASE)
+        name = re.sub(VOLUME_ENDING, "", inside, flags=re.IGNORECASE)
         found.append(_Found(name, inside, RawScan(str(path)), own, {"subject": entities_of(inside).subject}))
     return found
 
@@ -409,15 +363,6 @@ def _remark_on_suffixes(inventory: Inventory, found: Sequence[_Found], selection
         inventory.remarks.append(
             f"a BIDS data set of several kinds of scans ({listed}): choose with --select suffix=T1w"
         )
-
-
-def _why_no_scan(path: Path) -> str:
-    name = path.name.lower()
-    if name.endswith(_ARCHIVES):
-        return "archive, not opened"
-    if name.endswith(_NOT_READ):
-        return f"format that is not read ({path.suffix.lower()})"
-    return "other file (text, table, picture)"
 
 
 def _nothing(inventory: Inventory) -> str:

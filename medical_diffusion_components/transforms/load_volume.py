@@ -96,11 +96,16 @@ class LoadVolumed(NamesItsFailure, MapTransform):
 
 
 def _read(path: Path) -> tuple[torch.Tensor, np.ndarray]:
-    content = path.read_bytes()
-    if path.suffix == ".gz":
-        # the whole stream, so that its checksum is compared: nibabel stops at the last voxel, before it
-        content = gzip.decompress(content)
-    image = cast(type[nib.Nifti1Image], type(nib.load(path))).from_bytes(content)
+    if path.suffix.lower() == ".hdr":
+        image = nib.load(path)
+        if not isinstance(image, nib.Nifti1Pair):
+            raise TypeError("an Analyze 7.5 header does not say where the axes point: convert it to NIfTI")
+    else:
+        content = path.read_bytes()
+        if path.suffix.lower() == ".gz":
+            # the whole stream, so that its checksum is compared: nibabel stops at the last voxel, before it
+            content = gzip.decompress(content)
+        image = cast(type[nib.Nifti1Image], type(nib.load(path))).from_bytes(content)
     if image.get_data_dtype().kind not in "biuf":
         raise TypeError(f"expected real numbers, got voxels of type {image.get_data_dtype()}")
     voxels = np.ascontiguousarray(image.get_fdata(dtype=np.float32))  # NIfTI counts the first axis fastest

@@ -1,6 +1,7 @@
 """The transforms that `prepare.yaml` chains, one idea each."""
 
 from medical_diffusion_components.preparation.steps.breast_outline import BreastOutline, BreastOutlined
+from medical_diffusion_components.preparation.steps.check_hounsfield import CheckHounsfield, CheckHounsfieldd
 from medical_diffusion_components.preparation.steps.check_skull import CheckSkull, CheckSkulld, SkullSigns
 from medical_diffusion_components.preparation.steps.crop_to_cube import CropToCube, CropToCubed
 from medical_diffusion_components.preparation.steps.fill_padding import FillPadding, FillPaddingd
@@ -17,6 +18,8 @@ __all__ = [
     "BreastHalves",
     "BreastOutline",
     "BreastOutlined",
+    "CheckHounsfield",
+    "CheckHounsfieldd",
     "CheckSkull",
     "CheckSkulld",
     "CropToCube",

@@ -1,4 +1,4 @@
-"""What lies outside the scanner's field of view becomes air."""
+"""What lies outside the scanner's field of view becomes background."""
 
 from __future__ import annotations
 
@@ -9,45 +9,80 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
 from monai.transforms.utils import TransformBackends
 
-from medical_diffusion_components.preparation.steps.load_scan import PADDING_KEY
-from medical_diffusion_components.transforms.volume_error import NamesItsFailure
+from medical_diffusion_components.preparation.steps.load_scan import PADDING_KEY, PADDING_LIMIT_KEY
+from medical_diffusion_components.preparation.steps.notes import add_note
+from medical_diffusion_components.transforms.volume_error import NamesItsFailure, VolumeError, file_name
 
 __all__ = ["FillPadding", "FillPaddingd"]
 
+_MIN_SHARE = 2e-3  # of the voxels that have the lowest value, if it is to be padding
+_GAP = 3.0  # times the range of all other voxels: how far below them that value lies
+
 
 class FillPadding(Transform):
-    """Set to air the voxels that a CT scanner did not measure, before anything interpolates between them and others.
+    """Set to background the voxels that a scanner did not measure, before anything interpolates between them and others.
 
-    Scanners reconstruct a circle and fill the corners of the square with a number: the one that the DICOM header names
-    (``meta["padding_value"]``, from ``LoadScan``), or, where the header is silent, one far below any tissue, such as
-    -2000 or -3024. Both become ``air``, and so does noise below it.
+    Scanners fill the corners of the square around a round field of view with a number: the one that the DICOM header names,
+    or all from that to a second one (``meta["padding_value"]``, ``meta["padding_limit"]``, from ``LoadScan``). Where the
+    header is silent, a number that many voxels share and that lies far below all others is padding, such as -32768 in MR.
 
     Args:
-        air: intensity of air, -1000 Hounsfield units.
+        air: intensity of the background, such as -1000 Hounsfield units; what lies below becomes it, too. None: the
+            lowest intensity that was measured, and no voxel but padding is changed.
 
     Shape:
         (C, H, W, D) -> (C, H, W, D)
+
+    Raises:
+        VolumeError: all voxels are padding.
     """
 
-    backend = [TransformBackends.TORCH]
+    backend = (TransformBackends.TORCH,)
 
-    def __init__(self, air: float = -1000.0) -> None:
-        self.air = float(air)
+    def __init__(self, air: float | None = None) -> None:
+        self.air = None if air is None else float(air)
 
     def __call__(self, img: torch.Tensor) -> torch.Tensor:
-        padding = getattr(img, "meta", {}).get(PADDING_KEY)
-        filled = img.clamp(min=self.air)
-        if padding is not None and padding > self.air:
-            filled.masked_fill_(img == padding, self.air)
-        return filled
+        if self.air is not None:
+            filled = img.clamp(min=self.air)
+            first, last = (getattr(img, "meta", {}).get(key) for key in (PADDING_KEY, PADDING_LIMIT_KEY))
+            is_above = first is not None and max(first, first if last is None else last) > self.air
+            outside = self.padding(img) if is_above else None
+            return filled if outside is None else filled.masked_fill_(outside, self.air)
+        outside = self.padding(img)
+        if outside is None:
+            return img
+        if bool(outside.all()):
+            raise VolumeError(f"{file_name(img)}: every voxel is padding")
+        background = float(torch.as_tensor(img)[~torch.as_tensor(outside)].min())
+        return img.masked_fill(outside, background)
+
+    def padding(self, img: torch.Tensor) -> torch.Tensor | None:
+        """Which voxels are padding, or None if there are none."""
+        meta = getattr(img, "meta", {})
+        first, last = meta.get(PADDING_KEY), meta.get(PADDING_LIMIT_KEY)
+        if first is not None:
+            low, high = sorted((first, first if last is None else last))
+            outside = (img >= low) & (img <= high)
+            return outside if bool(outside.any()) else None
+        if self.air is not None:
+            return None  # what lies below air becomes air in any case
+        lowest = img.min()
+        outside = img == lowest
+        share = float(outside.float().mean())
+        if not _MIN_SHARE <= share < 1:
+            return None
+        others = torch.as_tensor(img)[~torch.as_tensor(outside)]
+        is_far = float(others.min() - lowest) > _GAP * float(others.max() - others.min())
+        return outside if is_far and float(lowest) < 0 else None
 
 
 class FillPaddingd(NamesItsFailure, MapTransform):
-    """Dictionary form of :class:`FillPadding`."""
+    """Dictionary form of :class:`FillPadding`; notes where there was padding."""
 
     backend = FillPadding.backend
 
-    def __init__(self, keys: KeysCollection, air: float = -1000.0, allow_missing_keys: bool = False) -> None:
+    def __init__(self, keys: KeysCollection, air: float | None = None, allow_missing_keys: bool = False) -> None:
         """Args: keys: volumes; air: see :class:`FillPadding`."""
         super().__init__(keys, allow_missing_keys)
         self.fill = FillPadding(air)
@@ -55,5 +90,9 @@ class FillPaddingd(NamesItsFailure, MapTransform):
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         data = dict(data)
         for key in self.key_iterator(data):
-            data[key] = self.fill(data[key])
+            with self.remembering_failure():
+                filled = self.fill(data[key])
+            if self.fill.air is None and filled is not data[key]:
+                add_note(data, "padding_filled", True)
+            data[key] = filled
         return data

@@ -128,7 +128,8 @@ class LoadScan(Transform):
         header = check_nifti_header(path, self.affine_from)
         if header.affine is not None:
             # LoadVolume has turned the axes by the file's first transform: undo, so that the other one fits
-            volume = MetaTensor(_as_stored(path), affine=torch.from_numpy(header.affine), meta=dict(volume.meta))
+            meta = {ImageMetaKey.FILENAME_OR_OBJ: path}
+            volume = MetaTensor(_as_stored(path), affine=torch.from_numpy(header.affine), meta=meta)
         volume.meta[REMARKS_KEY] = header.remarks
         return volume
 

@@ -52,6 +52,21 @@ def test_the_threshold_is_a_share_of_the_range_and_passes_over_noise():
     assert CropToCube()(img).shape == (1, 30, 30, 30)
 
 
+@pytest.mark.parametrize("threshold", [0.0, 0.1])
+def test_voxels_below_the_background_and_specks_outside_change_nothing(threshold):
+    img = image(background=0.0, shape=(1, 40, 40, 40))
+    plain = CropToCube(threshold)(img)
+    spoilt = img.clone()
+    spoilt[0, 30:34, 30, 30] = -50.0  # the undershoot of a spline
+    spoilt[0, 38, 38, 38] = 400.0  # a hot pixel: 1 voxel, the object has 756, below a thousandth it is none
+    spoilt[0, 3:9, 5:19, 11:20] = img[0, 3:9, 5:19, 11:20]
+    big = torch.nn.functional.interpolate(spoilt[None], scale_factor=2)[0]  # speck of 8, object of 6048
+    big[0, 76:78, 76:78, 76:78] = 0
+    big[0, 77, 77, 77] = 400.0
+    cut = CropToCube(threshold)(MetaTensor(big, affine=OBLIQUE))
+    assert cut.shape == (1, *(2 * n for n in plain.shape[1:])) and cut.min() == 0
+
+
 def test_a_label_map_is_cut_where_the_image_is():
     img = image()
     label = torch.zeros_like(img)

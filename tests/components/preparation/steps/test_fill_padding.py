@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from monai.data import MetaTensor
 
 from medical_diffusion_components.preparation.steps.fill_padding import FillPadding
-from medical_diffusion_components.preparation.steps.load_scan import PADDING_KEY
+from medical_diffusion_components.preparation.steps.load_scan import PADDING_KEY, PADDING_LIMIT_KEY
+from medical_diffusion_components.transforms.volume_error import VolumeError
 
 
 def ct(values, padding=None):
@@ -13,7 +15,7 @@ def ct(values, padding=None):
 
 def test_what_lies_below_air_becomes_air_with_or_without_a_word_in_the_header():
     for padding in (None, -3024.0, -2000.0):
-        got = FillPadding()(ct([-3024.0, -2000.0, -1000.5, -999.0, 40.0, 1500.0], padding))
+        got = FillPadding(air=-1000.0)(ct([-3024.0, -2000.0, -1000.5, -999.0, 40.0, 1500.0], padding))
         assert got.flatten().tolist() == [-1000, -1000, -1000, -999, 40, 1500]
 
 
@@ -24,5 +26,37 @@ def test_a_padding_value_among_tissues_is_filled_when_the_header_names_it():
 
 def test_the_volume_that_came_is_not_changed():
     img = ct([-2000.0, 0.0, 0.0, 0.0, 0.0, 0.0])
-    FillPadding()(img)
+    FillPadding(air=-1000.0)(img)
     assert img.min() == -2000
+
+
+def scan(padding=None, limit=None, value=-32768.0):
+    values = torch.arange(1000.0).reshape(1, 10, 10, 10) + 5
+    values[:, :2] = value
+    return MetaTensor(values, meta={PADDING_KEY: padding, PADDING_LIMIT_KEY: limit})
+
+
+def test_without_a_value_for_air_padding_becomes_the_lowest_intensity_that_was_measured():
+    for padding in (-32768.0, None):  # named by the header, or far below all others
+        got = FillPadding()(scan(padding))
+        assert got.min() == 205 and (got[:, :2] == 205).all()
+        assert torch.equal(got[:, 2:], scan()[:, 2:])
+
+
+def test_all_values_between_the_padding_value_and_its_limit_are_padding():
+    img = scan(-30.0, -10.0, value=-20.0)
+    img[0, 9, 9, 9] = -9.0
+    assert FillPadding()(img).min() == -9
+
+
+def test_a_background_of_zeros_or_a_single_dark_voxel_is_no_padding():
+    for img in (scan(value=0.0), scan(value=-100.0)):
+        assert FillPadding()(img) is img
+    lone = scan(value=7.0)
+    lone[0, 9, 9, 9] = -32768
+    assert FillPadding()(lone) is lone
+
+
+def test_a_scan_of_padding_alone_is_refused():
+    with pytest.raises(VolumeError, match="every voxel is padding"):
+        FillPadding()(MetaTensor(torch.full((1, 3, 3, 3), -5.0), meta={PADDING_KEY: -5.0}))

@@ -1,0 +1,66 @@
+"""Formats of volumes by the ends of files' names, and why a file is no scan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["VOLUME_ENDING", "kind_of_volume", "voxel_files", "why_no_scan"]
+
+# formats of whole volumes, by the end of the name
+VOLUMES = {
+    ".nii": "NIfTI",
+    ".nii.gz": "NIfTI",
+    ".hdr": "NIfTI pair",
+    ".nrrd": "NRRD",
+    ".nhdr": "NRRD",
+    ".mha": "MetaImage",
+    ".mhd": "MetaImage",
+    ".npy": "array",
+}
+_VOXELS_OF = {".hdr": (".img", ".img.gz"), ".mhd": (".raw", ".zraw", ".raw.gz"), ".nhdr": (".raw", ".raw.gz")}
+_ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".7z", ".rar", ".bz2", ".xz", ".gz")
+_NOT_READ = (
+    ".mgz",
+    ".mgh",
+    ".mnc",
+    ".par",
+    ".rec",
+    ".img",
+    ".tif",
+    ".tiff",
+    ".h5",
+    ".hdf5",
+    ".mat",
+    ".npz",
+    ".gipl",
+    ".vtk",
+)
+VOLUME_ENDING = r"(\.nii)?\.gz$|\.(nii|npy|nrrd|nhdr|mha|mhd|hdr)$"  # of a name in any case
+
+
+def kind_of_volume(path: Path) -> str | None:
+    """The format of a file that is a whole volume by its name, or None."""
+    name = path.name.lower()
+    ending = next((ending for ending in VOLUMES if name.endswith(ending)), None)
+    if ending == ".hdr" and not voxel_files(path):
+        return None
+    return VOLUMES.get(ending)
+
+
+def voxel_files(path: Path) -> list[Path]:
+    """The files that hold the voxels of a header's file (``a.img`` of ``a.hdr``)."""
+    ends = _VOXELS_OF.get(path.suffix.lower(), ())
+    if not ends:
+        return []
+    wanted = {path.stem.lower() + end for end in ends}
+    return sorted(other for other in path.parent.iterdir() if other.name.lower() in wanted)
+
+
+def why_no_scan(path: Path) -> str:
+    """The reason for which a file that is no volume and no DICOM is left aside."""
+    name = path.name.lower()
+    if name.endswith(_ARCHIVES):
+        return "archive, not opened"
+    if name.endswith(_NOT_READ):
+        return f"format that is not read ({path.suffix.lower()})"
+    return "other file (text, table, picture)"

@@ -1,0 +1,220 @@
+"""Every file of a folder is of a case or left aside, and scans of one patient stay together."""
+
+from __future__ import annotations
+
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+from dicom_writing import stable_uid, write_series
+from pydicom.filebase import DicomIO
+from pydicom.filewriter import write_dataset
+from pydicom.uid import ImplicitVRLittleEndian
+
+from medical_diffusion_components.preparation.inventory import Selection, take_inventory
+
+AFFINE = np.diag([1.0, 1, 2, 1])
+
+
+def nifti(path, values=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    voxels = np.random.default_rng(0).normal(size=(6, 5, 4)).astype(np.float32) if values is None else values
+    nib.save(nib.Nifti1Image(voxels, AFFINE), path)
+    return path
+
+
+def dicom(folder, series="1.2.1", patient="P", study=None, number=4, **options):
+    volume = np.random.default_rng(len(series)).integers(0, 99, (6, 5, number))
+    study = study or stable_uid(patient, "study")
+    return write_series(
+        folder, volume, AFFINE, modality="MR", patient_id=patient, series_uid=series, study_uid=study, **options
+    )
+
+
+def take(root, *selection):
+    inventory = take_inventory(root, Selection(*selection))
+    assert inventory.num_seen == inventory.num_used + sum(inventory.num_aside.values())
+    return inventory
+
+
+def patients(inventory):
+    return {case.case_id: case.patient_id for case in inventory.cases}
+
+
+def test_a_series_in_several_folders_is_one_case_and_copies_of_slices_are_left_aside(tmp_path):
+    paths = dicom(tmp_path / "P1" / "DIR1", number=8)
+    (tmp_path / "P1" / "DIR2").mkdir()
+    for path in paths[4:]:
+        path.rename(tmp_path / "P1" / "DIR2" / path.name)
+    shutil.copytree(tmp_path / "P1" / "DIR1", tmp_path / "backup")
+    inventory = take(tmp_path)
+    assert [case.scan.series_uid for case in inventory.cases] == ["1.2.1"]
+    assert inventory.num_used == 8 and inventory.num_aside == {"copy of a slice": 4}
+    assert any("lie in 2 folders" in remark for remark in inventory.remarks)
+
+
+def test_a_copy_that_is_not_the_same_to_the_byte_is_not_left_aside_but_read_and_refused(tmp_path):
+    dicom(tmp_path / "a")
+    dicom(tmp_path / "b", patient="Q", study=stable_uid("P", "study"))
+    assert take(tmp_path).num_used == 8
+
+
+def test_one_series_uid_in_two_studies_is_two_cases(tmp_path):
+    dicom(tmp_path / "a", patient="P")
+    dicom(tmp_path / "b", patient="Q")
+    assert len(take(tmp_path).cases) == 2
+
+
+def test_slices_without_preamble_are_slices(tmp_path):
+    for path in dicom(tmp_path / "a", transfer_syntax=ImplicitVRLittleEndian):
+        dataset = pydicom.dcmread(path)
+        with open(path, "wb") as file:
+            stream = DicomIO(file)
+            stream.is_little_endian = stream.is_implicit_VR = True
+            write_dataset(stream, dataset)
+        path.rename(path.with_suffix(""))
+    assert take(tmp_path).kinds == {"DICOM image": 4}
+
+
+@pytest.mark.parametrize(
+    ("uid", "kind"),
+    [
+        ("1.2.840.10008.5.1.4.1.1.481.3", "RT Structure Set"),
+        ("1.2.840.10008.5.1.4.1.1.88.22", "Enhanced SR"),
+        ("1.2.840.10008.5.1.4.1.1.104.1", "Encapsulated PDF"),
+        ("1.2.840.10008.5.1.4.1.1.66.4", "Segmentation"),
+        ("1.2.840.10008.5.1.4.1.1.88.59", "Key Object Selection Document"),
+        ("1.2.840.10008.5.1.4.1.1.11.1", "Grayscale Softcopy Presentation State"),
+        ("1.2.840.10008.1.3.10", "DICOMDIR"),
+    ],
+)
+def test_objects_that_are_no_scans_are_no_cases(tmp_path, uid, kind):
+    dicom(tmp_path / "ct")
+    for path in dicom(tmp_path / "other", series="1.2.2", number=1):
+        dataset = pydicom.dcmread(path)
+        dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = uid
+        if kind != "Segmentation":
+            del dataset.Rows, dataset.Columns, dataset.PixelData
+        dataset.save_as(path)
+    inventory = take(tmp_path)
+    assert [case.case_id for case in inventory.cases] == ["ct"]
+    assert inventory.num_aside == {f"DICOM without a scan ({kind})": 1}
+
+
+def test_localisers_are_left_aside(tmp_path):
+    dicom(tmp_path / "scan")
+    dicom(tmp_path / "scout", series="1.2.2", number=2)
+    inventory = take(tmp_path)
+    assert len(inventory.cases) == 1 and list(inventory.num_aside.values()) == [2]
+
+
+def test_links_are_followed_once_and_broken_ones_counted(tmp_path):
+    root = tmp_path / "raw"
+    dicom(tmp_path / "store" / "a", series="1.2.1")
+    nifti(root / "b" / "t1.nii.gz")
+    (root / "linked").symlink_to(tmp_path / "store" / "a")
+    (root / "again").symlink_to(tmp_path / "store" / "a")
+    (root / "b" / "up").symlink_to(root)
+    (root / "gone").symlink_to(tmp_path / "nowhere")
+    inventory = take(root)
+    assert set(patients(inventory)) == {"again", "b_t1"}
+    assert inventory.num_aside == {"link to a folder seen already": 2, "broken link": 1}
+
+
+def test_formats_archives_and_other_files_are_named(tmp_path):
+    for name in ("a.nii", "b.NII.GZ".lower()):
+        nifti(tmp_path / name)
+    (tmp_path / "b.nii.gz").rename(tmp_path / "b.NII.GZ")
+    for name in ("c.nrrd", "d.MHA", "e.zip", "f.mgz", "notes.txt", ".hidden"):
+        (tmp_path / name).write_bytes(b"content")
+    nib.save(nib.Nifti1Pair(np.ones((6, 5, 4), np.float32), AFFINE), tmp_path / "g.img")
+    inventory = take(tmp_path)
+    assert set(patients(inventory)) == {"a", "b", "c", "d", "g"} and inventory.num_used == 6
+    assert set(inventory.num_aside) == {
+        "hidden",
+        "archive, not opened",
+        "format that is not read (.mgz)",
+        "other file (text, table, picture)",
+    }
+
+
+def test_label_maps_are_told_by_their_voxels_and_not_by_their_names_alone(tmp_path):
+    nifti(tmp_path / "a_t1.nii.gz")
+    nifti(tmp_path / "mask_off_t1.nii.gz")  # an image all the same
+    blocks = np.zeros((6, 5, 4), np.float32)
+    blocks[2:5, 1:4] = 3
+    nifti(tmp_path / "a_seg.nii.gz", blocks)
+    nifti(tmp_path / "healthy-label.nii.gz", np.zeros((6, 5, 4), np.uint8))
+    inventory = take(tmp_path)
+    assert set(patients(inventory)) == {"a_t1", "mask_off_t1"} and inventory.num_aside == {"label map": 2}
+
+
+def test_studies_without_a_patient_id_are_patients_and_that_is_said(tmp_path):
+    for study in ("1.5", "1.6"):
+        for series in ("1", "2"):
+            dicom(tmp_path / study / series, series=f"{study}.{series}", patient="", study=study)
+    inventory = take(tmp_path)
+    assert len(set(patients(inventory).values())) == 2
+    assert any("2 studies have no PatientID" in remark for remark in inventory.remarks)
+
+
+def test_one_study_under_two_patient_ids_is_one_patient_and_that_is_said(tmp_path):
+    dicom(tmp_path / "a", series="1.2.1", patient="P", study="1.5")
+    dicom(tmp_path / "b", series="1.2.2", patient="P_corrected", study="1.5")
+    dicom(tmp_path / "c", series="1.2.3", patient="Q", study="1.6")
+    inventory = take(tmp_path)
+    found = patients(inventory)
+    assert found["a"] == found["b"] != found["c"]
+    assert any("several PatientIDs" in remark for remark in inventory.remarks)
+
+
+def test_a_conversion_beside_the_slices_is_of_their_patient(tmp_path):
+    for name in ("P", "Q"):
+        dicom(tmp_path / name, series=f"1.2.{len(name)}{ord(name)}", patient=name)
+        nifti(tmp_path / name / "converted.nii.gz")
+    found = patients(take(tmp_path))
+    assert found["P"] == found["P_converted"] != found["Q"] == found["Q_converted"]
+
+
+def test_bids_names_participants_and_tables_tell_patients(tmp_path):
+    for name in ("sub-01_ses-1_T1w", "sub-01_ses-2_T1w", "sub-02_ses-1_T1w"):
+        nifti(tmp_path / f"{name}.nii.gz")
+    assert set(patients(take(tmp_path)).values()) == {"sub-01", "sub-02"}
+    (tmp_path / "who.csv").write_text(
+        "file,patient\nsub-01_ses-1_T1w.nii.gz,x\nsub-01_ses-2_T1w,x\nsub-02_ses-1_T1w,x\n"
+    )
+    inventory = take(tmp_path, None, tmp_path / "who.csv")
+    assert set(patients(inventory).values()) == {"x"} and "the table given as --patients" in inventory.decided_by
+    (tmp_path / "who.csv").write_text("file,patient\nsub-01_ses-1_T1w.nii.gz,x\n")
+    with pytest.raises(ValueError, match="no line for 'sub-01_ses-2_T1w.nii.gz'"):
+        take(tmp_path, None, tmp_path / "who.csv")
+
+
+def test_a_participants_table_names_folders_that_have_no_sub_in_front(tmp_path):
+    (tmp_path / "participants.tsv").write_text("participant_id\tage\tsex\tsite\nP1\t70\tF\tX\nP2\tn/a\tM\tX\n")
+    for name in ("P1/t1", "P1/t2", "P2/t1"):
+        nifti(tmp_path / f"{name}.nii.gz")
+    inventory = take(tmp_path)
+    assert set(patients(inventory).values()) == {"P1", "P2"}
+    assert [case.about for case in inventory.cases] == [{"age": "70", "sex": "F"}] * 2 + [{"sex": "M"}]
+
+
+def test_a_bids_data_set_gives_one_scan_a_session(tmp_path):
+    for name in ("T1w", "run-2_T1w", "run-1_T1w", "acq-fast_run-1_T1w", "T2w"):
+        nifti(tmp_path / "sub-01" / "ses-1" / "anat" / f"sub-01_ses-1_{name}.nii.gz")
+    nifti(tmp_path / "sub-01" / "ses-2" / "anat" / "sub-01_ses-2_run-02_T1w.nii.gz")
+    nifti(tmp_path / "sub-02" / "anat" / "sub-02_T1w.nii.gz")
+    nifti(tmp_path / "derivatives" / "tool" / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
+    everything = take(tmp_path)
+    assert len(everything.cases) == 7 and any("--select suffix=T1w" in remark for remark in everything.remarks)
+    inventory = take(tmp_path, None, None, "suffix=T1w")
+    assert {case.case_id.rsplit("anat_")[1] for case in inventory.cases} == {
+        "sub-01_ses-1_T1w",
+        "sub-01_ses-2_run-02_T1w",
+        "sub-02_T1w",
+    }
+    assert inventory.num_aside["BIDS derivatives or source data"] == 1
+    with pytest.raises(ValueError, match=r"the suffixes there are \['T1w', 'T2w'\]"):
+        take(tmp_path, None, None, "suffix=bold")
