@@ -8,6 +8,7 @@ from medical_diffusion_components.handlers.ema import ExponentialMovingAverage
 from medical_diffusion_components.handlers.first_rank_writer import FirstRankWriter
 from medical_diffusion_components.handlers.non_finite import NonFiniteLossError, StopOnNonFinite
 from medical_diffusion_components.handlers.optimiser_steps import StepLrSchedule, optimiser_step
+from medical_diffusion_components.handlers.post_hoc_ema import AverageSnapshots, post_hoc_average, snapshot_shares
 from medical_diffusion_components.handlers.process_mean import MeanOverProcesses
 from medical_diffusion_components.handlers.progress import TrainingProgress
 from medical_diffusion_components.handlers.seeding import SeedIterations
@@ -15,6 +16,7 @@ from medical_diffusion_components.handlers.validation import ValidationWithLastE
 from medical_diffusion_components.handlers.warmup_cosine import WarmupCosine
 
 __all__ = [
+    "AverageSnapshots",
     "BestWeights",
     "CheckpointError",
     "ClipGradients",
@@ -34,4 +36,6 @@ __all__ = [
     "ValidationWithLastEpoch",
     "WarmupCosine",
     "optimiser_step",
+    "post_hoc_average",
+    "snapshot_shares",
 ]

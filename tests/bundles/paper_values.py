@@ -161,6 +161,7 @@ TABLE = {
         Row("@train#trainer.network is @denoiser", True, ROLE),
         Row("@train#trainer.accumulation_steps", 2, METHODS),
         Row("only(@train#handlers, 'ExponentialMovingAverage').gamma", None, CODE),
+        Row("only(@train#handlers, 'AverageSnapshots').averages", [], CODE),
         Row("only(@train#handlers, 'ExponentialMovingAverage').decay", 0.995, CODE),
         Row("only(@train#handlers, 'ExponentialMovingAverage').every", 10, CODE),
         Row("only(@train#handlers, 'ExponentialMovingAverage').start", 2000, CODE),

@@ -20,6 +20,7 @@ from filelock import FileLock
 
 from medical_diffusion_components.diffusion.generator import PREDICTION_TYPES
 from medical_diffusion_components.engines.vqgan_trainer import VQGANTrainer
+from medical_diffusion_components.handlers.post_hoc_ema import post_hoc_average
 from medical_diffusion_components.handlers.seeding import SeedIterations
 from medical_diffusion_components.reports.montages import ReconstructionMontage, SampleMontage
 
@@ -314,7 +315,13 @@ def test_interrupted_with_the_fast_recipe_training_ends_as_it_would_have(
     for name, stop in (("whole", None), ("interrupted", ("diffusion", 4))):
         shutil.copytree(finished.models, tmp_path / name / "models", ignore=shutil.ignore_patterns("model.*"))
         go_on = settings(tmp_path / name, nifti_folder, checkpoint_minutes=0)
-        recipe = {"prediction_type": prediction_type, "accumulation_steps": 1, "ema_every": 1, "warmup_iterations": 3}
+        recipe = {
+            "prediction_type": prediction_type,
+            "accumulation_steps": 1,
+            "ema_every": 1,
+            "warmup_iterations": 3,
+            "average_snapshots": 2,
+        }
         drawn: Drawn = []
         for place in filter(None, (stop, ("none", 0))):
             train(drawn, place, ["train.yaml", "fast.yaml"], **go_on | recipe)
@@ -323,6 +330,10 @@ def test_interrupted_with_the_fast_recipe_training_ends_as_it_would_have(
         ends.append((drawn, last, (tmp_path / name / "models" / "model.pt").read_bytes()))
     assert_same(*(last for _, last, _ in ends))
     assert ends[0][0] == ends[1][0] and ends[0][2] == ends[1][2]
+    one, other = (tree(tmp_path / name / "output" / "diffusion" / "averages") for name in ("whole", "interrupted"))
+    assert one == other and sorted(one) == [f"average_{step:09d}.pt" for step in (2, 4, 6)]
+    chosen = post_hoc_average(tmp_path / "whole" / "output" / "diffusion" / "averages", gamma=10.0)
+    assert chosen.keys() == ends[0][1]["objects"]["ema"].keys()
     weights = torch.load(tmp_path / "whole" / "models" / "model.pt", weights_only=True)
     assert weights["latent_scaling.shift"].std() > 0 and weights["latent_scaling.bound"] > 1
     assert int(weights["prediction"]) == PREDICTION_TYPES.index(prediction_type)
