@@ -24,7 +24,8 @@ def looks_like_labels(volume: np.ndarray) -> bool:
     """Whether a volume is a label map by its voxels: (H, W, D) or with a channel in front."""
     values = volume.reshape(volume.shape[-3:])
     sample = values[::4, ::4, ::4]
-    if not np.array_equal(sample, np.round(sample)):  # nearly all images end here
+    # nearly all images end here, before anything is done with all of their voxels
+    if not np.array_equal(sample, np.round(sample)) or len(np.unique(sample)) > _MOST_LABELS:
         return False
     if not np.array_equal(values, np.round(values)) or len(np.unique(values)) > _MOST_LABELS:
         return False

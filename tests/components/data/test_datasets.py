@@ -215,3 +215,20 @@ def test_weights_of_cases_are_those_of_the_datalist():
 def test_a_case_without_a_weight_is_named(weight):
     with pytest.raises(ValueError, match=f"at least 0 for case b in dataset.json, got {weight!r}"):
         case_weights([{"case_id": "a", "weight": 2}, {"case_id": "b", "weight": weight}])
+
+
+def test_a_plain_folder_leaves_label_maps_out_with_a_warning_and_follows_links(tmp_path, caplog):
+    rng = np.random.default_rng(0)
+    root = tmp_path / "set"
+    for number in range(4):
+        place = tmp_path / "store" / f"p{number}" if number == 3 else root / f"p{number}"
+        place.mkdir(parents=True)
+        nib.save(nib.Nifti1Image(rng.normal(size=(6, 5, 4)).astype(np.float32), np.eye(4)), place / "t1.nii.gz")
+    (root / "p3").symlink_to(tmp_path / "store" / "p3")
+    label = np.zeros((6, 5, 4), np.uint8)
+    label[1:4, 1:4] = 2
+    nib.save(nib.Nifti1Image(label, np.eye(4)), root / "p0" / "t1_seg.nii.gz")
+    (root / "p1" / "t1.nii.gz").rename(root / "p1" / "t1.NII.GZ")
+    names = {case["case_id"] for split in ("training", "validation", "test") for case in load_cases(root, split)}
+    assert names == {"p0_t1", "p1_t1", "p2_t1", "p3_t1"}
+    assert "1 label maps in" in caplog.text and "t1_seg.nii.gz" in caplog.text

@@ -11,6 +11,8 @@ import SimpleITK as sitk
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLosslessSV1,
     JPEGLSLossless,
@@ -150,3 +152,78 @@ def test_size_is_checked_before_memory_is_taken(series, case):
         read_series(case)
     assert tracemalloc.get_traced_memory()[1] < 10e6  # bytes
     tracemalloc.stop()
+
+
+def eight_bit(path, syntax, vr):
+    """The slice of 16 bits as one of 8, in an uncompressed syntax, bytes ordered as PS3.5 annex A says."""
+    dataset = pydicom.dcmread(path)
+    pixels = (np.frombuffer(dataset.PixelData, "<i2") % 251).astype(np.uint8)
+    dataset.BitsAllocated = dataset.BitsStored = 8
+    dataset.HighBit, dataset.PixelRepresentation = 7, 0
+    swapped = syntax == ExplicitVRBigEndian and vr == "OW"
+    dataset.PixelData = pixels.view("<u2").byteswap().tobytes() if swapped else pixels.tobytes()
+    dataset["PixelData"].VR = vr
+    dataset.file_meta.TransferSyntaxUID = syntax
+    little, implicit = syntax != ExplicitVRBigEndian, syntax == ImplicitVRLittleEndian
+    pydicom.dcmwrite(path, dataset, little_endian=little, implicit_vr=implicit, force_encoding=True)
+    return pixels.reshape(dataset.Rows, dataset.Columns)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "vr"),
+    [
+        (ImplicitVRLittleEndian, "OW"),
+        (ExplicitVRLittleEndian, "OB"),
+        (ExplicitVRLittleEndian, "OW"),
+        (ExplicitVRBigEndian, "OB"),
+        (ExplicitVRBigEndian, "OW"),
+    ],
+)
+def test_8_bits_are_read_as_pydicom_and_simpleitk_read_them(series, case, volume, syntax, vr):
+    paths = series(volume=volume[..., :4], intercept=0, slope=1)
+    stored = [eight_bit(path, syntax, vr) for path in paths]
+    got = read_series(case).array
+    np.testing.assert_array_equal(got, np.stack(stored).T)
+    for index, path in enumerate(paths):
+        np.testing.assert_array_equal(pydicom.dcmread(path).pixel_array, got[..., index].T)
+        if vr == "OW":  # ITK takes bytes of "OB" for words, too
+            np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path)))[0], got[..., index].T)
+
+
+@pytest.mark.parametrize(("extra", "is_read"), [(2, True), (18, True), (20, False), (40, False)])
+def test_bytes_after_the_last_pixel_are_allowed_unless_they_could_be_a_row_or_a_column(
+    series, case, volume, extra, is_read
+):
+    def lengthen(dataset, _):
+        dataset.PixelData += bytes(extra)  # a column of 10 pixels has 20 bytes
+
+    series(adjust=lengthen)
+    if is_read:
+        np.testing.assert_array_equal(read_series(case).array, volume)
+    else:
+        with pytest.raises(SeriesRefused, match="are 400 bytes, got"):
+            read_series(case)
+
+
+def test_empty_slices_have_no_scale_of_their_own_in_mr(series, case, volume):
+    stored = np.abs(volume[..., :10])
+    stored[..., :6] = 0
+    slopes = [1.0] * 6 + [0.5, 0.25, 0.5, 0.125]
+    series(volume=stored * slopes, slope=slopes, intercept=0, modality="MR")
+    np.testing.assert_array_equal(read_series(case).array, stored * slopes)
+
+
+def test_one_slope_that_differs_in_a_slice_with_pixels_is_refused(series, case, volume):
+    stored = np.abs(volume[..., :10])
+    slopes = [0.5] * 9 + [0.25]
+    series(volume=stored * slopes, slope=slopes, intercept=0, modality="MR")
+    with pytest.raises(SeriesRefused) as caught:
+        read_series(case)
+    assert caught.value.reason is Refusal.INCONSISTENT_RESCALE
+
+
+@pytest.mark.parametrize("content", [b"%PDF-1.7 report", b"PK\3\4 archive", b"\x89PNG picture"])
+def test_a_document_beside_slices_without_suffix_is_no_lost_slice(series, case, volume, content):
+    series(names=[f"IM{k:04d}" for k in range(30)])
+    (case / "REPORT").write_bytes(content.ljust(200))
+    assert read_series(case).num_other_files == 1

@@ -4,6 +4,7 @@ import functools
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -356,3 +357,78 @@ def test_a_dask_cluster_of_two_workers_gives_the_same_bytes(tmp_path):
     assert {r.case_id: (r.status, r.outputs) for r in there.results} == {
         r.case_id: (r.status, r.outputs) for r in here.results
     }
+
+
+def test_companions_that_no_case_has_are_an_error_and_those_that_some_lack_a_remark(tmp_path):
+    raw_folder(tmp_path, ("a", "b", "c"))
+    with pytest.raises(ValueError, match="mask: none of the 3 cases has the file"):
+        prepare(tmp_path, companions={"mask": f"{tmp_path}/maks/{{case_id}}.nii"})
+    with pytest.raises(ValueError, match="the same file for every case"):
+        prepare(tmp_path, companions={"mask": str(tmp_path / "raw" / "a.nii.gz")})
+    write_scan(tmp_path / "raw" / "b_outline.nii.gz", 8)
+    report = prepare(tmp_path, companions={"mask": f"{tmp_path}/raw/{{case_id}}_outline.nii.gz"})
+    assert set(statuses(report)) == {"a", "b", "c"}  # the companion is no case
+    assert "mask: 1 of 3 cases have one, 2 have none" in report.inventory.remarks
+    assert report.files["aside"] == {"companion of a case (mask)": 1}
+
+
+def test_a_volume_that_is_there_twice_is_kept_once(tmp_path):
+    raw_folder(tmp_path)
+    shutil.copy(tmp_path / "raw" / "a.nii.gz", tmp_path / "raw" / "z_copy.nii.gz")
+    image = nib.load(tmp_path / "raw" / "b.nii.gz")
+    turned = image.as_reoriented([[1, -1], [0, 1], [2, -1]])
+    nib.save(nib.Nifti1Image(turned.get_fdata(), turned.affine), tmp_path / "raw" / "y_turned.nii.gz")  # float64
+    report = prepare(tmp_path)
+    assert {r.case_id: r.text for r in report.results if r.status == "aside"} == {
+        "y_turned": "the same volume as case b",
+        "z_copy": "the same volume as case a",
+    }
+    assert set(stamps(tmp_path)) == {f"{name}.nii.gz" for name in "abcd"} and report.refused_share == 0
+
+
+def manifest_of(tmp_path, splits):
+    keys = ("name", "description", "version", "licence", "access", "reference", "built_from", "split")
+    cases = [
+        {"case_id": name, "patient_id": f"patient_{name}", "split": split, "source": source}
+        for name, split, source in splits
+    ]
+    write_manifest(Manifest(dict.fromkeys(keys, "x"), tuple(cases)), tmp_path / "manifest.json")
+    return tmp_path / "manifest.json"
+
+
+def test_the_same_volume_in_two_splits_of_a_manifest_is_an_error_that_names_both(tmp_path):
+    raw_folder(tmp_path, ("a", "b", "c"))
+    shutil.copy(tmp_path / "raw" / "a.nii.gz", tmp_path / "raw" / "d.nii.gz")
+    places = zip("abcd", ("training", "validation", "test", "test"))
+    manifest = manifest_of(tmp_path, [(name, split, {"path": f"{name}.nii.gz"}) for name, split in places])
+    with pytest.raises(ValueError, match=r"a \(training\) and d \(test\) are the same volume"):
+        prepare(tmp_path, manifest=manifest)
+    with pytest.raises(ValueError, match="lists no cases"):
+        load_cases(tmp_path / "out", "training")
+
+
+def test_one_study_in_two_splits_of_a_manifest_is_an_error_that_names_both(tmp_path):
+    rng = np.random.default_rng(0)
+    splits = []
+    for number, split in enumerate(("training", "validation", "test", "test")):
+        volume = rng.integers(0, 99, (6, 5, 4))
+        options = {"patient_id": str(number), "series_uid": f"1.2.{number}", "study_uid": f"1.9.{number % 3}"}
+        write_series(tmp_path / "raw" / str(number), volume, np.diag([1.0, 1, 2, 1]), **options)
+        splits.append((f"c{number}", split, {"series_uid": f"1.2.{number}"}))
+    with pytest.raises(ValueError, match=r"c0 \(training\) and c3 \(test\) are of one study"):
+        prepare(tmp_path, manifest=manifest_of(tmp_path, splits))
+
+
+def test_broken_links_above_the_allowed_share_are_an_error_before_anything_is_made(tmp_path):
+    raw = raw_folder(tmp_path)
+    (raw / "gone").symlink_to(raw / "nowhere")
+    with pytest.raises(ValueError, match="1 links in .* point nowhere, beside 4 cases"):
+        prepare(tmp_path, max_refused_share=0.1)
+    assert not (tmp_path / "out" / "images").exists()
+    assert prepare(tmp_path, max_refused_share=0.2).files["aside"] == {"broken link": 1}
+
+
+@pytest.mark.parametrize("value", [20231101, 2023.5, True, ["a"]])
+def test_a_folder_that_the_command_line_took_for_something_else_is_explained(tmp_path, value):
+    with pytest.raises(ValueError, match=r"Write \./ before the name"):
+        Preparation(value, tmp_path / "out", steps(), THREADS)
