@@ -1,15 +1,29 @@
-"""Gaussian noise as a pure function of (seed, step, position).
+"""The one source of randomness: whatever this package draws follows from a seed that is made here.
 
-Counter-based random numbers (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011), mixed by the
-finaliser of MurmurHash3 and turned into Gaussians by Box and Muller (1958). MONAI's schedulers draw the noise of the
-ancestral sampler for a whole batch from one generator, so that a volume depends on its neighbours in the batch and on
-the device; here it depends on its own seed only. The random bits are whole numbers, so the noise is alike on every
-device up to the rounding of logarithm and cosine; and it is scriptable.
+What a draw depends on:
+
+* *A seed and nothing else*: :func:`numpy_generator`, :func:`torch_generator`, :func:`normal_of_seed`. A phantom, an order
+  of cases or a volume's starting noise is the same whatever was drawn before.
+* *The iteration of a training*: :func:`reseed` sets torch's own generator before each one, the same on all processes;
+  :func:`draw_integers`, :func:`draw_normal` and their siblings draw from it for the whole global batch and return the rows
+  of this process.
+* *Seed, step and position*: :func:`counter_bits` and :func:`counter_normal`, counter-based random numbers (Salmon et al.,
+  "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011), mixed by the finaliser of MurmurHash3 and made Gaussian by Box
+  and Muller (1958). MONAI's schedulers draw the noise of the ancestral sampler for a whole batch from one generator, so
+  a volume depends on its neighbours in the batch and on the device; here it depends on its own seed only. The random bits
+  are whole numbers, so the noise is the same on every device up to the rounding of logarithm and cosine, and it can be
+  scripted.
+
+:func:`derive_seed` makes one seed of several integers, :func:`seed_of_name` makes one of a name. MONAI's random transforms
+draw from states of their own, which the data sets set from such a seed for every case.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -25,7 +39,13 @@ __all__ = [
     "draw_normal",
     "draw_stratified",
     "draw_uniform",
+    "normal_of_seed",
+    "numpy_generator",
+    "reseed",
+    "seed_of_name",
+    "seeded",
     "seeds_from_noise",
+    "torch_generator",
 ]
 
 
@@ -76,6 +96,47 @@ def derive_seed(*parts: int) -> int:
     return int(np.random.SeedSequence([int(part) for part in parts]).generate_state(1)[0])
 
 
+def seed_of_name(name: str, size: int = 4) -> int:
+    """The seed that belongs to a name, such as a case's: the first ``size`` bytes of its SHA-256, in [0, 256^size)."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:size], "big")
+
+
+def numpy_generator(*parts: int) -> np.random.Generator:
+    """A generator of NumPy's whose state follows from the integers, each at least 0, alone.
+
+    Raises:
+        ValueError: a negative integer.
+    """
+    return np.random.default_rng([int(part) for part in parts])
+
+
+def torch_generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator of torch's whose state follows from ``seed`` alone; its numbers differ between kinds of device."""
+    return torch.Generator(device).manual_seed(int(seed))
+
+
+def normal_of_seed(seed: int, shape: Sequence[int]) -> Tensor:
+    """Standard normal noise, float32 in ``shape``, that follows from ``seed`` alone; drawn on the CPU."""
+    return torch.randn(tuple(shape), generator=torch_generator(seed))
+
+
+def reseed(*parts: int) -> None:
+    """Set torch's own generators, on all devices, to a state that follows from the integers alone."""
+    torch.manual_seed(derive_seed(*parts))
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within the block torch's own generator of the CPU starts from ``seed``; afterwards it is where it was before.
+
+    For code that knows no other generator. Those of GPUs are neither set nor used: to ask one for its state would make the
+    host wait.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(seed))  # torch.manual_seed would reach the generators of GPUs, too
+        yield
+
+
 def draw_integers(high: int, batch: int, device: torch.device | str = "cpu") -> Tensor:
     """One random integer in [0, high) for each row of this process's batch, (B,) int64.
 
@@ -91,7 +152,7 @@ def draw_integers(high: int, batch: int, device: torch.device | str = "cpu") -> 
 
 def draw_normal(like: Tensor) -> Tensor:
     """Standard normal noise in shape, dtype and device of ``like``, (B, ...); each row from a seed of its own."""
-    generator = torch.Generator(like.device)
+    generator = torch_generator(0, like.device)
     rows = [
         torch.randn(like.shape[1:], generator=generator.manual_seed(seed), dtype=like.dtype, device=like.device)
         for seed in draw_integers(2**32, like.shape[0]).tolist()

@@ -24,6 +24,7 @@ __all__ = [
     "own_device",
     "process_rank",
     "share",
+    "wait_for_all",
     "world_size",
 ]
 
@@ -55,6 +56,12 @@ def leave_processes() -> None:
     """Take leave of the processes that :func:`join_processes` found; nothing for a process that is alone."""
     if is_distributed():
         dist.destroy_process_group()
+
+
+def wait_for_all() -> None:
+    """Return once every process has come here; a process that is alone returns at once."""
+    if is_distributed():
+        dist.barrier()
 
 
 def share(items: Sequence[Any]) -> list[Any]:

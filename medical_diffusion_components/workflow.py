@@ -14,11 +14,11 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
-import torch.distributed as dist
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.utils import ID_SEP_KEY
 
 from medical_diffusion_components.data.datasets import EMBEDDED
+from medical_diffusion_components.distributed import wait_for_all
 from medical_diffusion_components.files import folder_setting
 from medical_diffusion_components.weights import provenance
 
@@ -134,8 +134,7 @@ def ensure_first_stage(path: str, dataset_dir: str | None) -> None:
     config = workflow.config_root_path / FIRST_STAGE_CONFIG
     logger.info(f"no first stage at {path}: training it with {config}")
     run_config([config], changed_settings("train.yaml"))
-    if dist.is_initialized():
-        dist.barrier()  # the first rank alone publishes the weights, which all load next
+    wait_for_all()  # the first rank alone publishes the weights, which all load next
 
 
 def changed_settings(file: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from medical_diffusion_components.chance import numpy_generator
 from medical_diffusion_components.cohorts.shapes import (
     Phantom,
     Points,
@@ -87,7 +88,7 @@ def breast_phantom(
         ValueError: an argument out of range.
     """
     size, spacing = checked_grid(subject, seed, size, spacing, BREAST_FIELD_OF_VIEW_MM)
-    rng = np.random.default_rng([seed, subject, _STREAM])
+    rng = numpy_generator(seed, subject, _STREAM)
     warp = [SmoothField(rng, knot=60.0) for _ in range(3)]
     anatomy = _draw(rng)
     sigma = rng.uniform(8, 20)

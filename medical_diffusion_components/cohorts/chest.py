@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from medical_diffusion_components.chance import numpy_generator
 from medical_diffusion_components.cohorts.shapes import (
     Phantom,
     Scene,
@@ -110,7 +111,7 @@ def chest_phantom(
         ValueError: an argument out of range.
     """
     size, spacing = checked_grid(subject, seed, size, spacing, CHEST_FIELD_OF_VIEW_MM)
-    rng = np.random.default_rng([seed, subject, _STREAM])
+    rng = numpy_generator(seed, subject, _STREAM)
     warp = [SmoothField(rng, knot=60.0) for _ in range(3)]
     anatomy = _draw(rng)
     sigma, padding = rng.uniform(10, 28), PADDING_HU[rng.choice(len(PADDING_HU), p=(0.5, 0.25, 0.25))]

@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import torch.distributed as dist
-
 from medical_diffusion_components.cohorts.phantoms import PHANTOM_NOTICE, write_phantom_cohort
 from medical_diffusion_components.cohorts.template import TEMPLATE_COHORT_NOTICE, write_template_cohort
 from medical_diffusion_components.data.datasets import EMBEDDED, is_synthetic, load_cases
 from medical_diffusion_components.data.splits import SPLITS
+from medical_diffusion_components.distributed import process_rank, wait_for_all
 
 __all__ = ["more_held_out_cases", "resolve_dataset"]
 
@@ -66,15 +65,14 @@ def resolve_dataset(
         name, notice = "template cohort", TEMPLATE_COHORT_NOTICE
     times = "x".join(str(s) for s in size)
     folder = Path(output_dir) / f"{name.replace(' ', '_')}_{num_subjects}_{times}_{seed}"
-    if not dist.is_initialized() or dist.get_rank() == 0:
+    if process_rank() == 0:
         print(f"{_RULE}\nNo dataset_dir was given: using the {EMBEDDED}{name}.\n{notice}\n{_RULE}", flush=True)
         if cohort == "template":
             write_template_cohort(folder, num_subjects, size, seed)
         else:
             write_phantom_cohort(folder, cohort, num_subjects, size, seed=seed)
     logger.info(f"using the {EMBEDDED}{name}: {notice}")
-    if dist.is_initialized():
-        dist.barrier()
+    wait_for_all()
     return str(folder)
 
 

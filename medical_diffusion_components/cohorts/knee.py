@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from medical_diffusion_components.chance import numpy_generator
 from medical_diffusion_components.cohorts.shapes import (
     Numbers,
     Phantom,
@@ -97,7 +98,7 @@ def knee_phantom(
         ValueError: an argument out of range.
     """
     size, spacing = checked_grid(subject, seed, size, spacing, KNEE_FIELD_OF_VIEW_MM)
-    rng = np.random.default_rng([seed, subject, _STREAM])
+    rng = numpy_generator(seed, subject, _STREAM)
     warp = [SmoothField(rng, knot=45.0) for _ in range(3)]
     anatomy = _draw(rng)
     contrast = {tissue: value * rng.normal(1, 0.06) for tissue, value in CONTRAST[bool(rng.random() < 0.75)].items()}

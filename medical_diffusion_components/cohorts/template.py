@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from scipy.ndimage import binary_erosion, gaussian_filter
 
+from medical_diffusion_components.chance import numpy_generator
 from medical_diffusion_components.cohorts.warps import Diffeomorphism, random_velocity, sample, smooth_noise
 from medical_diffusion_components.cohorts.writing import (
     checked_size,
@@ -103,7 +104,7 @@ def template_subject(index: int, size: Sequence[int] = (64, 64, 64), seed: int =
     if index < 0 or seed < 0:
         raise ValueError(f"index and seed start at 0, got index {index}, seed {seed}")
     with one_thread():
-        return _make_subject(np.random.default_rng([seed, index]), size)
+        return _make_subject(numpy_generator(seed, index), size)
 
 
 def write_template_cohort(

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from monai.transforms import Compose
 from tqdm import tqdm
 
 from medical_diffusion_components import __version__
+from medical_diffusion_components.chance import seed_of_name
 from medical_diffusion_components.data.datasets import data_fingerprint
+from medical_diffusion_components.distributed import process_rank, share, wait_for_all
 from medical_diffusion_components.files import file_hash, write_atomically
 from medical_diffusion_components.networks.vqgan import VQGAN
 
@@ -91,12 +92,9 @@ def cache_latents(
         }
         for case in cases
     ]
-    rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    missing = [
-        (case, entry) for case, entry in list(zip(cases, entries))[rank::ranks] if not Path(entry["image"]).exists()
-    ]
+    missing = [(case, entry) for case, entry in share(list(zip(cases, entries))) if not Path(entry["image"]).exists()]
     first_stage = first_stage.to(device).eval()
-    for case, entry in tqdm(missing, desc="encoding latents", unit="case", disable=rank > 0 or not missing):
+    for case, entry in tqdm(missing, desc="encoding latents", unit="case", disable=process_rank() > 0 or not missing):
         image = torch.as_tensor(preprocessing(case)["image"]).to(device)
         seen = [_view(image, case["case_id"], number, augmentation) for number in range(views)]
         pairs = [side for view in seen for side in (view, view.flip(1 + flip_axis))]
@@ -104,16 +102,14 @@ def cache_latents(
         if not np.isfinite(latent).all():
             raise ValueError(f"case {case['case_id']} encodes to values that are not finite with the weights {weights}")
         write_atomically(entry["image"], lambda temporary, array=latent: np.save(temporary, array))
-    if dist.is_initialized():
-        dist.barrier()
+    wait_for_all()
     return entries
 
 
 def _view(image: torch.Tensor, case_id: str, number: int, augmentation: Compose | None) -> torch.Tensor:
     if number == 0 or augmentation is None:
         return image
-    seed = int.from_bytes(hashlib.sha256(f"{case_id}/view {number}".encode()).digest()[:4], "big")
-    return torch.as_tensor(augmentation.set_random_state(seed=seed)(image))
+    return torch.as_tensor(augmentation.set_random_state(seed=seed_of_name(f"{case_id}/view {number}"))(image))
 
 
 def read_latents(entries: Sequence[dict]) -> Iterator[torch.Tensor]:

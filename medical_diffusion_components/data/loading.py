@@ -8,7 +8,7 @@ import torch
 from monai.data import CacheDataset
 from torch.utils.data import Dataset, DistributedSampler
 
-from medical_diffusion_components.chance import derive_seed
+from medical_diffusion_components.chance import derive_seed, torch_generator
 from medical_diffusion_components.distributed import process_rank, world_size
 
 __all__ = ["RepeatingSampler", "ResumableSampler", "SeededDataset"]
@@ -75,7 +75,7 @@ class ResumableSampler(DistributedSampler):
         return iter([_EpochIndex(index, self.epoch) for index in indices])
 
     def _drawn(self) -> list[int]:
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
+        generator = torch_generator(derive_seed(self.seed, self.epoch))
         drawn = torch.multinomial(self.weights, self.total_size, replacement=True, generator=generator)
         return drawn[self.rank :: self.num_replicas].tolist()
 
@@ -152,5 +152,5 @@ class RepeatingSampler(ResumableSampler):
     def _draw(self, place: int) -> _EpochIndex:
         length = len(self.dataset)
         number, position = divmod(place, length)
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, number))
+        generator = torch_generator(derive_seed(self.seed, number))
         return _EpochIndex(int(torch.randperm(length, generator=generator)[position]), number)

@@ -7,10 +7,11 @@ from collections.abc import Hashable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
-import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
 from torch import Tensor
+
+from medical_diffusion_components.chance import normal_of_seed
 
 __all__ = ["NoiseLatent", "NoiseLatentd"]
 
@@ -30,8 +31,7 @@ class NoiseLatent(Transform):
         self.seed = int(seed)
 
     def __call__(self, number: int = 0) -> Tensor:
-        generator = torch.Generator().manual_seed(self.seed + number)
-        return torch.randn(self.shape, generator=generator)
+        return normal_of_seed(self.seed + number, self.shape)
 
 
 class NoiseLatentd(MapTransform):

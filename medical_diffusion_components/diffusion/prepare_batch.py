@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 from monai.engines import DiffusionPrepareBatch
 from monai.networks.schedulers.scheduler import Scheduler
 from torch import Tensor
 
-from medical_diffusion_components.chance import draw_integers, draw_normal, draw_stratified, draw_uniform
+from medical_diffusion_components.chance import (
+    draw_integers,
+    draw_normal,
+    draw_stratified,
+    draw_uniform,
+    seed_of_name,
+    torch_generator,
+)
 from medical_diffusion_components.diffusion.latent_scaling import LatentScaling
 from medical_diffusion_components.diffusion.rectified_flow import FlowScheduler
 
@@ -109,7 +114,6 @@ class HeldOutPrepareBatch(TrainingPrepareBatch):
         return images, self.get_target(images, noise, timesteps), (), inputs
 
     def _draw(self, case_id: str, draw: int, draws: int, shape: torch.Size) -> tuple[Tensor, int]:
-        seed = int.from_bytes(hashlib.sha256(f"{case_id}/{draw}".encode()).digest()[:6], "big")
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch_generator(seed_of_name(f"{case_id}/{draw}", 6))
         place = (draw + torch.rand(1, generator=generator).item()) / draws
         return torch.randn(shape, generator=generator), int(place * self.num_train_timesteps)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import nn
 
+from medical_diffusion_components.chance import numpy_generator
 from medical_diffusion_components.metrics.diversity import mean_similarity
 from medical_diffusion_components.metrics.effective_number import effective_number
 from medical_diffusion_components.metrics.frechet import frechet_distance
@@ -156,7 +157,7 @@ class Comparison:
         return found
 
     def _at_floor_size(self, measure: Measure, x: VolumeSet, y: VolumeSet) -> float:
-        size, rng = min(len(self.halves[0][0]), len(x)), np.random.default_rng([self.seed, 1])
+        size, rng = min(len(self.halves[0][0]), len(x)), numpy_generator(self.seed, 1)
         draws = [
             measure.statistic(rng.permutation(len(x))[:size], rng.permutation(len(y))[:size]) for _ in range(HALVINGS)
         ]
@@ -248,7 +249,7 @@ def _of_volumes(x: VolumeSet, y: VolumeSet) -> dict[str, Measure]:
 
 def _halvings(groups: np.ndarray, count: int, seed: int) -> list[tuple[Indices, Indices]]:
     """Random halves of the patients, as indices of their volumes."""
-    rng, patients = np.random.default_rng([seed, 0]), np.unique(groups)
+    rng, patients = numpy_generator(seed, 0), np.unique(groups)
     found = []
     for _ in range(count):
         half = rng.permutation(patients)[: len(patients) // 2]

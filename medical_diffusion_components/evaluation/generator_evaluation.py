@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from medical_diffusion_components.chance import numpy_generator
 from medical_diffusion_components.distributed import process_rank
 from medical_diffusion_components.evaluation.comparison import HALVINGS, PROTOCOL, Comparison, VolumeSet
 from medical_diffusion_components.evaluation.features import FeatureReader
@@ -194,7 +195,7 @@ class GeneratorEvaluation:
 def _choice(cases: Cases, most: int, seed: int) -> list[Mapping[str, Any]]:
     if len(cases) <= most:
         return list(cases)
-    kept = np.random.default_rng([seed, 2]).permutation(len(cases))[:most]
+    kept = numpy_generator(seed, 2).permutation(len(cases))[:most]
     return [cases[place] for place in sorted(kept)]
 
 

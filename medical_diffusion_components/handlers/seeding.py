@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from ignite.engine import Engine, Events
 
-from medical_diffusion_components.chance import derive_seed
+from medical_diffusion_components.chance import reseed
 
 __all__ = ["SeedIterations"]
 
@@ -15,7 +14,7 @@ class SeedIterations:
 
     What an iteration draws (noise, timesteps, slices, restarted codes) then depends on nothing that came before it, so a
     resumed training draws what an uninterrupted one would, without saving generators. What is drawn for a row of a batch
-    must come through :mod:`medical_diffusion_components.distributed`, or all ranks would draw the same.
+    must come through the draws of :mod:`medical_diffusion_components.chance`, or all ranks would draw the same.
 
     Args:
         seed: the run's seed.
@@ -28,4 +27,4 @@ class SeedIterations:
         engine.add_event_handler(Events.ITERATION_STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        torch.manual_seed(derive_seed(self.seed, engine.state.iteration))
+        reseed(self.seed, engine.state.iteration)

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from medical_diffusion_components.chance import numpy_generator
+
 __all__ = ["Interval", "bootstrap_mean"]
 
 
@@ -38,7 +40,7 @@ def bootstrap_mean(values: np.ndarray, level: float = 0.95, resamples: int = 400
     """
     if values.ndim != 2 or not values.size:
         raise ValueError(f"expected values (runs, patients), got shape {values.shape}")
-    rng = np.random.default_rng(seed)
+    rng = numpy_generator(seed)
     rows = rng.integers(0, values.shape[0], (resamples, values.shape[0]))
     columns = rng.integers(0, values.shape[1], (resamples, values.shape[1]))
     means = values[rows[:, :, None], columns[:, None, :]].mean((1, 2))

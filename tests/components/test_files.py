@@ -1,12 +1,171 @@
+"""Files are whole or not there, and every JSON file is valid, whatever was measured."""
+
 from __future__ import annotations
 
-import importlib.metadata
+import json
+import os
+import resource
+import stat
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from medical_diffusion_components import __version__
-from medical_diffusion_components.files import files_below, folder_setting, versions
+from medical_diffusion_components.files import files_below, folder_setting, versions, write_atomically, write_json
+from medical_diffusion_components.weights import save_tensors
+
+NAN, INF = float("nan"), float("inf")
+
+
+def strictly(path: Path) -> dict:
+    def refuse(constant: str) -> None:
+        raise ValueError(constant)
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+def test_what_is_no_number_is_null_with_the_reason_beside_it(tmp_path: Path) -> None:
+    content = {"psnr": INF, "ssim": 0.5, "deep": {"dice": np.float64("nan")}, "curve": [1.0, NAN, (-INF,)]}
+    found = strictly(write_json(tmp_path / "a.json", content))
+    assert found == {
+        "psnr": None,
+        "psnr_reason": "infinite",
+        "ssim": 0.5,
+        "deep": {"dice": None, "dice_reason": "not a number"},
+        "curve": [1.0, None, [None]],
+        "curve_reason": "1: not a number; 2: 0: minus infinite",
+    }
+    assert list(found)[:2] == ["psnr", "psnr_reason"]
+
+
+def test_a_reason_that_is_known_better_stays(tmp_path: Path) -> None:
+    for content in ({"a": NAN, "a_reason": "no case has it"}, {"a_reason": "no case has it", "a": NAN}):
+        found = strictly(write_json(tmp_path / "a.json", content))
+        assert found == {"a": None, "a_reason": "no case has it"}
+
+
+def test_plain_values_come_back_as_they_were(tmp_path: Path) -> None:
+    content = {"text": "NaN", "none": None, "flag": True, "list": [1, 2.5, {"x": "ä"}], "empty": {}}
+    assert strictly(write_json(tmp_path / "deep" / "a.json", content)) == content
+    assert (tmp_path / "deep" / "a.json").read_text().endswith("}\n")
+
+
+def test_what_json_has_no_form_for_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    path = write_json(tmp_path / "a.json", {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert strictly(path) == {"a": 1} and [item.name for item in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_no_module_writes_json_in_a_way_of_its_own() -> None:
+    package = Path(__file__).parents[2] / "medical_diffusion_components"
+    for file in sorted(package.rglob("*.py")):
+        if file.name != "files.py":
+            text = file.read_text()
+            assert "json.dump(" not in text and "write_text(json.dumps(" not in text, file
+
+
+def half(path: Path) -> None:
+    path.write_bytes(b"half")
+    raise OSError(28, "No space left on device")
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "model.pt"
+    for content in (b"old", b"new"):
+        assert write_atomically(path, lambda temporary, content=content: temporary.write_bytes(content)) == path
+        assert path.read_bytes() == content and list(path.parent.iterdir()) == [path]
+
+
+def test_who_reads_while_it_is_replaced_reads_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    path.write_bytes(b"old")
+    with open(path, "rb") as reader:
+        write_atomically(path, lambda temporary: temporary.write_bytes(b"new"))
+        assert reader.read() == b"old"
+
+
+def test_what_is_written_has_the_name_that_its_suffix_tells(tmp_path: Path) -> None:
+    names = []
+    write_atomically(tmp_path / "volume.nii.gz", lambda temporary: names.append(temporary.name))
+    assert names[0].endswith("volume.nii.gz") and names[0].startswith(".")
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), RuntimeError("unexpected pos"), KeyboardInterrupt()])
+def test_after_a_failure_the_old_file_is_untouched_and_nothing_lies_about(tmp_path: Path, error: BaseException) -> None:
+    path = tmp_path / "model.pt"
+    path.write_bytes(b"old")
+
+    def fail(temporary: Path) -> None:
+        temporary.write_bytes(b"half")
+        raise error
+
+    with pytest.raises((OSError, KeyboardInterrupt)):
+        write_atomically(path, fail)
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failure_names_the_file_the_space_left_and_the_cause(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"cannot write .*model\.pt \([\d,]+ MiB free on its disk\): .*No space left"):
+        write_atomically(tmp_path / "model.pt", half)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "models").write_text("a file")
+    with pytest.raises(OSError, match=r"cannot write .*models/deep/model\.pt: Not a directory"):
+        write_atomically(tmp_path / "models" / "deep" / "model.pt", half)
+
+
+def test_others_may_read_what_was_written(tmp_path: Path) -> None:
+    mask = os.umask(0o027)
+    try:
+        path = write_atomically(tmp_path / "model.pt", lambda temporary: temporary.write_bytes(b""))
+    finally:
+        os.umask(mask)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_a_full_disk_is_reported_as_such_although_torch_does_not(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    path = tmp_path / "model.pt"
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OSError, match=r"cannot write .*model\.pt .*: \[Errno 27\] File too large"):
+            write_atomically(path, lambda temporary: save_tensors(torch.zeros(100_000), temporary))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_versions_are_those_installed() -> None:
+    assert versions()["torch"] == version("torch") and versions()["monai"] == version("monai")
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from medical_diffusion_components.files import write_atomically
+
+def write(temporary):
+    temporary.write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+write_atomically(Path(sys.argv[1]), write)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_killed_while_it_writes_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    path.write_bytes(b"old")
+    assert subprocess.run([sys.executable, "-c", KILLED, str(path)]).returncode == -9
+    assert path.read_bytes() == b"old"
 
 
 def test_links_are_followed_and_loops_end(tmp_path):
@@ -37,13 +196,13 @@ def test_a_folder_setting_is_a_path_or_explained():
 
 
 def test_a_checkout_that_is_not_installed_has_a_version_and_says_so(monkeypatch):
-    real = importlib.metadata.version
+    real = version
 
-    def version(name):
+    def of(name):
         if name == "medical-diffusion-bundles":
-            raise importlib.metadata.PackageNotFoundError(name)
+            raise PackageNotFoundError(name)
         return real(name)
 
-    monkeypatch.setattr("medical_diffusion_components.files.version", version)
+    monkeypatch.setattr("medical_diffusion_components.files.version", of)
     assert versions()["medical-diffusion-bundles"] == f"{__version__} (not installed)"
     assert versions()["torch"] == real("torch")

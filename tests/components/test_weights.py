@@ -4,23 +4,17 @@ import hashlib
 import json
 import os
 import pickle
-import resource
-import stat
-import subprocess
-import sys
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from medical_diffusion_components.files import file_hash, versions, write_atomically
+from medical_diffusion_components.files import file_hash, versions
 from medical_diffusion_components.weights import (
     WeightsError,
     load_weights,
     provenance,
-    save_tensors,
     save_weights,
     trained_spacing,
     with_weights,
@@ -29,79 +23,6 @@ from medical_diffusion_components.weights import (
 
 class Fails(Exception):
     pass
-
-
-def half(path: Path) -> None:
-    path.write_bytes(b"half")
-    raise OSError(28, "No space left on device")
-
-
-def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "model.pt"
-    for content in (b"old", b"new"):
-        assert write_atomically(path, lambda temporary, content=content: temporary.write_bytes(content)) == path
-        assert path.read_bytes() == content and list(path.parent.iterdir()) == [path]
-
-
-def test_who_reads_while_it_is_replaced_reads_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "model.pt"
-    path.write_bytes(b"old")
-    with open(path, "rb") as reader:
-        write_atomically(path, lambda temporary: temporary.write_bytes(b"new"))
-        assert reader.read() == b"old"
-
-
-def test_what_is_written_has_the_name_that_its_suffix_tells(tmp_path: Path) -> None:
-    names = []
-    write_atomically(tmp_path / "volume.nii.gz", lambda temporary: names.append(temporary.name))
-    assert names[0].endswith("volume.nii.gz") and names[0].startswith(".")
-
-
-@pytest.mark.parametrize("error", [OSError(28, "No space left"), RuntimeError("unexpected pos"), KeyboardInterrupt()])
-def test_after_a_failure_the_old_file_is_untouched_and_nothing_lies_about(tmp_path: Path, error: BaseException) -> None:
-    path = tmp_path / "model.pt"
-    path.write_bytes(b"old")
-
-    def fail(temporary: Path) -> None:
-        temporary.write_bytes(b"half")
-        raise error
-
-    with pytest.raises((OSError, KeyboardInterrupt)):
-        write_atomically(path, fail)
-    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
-
-
-def test_a_failure_names_the_file_the_space_left_and_the_cause(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=r"cannot write .*model\.pt \([\d,]+ MiB free on its disk\): .*No space left"):
-        write_atomically(tmp_path / "model.pt", half)
-
-
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    (tmp_path / "models").write_text("a file")
-    with pytest.raises(OSError, match=r"cannot write .*models/deep/model\.pt: Not a directory"):
-        write_atomically(tmp_path / "models" / "deep" / "model.pt", half)
-
-
-def test_others_may_read_what_was_written(tmp_path: Path) -> None:
-    mask = os.umask(0o027)
-    try:
-        path = write_atomically(tmp_path / "model.pt", lambda temporary: temporary.write_bytes(b""))
-    finally:
-        os.umask(mask)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o640
-
-
-def test_a_full_disk_is_reported_as_such_although_torch_does_not(tmp_path: Path) -> None:
-    """A limit on the size of files stands for the disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    path = tmp_path / "model.pt"
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
-    try:
-        with pytest.raises(OSError, match=r"cannot write .*model\.pt .*: \[Errno 27\] File too large"):
-            write_atomically(path, lambda temporary: save_tensors(torch.zeros(100_000), temporary))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_same_tensors_make_the_same_bytes(tmp_path: Path) -> None:
@@ -190,31 +111,6 @@ def test_a_file_that_is_no_state_dict_is_told_apart(tmp_path: Path, content: obj
     torch.save(content, tmp_path / "model.pt")
     with pytest.raises(WeightsError, match=r"model\.pt holds no plain state dict"):
         load_weights(nn.Linear(1, 1), tmp_path / "model.pt")
-
-
-def test_versions_are_those_installed() -> None:
-    assert versions()["torch"] == version("torch") and versions()["monai"] == version("monai")
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from medical_diffusion_components.files import write_atomically
-
-def write(temporary):
-    temporary.write_bytes(b"half")
-    os.kill(os.getpid(), signal.SIGKILL)
-
-write_atomically(Path(sys.argv[1]), write)
-"""
-
-
-@pytest.mark.slow
-def test_a_process_killed_while_it_writes_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "model.pt"
-    path.write_bytes(b"old")
-    assert subprocess.run([sys.executable, "-c", KILLED, str(path)]).returncode == -9
-    assert path.read_bytes() == b"old"
 
 
 def test_spacing_comes_from_the_note_of_the_weights(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pickle
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,6 @@ from monai.data import DataLoader
 from monai.engines import Trainer
 from monai.transforms import Compose, Lambdad, MapTransform, RandFlipd, RandGaussianNoised, Randomizable
 
-from medical_diffusion_components.chance import derive_seed
-from medical_diffusion_components.data import loading
 from medical_diffusion_components.data.loading import ResumableSampler, SeededDataset
 
 CASES = [{"image": np.arange(24, dtype=np.float32).reshape(1, 2, 3, 4) * (n + 1), "number": n} for n in range(10)]
@@ -176,18 +173,6 @@ def test_an_index_without_an_epoch_counts_as_epoch_zero() -> None:
     drawn = [data[n]["draw"] for n in range(10)]
     sampler = ResumableSampler(data, shuffle=False)
     assert [data[index]["draw"] for index in sampler] == drawn and len(set(drawn)) == 10
-
-
-def test_derived_seeds_do_not_collide_where_sums_would() -> None:
-    seeds = {derive_seed(*parts) for parts in product(range(16), repeat=3)}
-    assert len(seeds) == 16**3
-    assert all(0 <= seed < 2**32 for seed in seeds)
-
-
-def test_derived_seeds_are_the_same_on_every_machine() -> None:
-    """A checkpoint written on one machine goes on elsewhere with what it would have drawn."""
-    assert (derive_seed(0, 0, 0), derive_seed(1, 2, 3)) == (2968811710, 3822189696)
-    assert loading.derive_seed(True, np.int64(2)) == derive_seed(1, 2)
 
 
 def test_every_epoch_can_be_alike_for_a_validation() -> None:
