@@ -1,6 +1,7 @@
 """Is a generator any good? From folders of volumes to a table with floors and errors."""
 
 from medical_diffusion_components.evaluation.comparison import PROTOCOL, Comparison, VolumeSet
+from medical_diffusion_components.evaluation.evaluation_page import EvaluationPage
 from medical_diffusion_components.evaluation.features import FeatureReader
 from medical_diffusion_components.evaluation.generator_evaluation import GeneratorEvaluation, process_pool
 from medical_diffusion_components.evaluation.report import headline, markdown
@@ -11,6 +12,7 @@ __all__ = [
     "PROTOCOL",
     "AnatomySpace",
     "Comparison",
+    "EvaluationPage",
     "FeatureReader",
     "GeneratorEvaluation",
     "SliceSpace",

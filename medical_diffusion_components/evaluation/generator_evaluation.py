@@ -15,6 +15,7 @@ from torch import nn
 from medical_diffusion_components.chance import numpy_generator
 from medical_diffusion_components.distributed import process_rank
 from medical_diffusion_components.evaluation.comparison import HALVINGS, PROTOCOL, Comparison, VolumeSet
+from medical_diffusion_components.evaluation.evaluation_page import EvaluationPage
 from medical_diffusion_components.evaluation.features import FeatureReader
 from medical_diffusion_components.evaluation.report import headline, markdown, rounded
 from medical_diffusion_components.evaluation.spaces import check_judges
@@ -25,6 +26,7 @@ __all__ = ["GeneratorEvaluation", "process_pool"]
 
 Cases = Sequence[Mapping[str, Any]]
 TOO_FEW = 30
+ANATOMY = "anatomy"  # the space in which the page looks for neighbours
 ROWS = {
     "first_stage": "held-out volumes through the first stage, against others: what no sampler can beat",
     "synthetic": "synthetic against held-out volumes",
@@ -50,6 +52,7 @@ class GeneratorEvaluation:
         neighbours: MS-SSIM is taken of each volume with this many others of its set.
         teachers: feature networks of losses; no space that counts may judge with one.
         executor: whose workers compute features.
+        page: writes the page to look at; None for none.
         permutations: for the p-values.
         seed: of every random choice.
     """
@@ -68,6 +71,7 @@ class GeneratorEvaluation:
         neighbours: int = 4,
         teachers: Sequence[nn.Module] = (),
         executor: Executor | None = None,
+        page: EvaluationPage | None = None,
         permutations: int = 999,
         seed: int = 0,
     ) -> None:
@@ -82,6 +86,7 @@ class GeneratorEvaluation:
         self.baseline = baseline
         self.neighbours = neighbours
         self.executor = executor
+        self.page = page
         self.permutations = permutations
         self.seed = seed
 
@@ -111,6 +116,9 @@ class GeneratorEvaluation:
             rows["baseline"] = comparison.between(sets["baseline"])
         report = self._report(cases, sets, {name: rows[name] for name in ROWS if name in rows}, first_stage_metrics)
         self._write(report, cases, sets)
+        if self.page is not None:
+            anatomy = {name: one.features[ANATOMY] for name, one in sets.items()}
+            self.page(report, cases, anatomy, self.reader.volume, self.seed)
         print("\n".join([*headline(report), *report["warnings"], f"evaluation: {self.folder}"]), flush=True)
         return report
 

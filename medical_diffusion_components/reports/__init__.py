@@ -4,6 +4,7 @@ from medical_diffusion_components.reports.drawing import montage, save_montage
 from medical_diffusion_components.reports.evaluation_report import TEST_ROWS, EvaluationReport
 from medical_diffusion_components.reports.label_study import Arm, LabelStudy, LabelStudyRun, num_patients
 from medical_diffusion_components.reports.montages import RECONSTRUCTION_ROWS, ReconstructionMontage, SampleMontage
+from medical_diffusion_components.reports.page import Gallery, PageCase, PageVolume, strip_plot, write_page
 from medical_diffusion_components.reports.segmentation_montage import SegmentationMontage, SegmentationPictures
 from medical_diffusion_components.reports.segmentation_note import SegmentationNote
 from medical_diffusion_components.reports.segmentation_report import (
@@ -18,9 +19,12 @@ __all__ = [
     "TEST_ROWS",
     "Arm",
     "EvaluationReport",
+    "Gallery",
     "LabelStudy",
     "LabelStudyRun",
     "MeanWithInterval",
+    "PageCase",
+    "PageVolume",
     "ReconstructionMontage",
     "SampleMontage",
     "SegmentationMontage",
@@ -32,4 +36,6 @@ __all__ = [
     "montage",
     "num_patients",
     "save_montage",
+    "strip_plot",
+    "write_page",
 ]
