@@ -46,4 +46,4 @@ def frechet_distance(x: np.ndarray, y: np.ndarray) -> FrechetDistance:
 
 def _triangular(centred: np.ndarray) -> np.ndarray:
     """(n, F) -> (min(n, F), F) with the same products of columns: many members cost no more than F."""
-    return np.linalg.qr(centred, mode="r") if len(centred) > centred.shape[1] else centred
+    return np.asarray(np.linalg.qr(centred, mode="r")) if len(centred) > centred.shape[1] else centred
