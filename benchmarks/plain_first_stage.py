@@ -1,9 +1,9 @@
 """The first stage in its plainest form: what `first_stage.py` and the tests compare the fast one with.
 
-Networks run on ``(B, C, H, W, D)`` in PyTorch's default layout with its own group norm, SiLU and padding, each
-operation by itself; the codebook makes the whole distance matrix and the one-hot matrix; the generator's step and the
-discriminators' step each run encoder, codebook, decoder and both discriminators. The mathematics, weights and random
-draws are those of the package, so that one step of either leaves the same weights.
+Networks run in the plain form that ``networks.fast`` switches to: PyTorch's own group norm, SiLU and padding, each
+operation by itself, in the memory layout of their weights; the codebook makes the whole distance matrix and the one-hot
+matrix; the generator's step and the discriminators' step each run encoder, codebook, decoder and both discriminators. The
+mathematics, weights and random draws are those of the package, so that one step of either leaves the same weights.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from medical_diffusion_components.engines.vqgan_trainer import VQGANTrainer
 from medical_diffusion_components.losses.slices import random_slices
 from medical_diffusion_components.losses.vqgan import DiscriminatorPair
+from medical_diffusion_components.networks import fast
 from medical_diffusion_components.networks.codebook import EMACodebook
-from medical_diffusion_components.networks.vqgan import VQGAN, ResidualBlock, SameConv3d, SameConvTranspose3d
 
 
 class PlainCodebook(EMACodebook):
@@ -37,40 +37,6 @@ class PlainCodebook(EMACodebook):
         return F.one_hot(rows, self.num_codes).to(self.codes.dtype)
 
 
-def norm_silu(norm: nn.GroupNorm, x: Tensor) -> Tensor:
-    return F.silu(F.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps))
-
-
-def conv(module: SameConv3d, x: Tensor) -> Tensor:
-    x = F.pad(x, module.pads, mode="replicate")
-    return F.conv3d(x, module.conv.weight, module.conv.bias, module.conv.stride)
-
-
-def layer(module: nn.Module, x: Tensor) -> Tensor:
-    """One entry of the stages of encoder or decoder."""
-    if isinstance(module, ResidualBlock):
-        h = conv(module.conv1, norm_silu(module.norm1, x))
-        return x + conv(module.conv2, norm_silu(module.norm2, h))
-    if isinstance(module, SameConvTranspose3d):
-        x, inner = F.pad(x, module.pads, mode="replicate"), module.conv
-        return F.conv_transpose3d(x, inner.weight, inner.bias, inner.stride, inner.padding)
-    return conv(module, x)
-
-
-def encode(network: VQGAN, image: Tensor) -> Tensor:
-    h = conv(network.encoder.conv_in, image)
-    for module in network.encoder.stages:
-        h = layer(module, h)
-    return F.conv3d(norm_silu(network.encoder.norm_out, h), network.to_codes.weight, network.to_codes.bias)
-
-
-def decode(network: VQGAN, quantised: Tensor) -> Tensor:
-    h = norm_silu(network.decoder.norm_in, F.conv3d(quantised, network.from_codes.weight, network.from_codes.bias))
-    for module in network.decoder.stages:
-        h = layer(module, h)
-    return conv(network.decoder.conv_out, h)
-
-
 def plain_step(parts: VQGANTrainer, real: Tensor) -> dict[str, Tensor]:
     """One batch of ``parts``, whose loop is not used: the generator's step, then the discriminators'.
 
@@ -80,14 +46,18 @@ def plain_step(parts: VQGANTrainer, real: Tensor) -> dict[str, Tensor]:
         parts: networks, optimisers and losses; the adversarial terms count in full.
         real: images (B, C, H, W, D) in [-1, 1].
     """
+    with fast.use(False):
+        return _plain_step(parts, real)
+
+
+def _plain_step(parts: VQGANTrainer, real: Tensor) -> dict[str, Tensor]:
     network, loss = parts.network.train(), parts.loss_function
     codes = {name: value.clone() for name, value in network.codebook.state_dict().items()}
 
     def discriminate(slices: Tensor, volumes: Tensor) -> DiscriminatorPair:
         return DiscriminatorPair(parts.slice_discriminator.train()(slices), parts.volume_discriminator.train()(volumes))
 
-    coded = network.codebook(encode(network, real))
-    fake = decode(network, coded.quantised)
+    fake, coded = network(real)
     random_state = torch.get_rng_state()
     fake_slice, real_slice = random_slices(fake, real)
     terms = loss.reconstruction(fake, real, fake_slice, real_slice) | {"commitment": coded.commitment_loss}
@@ -101,7 +71,7 @@ def plain_step(parts: VQGANTrainer, real: Tensor) -> dict[str, Tensor]:
         network.codebook.load_state_dict(codes)
     with torch.no_grad():
         network.codebook.eval()
-        fake = decode(network, network.codebook(encode(network, real)).quantised)
+        fake = network(real).reconstruction
     network.codebook.train().load_state_dict(learned)
     torch.set_rng_state(random_state)
     fake_slice, real_slice = random_slices(fake, real)

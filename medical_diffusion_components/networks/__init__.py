@@ -1,5 +1,6 @@
 """Networks: 3D VQ-GAN with its codebook and discriminators, the denoiser, and what Swin UNETR needs."""
 
+from medical_diffusion_components.networks import fast
 from medical_diffusion_components.networks.alpha_wgan import (
     AlphaWGANGenerator,
     CodeDiscriminator,
@@ -42,6 +43,7 @@ __all__ = [
     "VolumeEncoder",
     "check_divisible",
     "checked_window",
+    "fast",
     "stage_strides",
     "start_from",
     "sync_batch_norms",

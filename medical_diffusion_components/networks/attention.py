@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 
+from medical_diffusion_components.networks import fast
 from medical_diffusion_components.networks.fast.attention_in_pieces import attend_along_first
 
 
@@ -245,9 +246,9 @@ class DepthAttention(nn.Module):
             # Rotation is linear: turning one weight per slice saves several passes over the projected activations.
             w_queries = rotate(w_queries.t()[None], cosine, sine, self.head_channels)  # (D, C, heads * size)
             w_keys = rotate(w_keys.t()[None], cosine, sine, self.head_channels)
-            few = channels <= 2 * self.head_channels
-            if few and x.device.type == "cpu" and not torch.jit.is_scripting():
-                return x + self._attend_in_pieces(normed, w_queries, w_keys, w_values, bias).view_as(x)
+            if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript drops this branch only if the call stands alone)
+                if fast.in_use() and x.device.type == "cpu" and channels <= 2 * self.head_channels:
+                    return x + self._attend_in_pieces(normed, w_queries, w_keys, w_values, bias).view_as(x)
             q, k = torch.bmm(normed, w_queries), torch.bmm(normed, w_keys)
         out = self.to_out(self._attend(q, k, F.linear(normed, w_values), bias, fused=x.is_cuda))  # (B*H*W, D, C)
         return x + out.transpose(0, 1).reshape(x.shape)

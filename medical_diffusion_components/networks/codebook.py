@@ -6,9 +6,8 @@ appendix A.1. Initialisation from data and the restart of unused codes follow Dh
 Generative Model for Music", 2020.
 
 One example of shapes: latents ``(2, 8, 16, 16, 16)`` are N = 2 * 16^3 = 8192 vectors of 8 channels. With K =
-16,384 codes a whole distance matrix would hold 134 million numbers, so none is ever made: a k-d tree on the
-codes finds the nearest ones on a CPU, and blocks of ``chunk_size`` rows elsewhere. The running sums come from
-scatter-adds, not from products with a one-hot matrix.
+16,384 codes a whole distance matrix would hold 134 million numbers, so none is ever made (``nearest_codes.py``),
+and the running sums come from scatter-adds, not from products with a one-hot matrix.
 """
 
 from __future__ import annotations
@@ -18,15 +17,15 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-from scipy.spatial import cKDTree
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medical_diffusion_components.chance import counter_bits, counter_normal, draw_integers
 from medical_diffusion_components.distributed import process_rank, world_size
+from medical_diffusion_components.networks.nearest_codes import nearest_codes
 
-# Above this many channels a k-d tree visits so much of itself that blocks of products are faster.
-TREE_MAX_DIM = 10
+__all__ = ["CodebookOutput", "EMACodebook"]
+
 # Below this running count a code has no mean to speak of (0 / 0 in the end) and stays where it is.
 NEGLIGIBLE_COUNT = 1e-5
 # Repeated draws of one latent are told apart by noise of this many standard deviations of the latents.
@@ -221,23 +220,7 @@ class EMACodebook(nn.Module):
         return z.permute(0, 2, 3, 4, 1).reshape(-1, self.dim).float()
 
     def _nearest_rows(self, latents: Tensor) -> Tensor:
-        """``(N, C)`` to ``(N,)``. A tree on a CPU (few channels); blocks on a GPU and in TorchScript."""
-        if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript drops this branch only if the call stands alone)
-            if latents.device.type == "cpu":
-                return self._checked_nearest_rows(latents)
-        return nearest_by_products(latents, self.codes, self.chunk_size)
-
-    @torch.jit.unused
-    def _checked_nearest_rows(self, latents: Tensor) -> Tensor:
-        for name, vectors in (("latents", latents), ("codes", self.codes)):
-            finite = torch.isfinite(vectors)
-            if not finite.all():
-                raise ValueError(
-                    f"expected finite {name}, got {int((~finite).sum())} of {finite.numel()} nan or infinite"
-                )
-        if self.dim <= TREE_MAX_DIM:
-            return nearest_by_tree(latents, self.codes)
-        return nearest_by_products(latents, self.codes, self.chunk_size)
+        return nearest_codes(latents, self.codes, self.chunk_size)
 
     def _draw_candidates(self, latents: Tensor, volumes: int = 1) -> Tensor:
         """K random latents ``(K, C)`` of the batch over all processes, equal on every process.
@@ -322,42 +305,6 @@ class EMACodebook(nn.Module):
             return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
 
         return super()._apply(without_cast, recurse)
-
-
-def nearest_by_products(latents: Tensor, codes: Tensor, chunk_size: int) -> Tensor:
-    """Nearest codes as the least ``|c|^2 / 2 - z c``, block by block.
-
-    That difference of large numbers cancels badly in float32 and worse in TF32; float64 about the codes' mean
-    keeps the order of all distances that float32 latents can tell apart, and no autocast touches float64.
-
-    Shape:
-        - latents: ``(N, C)``; codes: ``(K, C)``
-        - output: ``(N,)``, int64
-    """
-    centre = codes.double().mean(dim=0)
-    centred = (codes.double() - centre).t().contiguous()  # (C, K)
-    half_norms = centred.square().sum(dim=0) / 2  # (K,)
-    nearest = torch.empty(latents.shape[0], dtype=torch.int64, device=latents.device)
-    for start in range(0, latents.shape[0], chunk_size):
-        block = latents[start : start + chunk_size].double() - centre
-        scores = torch.addmm(half_norms, block, centred, alpha=-1.0)  # (chunk, K)
-        nearest[start : start + chunk_size] = scores.argmin(dim=1)
-    return nearest
-
-
-def nearest_by_tree(latents: Tensor, codes: Tensor) -> Tensor:
-    """Nearest codes by a k-d tree, built anew because the codes move at every step (6 ms for 16,384 x 8).
-
-    Exact, in float64 differences. Many times faster than products where the codes lie among the latents; with
-    all codes in one place it visits them all and takes about as long as products.
-
-    Shape:
-        - latents: ``(N, C)``; codes: ``(K, C)``, both finite and on a CPU
-        - output: ``(N,)``, int64
-    """
-    tree = cKDTree(codes.double().numpy())
-    _, nearest = tree.query(latents.double().numpy(), workers=torch.get_num_threads())
-    return torch.from_numpy(nearest).long()
 
 
 def _random_keys(rows: int, volumes: int, device: torch.device) -> Tensor:

@@ -21,6 +21,7 @@ from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from medical_diffusion_components.networks import fast
 from medical_diffusion_components.networks.attention import (
     DepthAttention,
     DepthPosition,
@@ -94,8 +95,12 @@ class VolumeNormSiLU(nn.Module):
             mean, rstd = group_moments(flat, self.groups, self.eps)
             slope = rstd * gain
             y = F.silu((flat * slope + (offset - mean * slope)).to(x.dtype))
-        else:
+        elif fast.in_use():
             y = NormModulateSiLU.apply(flat, gain, offset, self.groups, self.eps)
+        else:
+            by_volume = flat.permute(1, 3, 0, 2).to(dtype)  # (B, C, D, H*W)
+            normalised = F.group_norm(by_volume, self.groups, eps=self.eps).permute(2, 0, 3, 1)
+            y = F.silu((normalised * gain + offset).to(x.dtype))
         return y.view_as(x)
 
 

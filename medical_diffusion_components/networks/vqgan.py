@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medical_diffusion_components.networks import fast
 from medical_diffusion_components.networks.codebook import CodebookOutput, EMACodebook
 from medical_diffusion_components.networks.fast.norm_silu import NormSiLU, norm_silu_conv
 
@@ -100,9 +101,10 @@ class ResidualBlock(nn.Module):
         self.conv2 = SameConv3d(channels, channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.jit.is_scripting():
-            return self.conv2(self.norm2(self.conv1(self.norm1(x)))) + x
-        return self._fused(x)
+        if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript drops this branch only if the call stands alone)
+            if fast.in_use():
+                return self._fused(x)
+        return self.conv2(self.norm2(self.conv1(self.norm1(x)))) + x
 
     @torch.jit.unused
     def _fused(self, x: Tensor) -> Tensor:

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from medical_diffusion_components.networks.fast import in_use
+
 __all__ = ["NormModulateSiLU", "NormSiLU", "group_moments", "norm_silu_conv"]
 
 
@@ -118,9 +120,10 @@ class NormSiLU(nn.GroupNorm):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.jit.is_scripting():
-            return F.silu(F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps))
-        return self._fused(x)
+        if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript drops this branch only if the call stands alone)
+            if in_use():
+                return self._fused(x)
+        return F.silu(F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps))
 
     @torch.jit.unused
     def _fused(self, x: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ import torch
 from codebooks_for_tests import same_state, snapshot, started
 from torch import Tensor, nn
 
-from medical_diffusion_components.networks.codebook import EMACodebook, nearest_by_products
+from medical_diffusion_components.networks.codebook import EMACodebook
+from medical_diffusion_components.networks.nearest_codes import nearest_by_products
 
 
 @pytest.fixture(autouse=True)
