@@ -10,6 +10,7 @@ import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
+from medical_diffusion_components.chance import numpy_generator
 from medical_diffusion_components.evaluation.report import headline
 from medical_diffusion_components.metrics.neighbours import distances
 from medical_diffusion_components.reports.page import Gallery, PageCase, PageVolume, write_page
@@ -75,7 +76,7 @@ class EvaluationPage:
         voxels = int(np.prod(volume("", "synthetic", 0).array.shape))
         share = min(1.0, BUDGET / (voxels * (2 * RANDOM + 2 * CLOSEST)))
         to_training = distances(anatomy["synthetic"], anatomy["training"])
-        chosen = np.random.default_rng([seed, 3]).permutation(len(to_training))[: max(2, round(RANDOM * share))]
+        chosen = numpy_generator(seed, 3).permutation(len(to_training))[: max(2, round(RANDOM * share))]
         closest = np.argsort(to_training.min(1), kind="stable")[: max(2, round(CLOSEST * share))]
 
         def beside(number: int) -> list[PageVolume]:
