@@ -18,7 +18,11 @@ from medical_diffusion_components.reports.page import Gallery, PageCase, PageVol
 __all__ = ["EvaluationPage"]
 
 Cases = Sequence[Mapping[str, Any]]
-BUDGET = 40 * 64**3  # voxels on the page: about 7 MB when packed
+REAL = (
+    "This page holds training and held-out volumes. If they are of patients, it is to be handled as they are: it may be "
+    "shown only to those who may see them."
+)
+BUDGET = 48 * 64**3  # voxels on the page: about 7 MB when packed
 RANDOM, CLOSEST, RECONSTRUCTED = 8, 12, 4  # cases of each gallery, at most
 
 
@@ -33,7 +37,8 @@ class EvaluationPage:
         spacing: mm per voxel along H, W, D.
         axcodes: where H, W and D point in the patient.
         curves: folders of TensorBoard logs of the training; those that are not there are left out.
-        notice: what every reader must know, such as what the model was trained on.
+        notice: what every reader must know, such as what the model was trained on; without one, the page says that it
+            holds real volumes.
     """
 
     def __init__(
@@ -70,54 +75,10 @@ class EvaluationPage:
             seed: of the random choice.
         """
 
-        def volume(name: str, some: str, number: int) -> PageVolume:
-            return PageVolume(name, read(cases[some][number])[0].numpy())
-
-        voxels = int(np.prod(volume("", "synthetic", 0).array.shape))
-        share = min(1.0, BUDGET / (voxels * (2 * RANDOM + 2 * CLOSEST)))
-        to_training = distances(anatomy["synthetic"], anatomy["training"])
-        chosen = numpy_generator(seed, 3).permutation(len(to_training))[: max(2, round(RANDOM * share))]
-        closest = np.argsort(to_training.min(1), kind="stable")[: max(2, round(CLOSEST * share))]
-
-        def beside(number: int) -> list[PageVolume]:
-            nearest = int(to_training[number].argmin())
-            return [volume("synthetic", "synthetic", number), volume("nearest training volume", "training", nearest)]
-
-        galleries = [
-            Gallery(
-                "Samples",
-                f"{len(chosen)} of {len(to_training)} synthetic volumes, chosen at random (seed {seed}), each beside the "
-                "training volume whose anatomy is nearest.",
-                [PageCase(f"sample {place + 1}", beside(number)) for place, number in enumerate(chosen)],
-            ),
-            Gallery(
-                "Closest to a training volume",
-                "The synthetic volumes whose anatomy is nearest to a training volume's. Near is not copied: whether one "
-                "is a copy is for the copy audit to say.",
-                [
-                    PageCase(f"pair {place + 1}", beside(number), f"distance {to_training[number].min():.3g}")
-                    for place, number in enumerate(closest)
-                ],
-            ),
-        ]
+        shown = _Shown(cases, anatomy, read, seed)
+        galleries = [shown.samples(), shown.closest()]
         if "reconstructions" in cases:
-            galleries.append(
-                Gallery(
-                    "Held-out volumes and their reconstructions",
-                    "What the first stage keeps of a volume bounds what the generator can make.",
-                    [
-                        PageCase(
-                            f"held-out {number + 1}",
-                            [
-                                volume("held out", "reference", number),
-                                volume("reconstruction", "reconstructions", number),
-                            ],
-                        )
-                        for number in range(min(max(1, round(RECONSTRUCTED * share)), len(cases["reference"])))
-                    ],
-                )
-            )
-        notices = [self.notice] if self.notice else []
+            galleries.append(shown.reconstructions())
         return write_page(
             self.path,
             self.title,
@@ -127,7 +88,7 @@ class EvaluationPage:
             self.spacing,
             self.axcodes,
             self._curves(),
-            notices,
+            [self.notice or REAL],
         )
 
     def _curves(self) -> dict[str, tuple[list[float], list[float]]]:
@@ -140,3 +101,75 @@ class EvaluationPage:
                 points = events.Scalars(tag)
                 found[f"{folder.parent.name}: {tag}"] = ([p.step for p in points], [p.value for p in points])
         return found
+
+
+class _Shown:
+    """Chooses the volumes of each gallery, fewer of large ones."""
+
+    def __init__(
+        self,
+        cases: Mapping[str, Cases],
+        anatomy: Mapping[str, np.ndarray],
+        read: Callable[[Mapping[str, Any]], Tensor],
+        seed: int,
+    ) -> None:
+        self.cases = cases
+        self.read = read
+        self.seed = seed
+        self.to_training = distances(anatomy["synthetic"], anatomy["training"])
+        self.to_held_out = distances(anatomy["synthetic"], anatomy["reference"])
+        self.share = min(1.0, BUDGET / (self.volume("", "synthetic", 0).array.size * (3 * RANDOM + 2 * CLOSEST)))
+
+    def samples(self) -> Gallery:
+        chosen = numpy_generator(self.seed, 3).permutation(len(self.to_training))[: max(2, round(RANDOM * self.share))]
+        cases = []
+        for place, number in enumerate(chosen):
+            held_out = int(self.to_held_out[number].argmin())
+            pair = [*self.pair(number), self.volume("nearest held-out volume", "reference", held_out)]
+            cases.append(PageCase(f"sample {place + 1}", pair))
+        return Gallery(
+            "Samples",
+            f"{len(chosen)} of {len(self.to_training)} synthetic volumes, chosen at random (seed {self.seed}), each beside "
+            "the training volume and the held-out volume whose anatomy is nearest.",
+            cases,
+        )
+
+    def closest(self) -> Gallery:
+        nearest = self.to_training.min(1)
+        chosen = np.argsort(nearest, kind="stable")[: max(2, round(CLOSEST * self.share))]
+        return Gallery(
+            "Closest to a training volume",
+            "The synthetic volumes whose anatomy is nearest to a training volume's. Near is not copied: whether one is a "
+            "copy is for the copy audit to say.",
+            [
+                PageCase(f"pair {place + 1}", self.pair(number), f"distance {nearest[number]:.3g}")
+                for place, number in enumerate(chosen)
+            ],
+        )
+
+    def reconstructions(self) -> Gallery:
+        count = min(max(1, round(RECONSTRUCTED * self.share)), len(self.cases["reference"]))
+        return Gallery(
+            "Held-out volumes and their reconstructions",
+            "What the first stage keeps of a volume bounds what the generator can make.",
+            [
+                PageCase(
+                    f"held-out {number + 1}",
+                    [
+                        self.volume("held out", "reference", number),
+                        self.volume("reconstruction", "reconstructions", number),
+                    ],
+                )
+                for number in range(count)
+            ],
+        )
+
+    def pair(self, number: int) -> list[PageVolume]:
+        nearest = int(self.to_training[number].argmin())
+        return [
+            self.volume("synthetic", "synthetic", number),
+            self.volume("nearest training volume", "training", nearest),
+        ]
+
+    def volume(self, name: str, some: str, number: int) -> PageVolume:
+        return PageVolume(name, self.read(self.cases[some][number])[0].numpy())

@@ -179,11 +179,14 @@ def _measures(report: Mapping[str, Any]) -> str:
 def strip_plot(measure: str, cells: Mapping[str, Mapping[str, Any]]) -> str:
     """Rows of one measure as dots with intervals against the floor's band, as a figure in HTML.
 
+    Rows without a value, an error or a floor are left out; without any row the figure is empty.
+
     Args:
         measure: its name.
         cells: row -> cell of ``evaluation.json``.
     """
-    usable = {row: cell for row, cell in cells.items() if _number(cell.get("value"))}
+    drawn = ("value", "se", "floor", "floor_sd")
+    usable = {row: cell for row, cell in cells.items() if all(_number(cell.get(name)) for name in drawn)}
     if not usable:
         return ""
     some = next(iter(usable.values()))
@@ -236,16 +239,15 @@ def _number(value: Any) -> bool:
 
 
 def _curves(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> str:
-    figures = [_curve(name, *points) for name, points in curves.items() if len(points[0]) > 1]
+    finite = {name: [(x, y) for x, y in zip(*points) if _number(y)] for name, points in curves.items()}
+    figures = [_curve(name, points) for name, points in finite.items() if len(points) > 1]
     if not figures:
         return ""
     return f'<section><h2>Training</h2><div class="strips">{"".join(figures)}</div></section>'
 
 
-def _curve(name: str, xs: Sequence[float], ys: Sequence[float], width: int = 320, height: int = 130) -> str:
-    pairs = [(a, b) for a, b in zip(xs, ys) if _number(b)]
-    keep = max(1, len(pairs) // 400)
-    pairs = pairs[::keep]
+def _curve(name: str, pairs: Sequence[tuple[float, float]], width: int = 320, height: int = 130) -> str:
+    pairs = pairs[:: max(1, len(pairs) // 400)]
     xs, ys = [a for a, _ in pairs], [b for _, b in pairs]
     spans = (max(xs) - min(xs)) or 1, (max(ys) - min(ys)) or 1
     points = " ".join(

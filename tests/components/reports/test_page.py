@@ -113,7 +113,20 @@ def test_dots_and_bands_lie_where_the_numbers_say() -> None:
 
 def test_numbers_that_depend_on_n_are_drawn_at_the_number_of_the_floor() -> None:
     assert "9 ± 0.5" in strip_plot("fd", {"synthetic": {**CELL, "at_floor_n": 9.0}})
-    assert strip_plot("fd", {"synthetic": {**CELL, "value": None}}) == ""
+
+
+@pytest.mark.parametrize("missing", ["value", "se", "floor", "floor_sd"])
+@pytest.mark.parametrize("nothing", [None, float("nan")])
+def test_a_row_that_lacks_a_number_is_left_out(missing: str, nothing: float | None) -> None:
+    lacking = {**CELL, missing: nothing}
+    assert strip_plot("fd", {"synthetic": lacking}) == ""
+    assert strip_plot("fd", {"synthetic": lacking, "training": CELL}) == strip_plot("fd", {"training": CELL})
+
+
+def test_a_curve_without_two_finite_points_is_left_out(tmp_path: Path) -> None:
+    curves = {"broken": ([0, 1, 2], [float("nan")] * 3), "short": ([0, 1], [1.0, float("inf")])}
+    text = write_page(tmp_path / "page.html", "A title", [], REPORT, [], curves=curves).read_text()
+    assert "broken" not in text and "short" not in text and "<h2>Training</h2>" not in text
 
 
 @pytest.fixture

@@ -1,0 +1,79 @@
+"""Which volumes the page of an evaluation shows."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medical_diffusion_components.evaluation import EvaluationPage
+
+SIZE = (2, 3, 4)
+# a volume of one level for each case; the feature is the level, so that the nearest is known
+LEVELS = {
+    "synthetic": [-0.9, -0.3, 0.3, 0.9],
+    "training": [-0.8, 0.1, 0.95],
+    "reference": [-0.2, 0.4, 0.6, -0.6],
+    "reconstructions": [-0.25, 0.45, 0.65, -0.65],
+}
+CASES = {name: [{"image": level} for level in levels] for name, levels in LEVELS.items()}
+ANATOMY = {name: np.array(levels)[:, None] for name, levels in LEVELS.items()}
+REPORT = {"rows": {"synthetic": {"volumes": {}}}, "spaces": {}, "what_rows_are": {}}
+
+
+def read(case: dict) -> torch.Tensor:
+    return torch.full((1, *SIZE), case["image"])
+
+
+def galleries(path: Path) -> list[list[list[float]]]:
+    """Gallery -> case -> level of each volume, as it is in the file."""
+    text = path.read_text()
+    packed = dict(re.findall(r'<script type="text/plain" id="(\w+)">([\w+/=]+)</script>', text))
+    levels = {name: gzip.decompress(base64.b64decode(data))[0] / 255 * 2 - 1 for name, data in packed.items()}
+    found = re.findall(r'<script type="application/json">(.*?)</script>', text, re.S)
+    return [[[levels[v["id"]] for v in case["volumes"]] for case in json.loads(one)] for one in found]
+
+
+def near(level: float, levels: list[float]) -> float:
+    return min(levels, key=lambda other: abs(other - level))
+
+
+def page(folder: Path, seed: int = 0, notice: str | None = None, without: str = "") -> Path:
+    cases = {name: some for name, some in CASES.items() if name != without}
+    return EvaluationPage(folder / "page.html", "A title", notice=notice)(REPORT, cases, ANATOMY, read, seed)
+
+
+def test_each_sample_stands_beside_its_nearest_training_and_held_out_volume(tmp_path: Path) -> None:
+    samples, closest, _ = galleries(page(tmp_path))
+    assert sorted(round(case[0], 1) for case in samples) == LEVELS["synthetic"], "each once"
+    for sample, training, held_out in samples:
+        assert training == pytest.approx(near(sample, LEVELS["training"]), abs=0.01)
+        assert held_out == pytest.approx(near(sample, LEVELS["reference"]), abs=0.01)
+    apart = [abs(sample - training) for sample, training in closest]
+    assert apart == sorted(apart) and apart[0] == pytest.approx(0.05, abs=0.01)
+
+
+def test_a_reconstruction_stands_beside_its_own_volume(tmp_path: Path) -> None:
+    *_, found = galleries(page(tmp_path))
+    expected = list(zip(LEVELS["reference"], LEVELS["reconstructions"]))
+    np.testing.assert_allclose(found, expected, atol=0.01)
+    assert len(galleries(page(tmp_path, without="reconstructions"))) == 2
+
+
+def test_samples_are_drawn_by_the_seed(tmp_path: Path) -> None:
+    orders = {seed: [case[0] for case in galleries(page(tmp_path, seed))[0]] for seed in (0, 1, 2, 0)}
+    assert galleries(page(tmp_path, 0))[0][0][0] == orders[0][0]
+    assert len({tuple(order) for order in orders.values()}) > 1
+    assert "(seed 2)" in page(tmp_path, 2).read_text()
+
+
+def test_a_page_of_somebodys_volumes_says_how_to_handle_it(tmp_path: Path) -> None:
+    assert "holds training and held-out volumes" in page(tmp_path).read_text()
+    told = page(tmp_path, notice="These are not patients").read_text()
+    assert "These are not patients" in told and "holds training and held-out volumes" not in told
