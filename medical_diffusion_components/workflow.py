@@ -57,6 +57,7 @@ FOLDERS = frozenset(
 )
 # Settings on which nothing that is learned depends: where it runs and how fast, how often it saves and draws. val_interval
 # is not among them: the published weights are the best of those that were validated.
+_COUNTS = {"num_devices"}  # whatever gives it, a number: rates that scale with it are compared by value
 PLACES = FOLDERS | {
     "amp",
     "cache_rate",
@@ -244,7 +245,7 @@ def _is_arithmetic(config: Mapping[str, Any], id: str) -> bool:
     return (
         all(isinstance(node, _ARITHMETIC) for node in nodes)
         and {node.id for node in nodes if isinstance(node, ast.Name)} == {f"_id_{name}" for name in names}
-        and all(_is_plain(config.get(name)) or _is_arithmetic(config, name) for name in names)
+        and all(_is_plain(config.get(name)) or name in _COUNTS or _is_arithmetic(config, name) for name in names)
     )
 
 

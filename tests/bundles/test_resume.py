@@ -49,6 +49,11 @@ def settings(folder: Path, data: Path, **overrides: Any) -> dict[str, Any]:
     return tiny(BUNDLE, **folders, autoencoder_epochs=2, epochs=2, held_out_timesteps=2, **overrides)
 
 
+def of_first_stage(overrides: dict[str, Any]) -> dict[str, Any]:
+    """Without what is the second stage's alone, which the first one's configuration refuses."""
+    return {id: value for id, value in overrides.items() if id != "held_out_timesteps"}
+
+
 def train(
     drawn: Drawn, stop: tuple[str, int] | None = None, config: str | list[str] = "train.yaml", **overrides: Any
 ) -> None:
@@ -166,7 +171,7 @@ def test_of_a_truncated_checkpoint_the_one_before_is_used_and_that_is_reported(
     go_on = interrupted(tmp_path)
     before, newest = checkpoints(go_on["output_dir"])[-2:]
     newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
-    printed = run(BUNDLE, "train_autoencoder.yaml", **go_on)
+    printed = run(BUNDLE, "train_autoencoder.yaml", **of_first_stage(go_on))
     assert f"checkpoint {newest} cannot be read" in printed and f"going on from {before}" in printed
     assert_same_end(go_on["output_dir"], go_on["models_dir"], finished, ("autoencoder",))
 
@@ -259,7 +264,8 @@ def test_where_it_runs_and_how_often_it_saves_make_no_other_training(
 def test_more_epochs_than_planned_are_no_other_training(finished: Finished, nifti_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(finished.output, tmp_path / "output")
     drawn: Drawn = []
-    train(drawn, config="train_autoencoder.yaml", **settings(tmp_path, nifti_folder) | {"autoencoder_epochs": 3})
+    first = of_first_stage(settings(tmp_path, nifti_folder))
+    train(drawn, config="train_autoencoder.yaml", **first | {"autoencoder_epochs": 3})
     assert [iteration for _, iteration, _ in drawn] == [7, 8, 9]
 
 
@@ -301,7 +307,7 @@ def test_killed_while_it_writes_a_checkpoint_training_ends_as_it_would_have(
     assert [path.stem[-2:] for path in checkpoints(go_on["output_dir"])] == ["03", "04"]
     assert len(hidden(folder)) == 1, "the half of a checkpoint that it wrote"
     assert not Path(go_on["models_dir"]).exists()
-    run(BUNDLE, "train_autoencoder.yaml", **go_on)
+    run(BUNDLE, "train_autoencoder.yaml", **of_first_stage(go_on))
     assert_same_end(go_on["output_dir"], go_on["models_dir"], finished, ("autoencoder",))
     assert not hidden(folder)
 
