@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +40,17 @@ COPIED = (
 )
 NEEDED = (*COPIED, "metadata.json")
 _DIRECTIONS = {"R": "right", "L": "left", "A": "anterior", "P": "posterior", "S": "superior", "I": "inferior"}
+# First lines; the sibling bundles of this repository have the same, with their name and what they synthesise.
 _HEADERS = {
     "prepare.yaml": "Turns NIfTI or DICOM of your own into the volumes and the datalist that train.yaml reads.",
-    "train_autoencoder.yaml": "First stage: trains the VQ-GAN that compresses volumes. Normally started by train.yaml.",
-    "train.yaml": "Second stage: trains the latent diffusion model, after the first if that one's weights are missing.",
-    "evaluate.yaml": "Evaluation on the test split: reconstruction, and synthetic volumes beside real ones.",
+    "train_autoencoder.yaml": "First stage of {bundle}: trains a 3D VQ-GAN that compresses {subject} to discrete latents. "
+    "Normally started by train.yaml.",
+    "train.yaml": "Second stage of {bundle}: trains the latent diffusion model; the first stage is trained before it if "
+    "its weights are missing.",
+    "evaluate.yaml": "Evaluation of {bundle}: synthetic volumes against held-out ones, with floors and errors; "
+    "reconstruction by the first stage.",
 }
+_COMMENT_COLUMN = 43  # of most knobs; a line that has its comment further to the left keeps it there
 _README = """# {name}
 
 {fill_in}: what is synthesised, from which data.
@@ -85,8 +90,13 @@ def new_bundle(
     compression: Sequence[int],
     spacing: Sequence[float] | None = None,
     axcodes: str | None = None,
+    subject: str = "volumes",
+    knobs: Mapping[str, tuple[str, str]] | None = None,
 ) -> Path:
     """Write a bundle at ``target`` that differs from ``source`` in its sizes and has no data of its own.
+
+    The bundles of this repository come from each other in this way, but for ``prepare.yaml``, which is written for each
+    data set, and the overlay for laptops.
 
     Args:
         source: folder of a latent diffusion bundle.
@@ -96,6 +106,9 @@ def new_bundle(
         compression: voxels per latent position (H, W, D), powers of two.
         spacing: mm along H, W, D to which ``prepare.yaml`` resamples; None keeps the source's.
         axcodes: where H, W and D point, such as ``"RAS"``; None keeps the source's.
+        subject: what is synthesised, for the first lines of the configurations, such as ``"knee MRI"``.
+        knobs: further ids of the configurations -> value as YAML and comment at the line's end, such as ``"batch_size":
+            ("40", "per device (paper)")``. They go before what the other arguments make of the same id.
 
     Returns:
         ``target``.
@@ -103,7 +116,8 @@ def new_bundle(
     Raises:
         FileNotFoundError: the source is no such bundle, or the folder above the target does not exist.
         FileExistsError: there is something at ``target``.
-        ValueError: a folder name that MONAI cannot use, or sizes that do not fit; nothing is written.
+        ValueError: a folder name that MONAI cannot use, sizes that do not fit, or a knob that no configuration of the
+            source has; nothing is written.
     """
     source, target = Path(source).resolve(), Path(target).resolve()
     missing = [file for file in NEEDED if not (source / "configs" / file).is_file()]
@@ -112,11 +126,13 @@ def new_bundle(
     if not name.strip():
         raise ValueError("name must say what the bundle is for, got an empty text")
     _check_folder(source, target)
-    knobs = _knobs(source, image_size, compression, spacing, axcodes)
+    values = _knobs(source, image_size, compression, spacing, axcodes)
+    lines = _lines(source, values, knobs or {})
     unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         unfinished.chmod(0o755)  # mkdtemp keeps others out
-        _write(source, unfinished, target.name, name, knobs)
+        _write_configs(source, unfinished, target.name, subject, values, lines)
+        _write_documents(source, unfinished, target.name, name, values)
         if target.exists():
             raise FileExistsError(f"{target} was made in the meantime")
         os.replace(unfinished, target)
@@ -176,16 +192,32 @@ def _knobs(
     return knobs
 
 
-def _write(source: Path, folder: Path, folder_name: str, name: str, knobs: dict[str, Any]) -> None:
+def _write_configs(
+    source: Path,
+    folder: Path,
+    folder_name: str,
+    subject: str,
+    knobs: dict[str, Any],
+    lines: Mapping[str, tuple[str, str]],
+) -> None:
     (folder / "configs").mkdir()
-    (folder / "docs").mkdir()
     for file in COPIED:
         text = (source / "configs" / file).read_text()
         if file == "inference.json":
             text = _changed_json(text, knobs)
         elif file.endswith(".yaml"):
-            text = _changed_yaml(text, file, knobs)
+            text = _changed_yaml(text, lines)
+            if file == "prepare.yaml" and "spacing" in knobs:
+                text = _with_knob(text, "spacing", str(knobs["spacing"]), "mm")
+            if file in _HEADERS:
+                header = _HEADERS[file].format(bundle=folder_name, subject=subject)
+                text = f"# {header}" + text[text.index("\n") :]
+            text = _with_default_spacing(text, knobs)
         (folder / "configs" / file).write_text(text)
+
+
+def _write_documents(source: Path, folder: Path, folder_name: str, name: str, knobs: dict[str, Any]) -> None:
+    (folder / "docs").mkdir()
     metadata = json.loads((source / "configs" / "metadata.json").read_text())
     made_from = f"{source.name} {metadata['version']}"
     write_json(folder / "configs" / "metadata.json", _metadata(metadata, name, made_from, knobs))
@@ -203,25 +235,44 @@ def _write(source: Path, folder: Path, folder_name: str, name: str, knobs: dict[
     (folder / "docs" / "data_license.txt").write_text(_LICENCE.format(**words))
 
 
-def _changed_yaml(text: str, file: str, knobs: dict[str, Any]) -> str:
+def _lines(source: Path, knobs: dict[str, Any], given: Mapping[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    """Id -> value and comment, for every line of the YAML files that is another than the source's."""
+    unknown = set(given).difference(
+        *(_top_level(source / "configs" / file) for file in COPIED if file.endswith(".yaml"))
+    )
+    if unknown:
+        raise ValueError(f"no configuration of {source.name} has the knobs {sorted(unknown)}")
     directions = ", ".join(_DIRECTIONS[code] for code in knobs["axcodes"])
     left_right = [axis for axis, _ in world_axes(knobs["axcodes"])].index(0)
-    values = {
-        "image_size": (knobs["image_size"], "voxels H, W, D"),
-        "compression": (knobs["compression"], "voxels per latent position, H, W, D"),
+    return {
+        "image_size": (str(knobs["image_size"]), "voxels H, W, D"),
+        "compression": (str(knobs["compression"]), "voxels per latent position, H, W, D"),
         "axcodes": (knobs["axcodes"], f"where H, W and D point: {directions}"),
         "embedded_cohort": ("null", "none: there is no training without dataset_dir"),
-        "flip_axis": (left_right, f"axis of the random flip: {left_right} is {'HWD'[left_right]}, left-right"),
+        "flip_axis": (str(left_right), f"axis of the random flip: {left_right} is {'HWD'[left_right]}, left-right"),
         "manifest": ("null", "every scan in raw_dir is a case; or the path of a manifest"),
+        **given,
     }
-    if file == "prepare.yaml" and "spacing" in knobs:
-        values["spacing"] = (knobs["spacing"], "mm")
-    for id, (value, comment) in values.items():
-        line = f"{f'{id}: {value}':<42} # {comment}"
-        text = _with_lines(text, rf"^{id}: [^\n]*$", line)
-    if file in _HEADERS:
-        text = f"# {_HEADERS[file]}" + text[text.index("\n") :]
-    return _with_default_spacing(text, knobs)
+
+
+def _top_level(file: Path) -> set[str]:
+    return set(ConfigParser.load_config_file(file))
+
+
+def _changed_yaml(text: str, lines: Mapping[str, tuple[str, str]]) -> str:
+    for id, (value, comment) in lines.items():
+        text = _with_knob(text, id, value, comment)
+    return text
+
+
+def _with_knob(text: str, id: str, value: str, comment: str) -> str:
+    """``text`` with another value and comment at the knob's line, the comment where the line had it."""
+
+    def line(found: re.Match[str]) -> str:
+        column = min(found[0].find("#"), _COMMENT_COLUMN) if "#" in found[0] else _COMMENT_COLUMN
+        return f"{f'{id}: {value}':<{column - 1}} # {comment}"
+
+    return re.sub(rf"^{re.escape(id)}: [^\n]*$", line, text, flags=re.MULTILINE)
 
 
 def _with_lines(text: str, pattern: str, line: str) -> str:
@@ -275,6 +326,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--compression", required=True, nargs=3, type=int, metavar=("H", "W", "D"), help="powers of two"
     )
     parser.add_argument("--spacing", nargs=3, type=float, metavar=("H", "W", "D"), help="mm that prepare resamples to")
+    parser.add_argument("--subject", default="volumes", help="what is synthesised, such as 'liver CT'")
     parser.add_argument("--axcodes", help="where H, W, D point, such as RAS or PSR; default: the source's")
     options = parser.parse_args(argv)
     try:

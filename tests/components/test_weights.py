@@ -65,6 +65,15 @@ def test_another_architecture_is_told_tensor_by_tensor(tmp_path: Path) -> None:
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
+def test_tensors_of_the_same_names_and_other_shapes_are_named(tmp_path: Path) -> None:
+    path = save_weights(nn.Linear(2, 3), tmp_path / "model.pt", {})
+    network = nn.Linear(2, 4)
+    before = network.weight.detach().clone()
+    with pytest.raises(WeightsError, match=r"model\.pt is from another .*weight: expected \(4, 2\), got \(3, 2\)"):
+        load_weights(network, path)
+    assert torch.equal(network.weight, before)
+
+
 @pytest.mark.parametrize("size", [0, 10, 500, -1])
 def test_damaged_weights_are_named_in_one_line(tmp_path: Path, size: int) -> None:
     path = save_weights(nn.Linear(30, 40), tmp_path / "model.pt", {})

@@ -91,6 +91,8 @@ def test_a_tube_thinner_than_a_voxel_keeps_its_volume():
 
 
 def test_slabs_give_the_same_as_the_whole(monkeypatch):
+    """To float32's rounding of coordinates of tens of mm: vector and scalar kernels of sums and powers differ in the last
+    bit, and where a row begins in memory, so which of them computes a voxel, depends on the shape of the slab."""
     rng = np.random.default_rng(3)
     warp = [SmoothField(rng, 20.0) for _ in range(3)]
 
@@ -101,8 +103,10 @@ def test_slabs_give_the_same_as_the_whole(monkeypatch):
 
     whole = both()
     monkeypatch.setattr("medical_diffusion_components.cohorts.shapes.SLAB_VOXELS", 40 * 60 * 7)
-    for part, expected in zip(both(), whole):
-        np.testing.assert_array_equal(part, expected)
+    (image, label), (expected_image, expected_label) = both(), whole
+    assert expected_image.max() == 1 and (expected_label == 5).sum() > 1000
+    np.testing.assert_allclose(image, expected_image, rtol=0, atol=1e-5)
+    assert (label != expected_label).mean() < 1e-4  # voxels whose centre lies on the surface
 
 
 def test_painting_a_box_paints_the_scene_it_was_cut_from():

@@ -214,3 +214,19 @@ def test_enhanced_multi_frame_objects_are_refused_as_such(series, case):
     with pytest.raises(SeriesRefused, match="got 30 frames") as caught:
         read_series(case)
     assert caught.value.reason is Refusal.MULTI_FRAME
+
+
+@pytest.mark.parametrize("share", [0.01, 0.03, -0.03])
+def test_a_slice_may_lie_two_percent_of_the_spacing_from_its_place(whole_series, tmp_path, share):
+    """The middle one of 30: least squares move the grid by a thirtieth of what it is out of place."""
+    folder = shutil.copytree(whole_series, tmp_path / "copy")
+    paths = sorted(folder.iterdir())
+    headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in paths]
+    step = np.linalg.norm(np.subtract(headers[1].ImagePositionPatient, headers[0].ImagePositionPatient))
+    shift(paths[15], normal=share * step)
+    if abs(share) < 0.02:
+        assert read_series(folder).array.shape == (10, 20, 30)
+    else:
+        with pytest.raises(SeriesRefused) as refused:
+            read_series(folder)
+        assert refused.value.reason == Refusal.NON_UNIFORM_SPACING

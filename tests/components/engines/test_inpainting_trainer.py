@@ -53,8 +53,11 @@ def test_a_step_is_gradient_descent_on_the_loss_of_the_painted_volume() -> None:
 
 
 def test_training_lowers_the_loss() -> None:
-    losses = [output["loss"].item() for output in trained(network(), [batch()] * 30, lr=0.3)]
-    assert losses[-1] < 0.9 * losses[0]
+    """To 0.77 of it, in steps so short that it falls from each fifth to the next: long ones jump about a minimum of L1,
+    and where they land is a matter of rounding."""
+    losses = [output["loss"].item() for output in trained(network(), [batch()] * 30, lr=0.03)]
+    assert losses[-1] < 0.85 * losses[0]
+    assert all(later < earlier for earlier, later in zip(losses[::5], losses[5::5]))
 
 
 def test_the_gradient_is_clipped_if_so_wished() -> None:

@@ -24,6 +24,15 @@ def test_seeds_that_differ_widen_the_interval() -> None:
     assert bootstrap_mean(values.mean(0, keepdims=True)).low == pytest.approx(0.7)
 
 
+def test_the_interval_of_runs_and_patients_adds_the_variance_of_both() -> None:
+    """In a table of sums a_i + b_j the mean of R rows and C columns has the variance var(a) / R + var(b) / C."""
+    rng = np.random.default_rng(2)
+    rows, columns = rng.normal(0, 0.3, (25, 1)), rng.normal(0.7, 0.4, (1, 60))
+    found = bootstrap_mean(rows + columns, resamples=8000)
+    half = norm.ppf(0.975) * np.sqrt(rows.var() / 25 + columns.var() / 60)
+    np.testing.assert_allclose([found.mean - found.low, found.high - found.mean], [half, half], rtol=0.08)
+
+
 def test_values_without_two_dimensions_are_refused() -> None:
     for values in (np.zeros(3), np.zeros((0, 3))):
         with pytest.raises(ValueError, match=r"expected values \(runs, patients\)"):

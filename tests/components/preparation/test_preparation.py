@@ -105,6 +105,9 @@ def test_what_is_made_can_be_trained_on_and_lies_where_the_raw_scan_lay(tmp_path
         assert (
             made.shape == SIZE and made.get_data_dtype() == np.float32 and nib.aff2axcodes(made.affine) == tuple("RAS")
         )
+        (sform, scode), (qform, qcode) = made.get_sform(coded=True), made.get_qform(coded=True)
+        assert scode == qcode == 1  # readers that look at one of them only find the same place
+        np.testing.assert_allclose(sform, qform, atol=1e-4)
         voxels = made.get_fdata()
         assert voxels.min() == -1 and voxels.max() == 1
         index = np.indices(SIZE).reshape(3, -1)

@@ -11,7 +11,9 @@ import yaml
 from medical_diffusion_components.reports.label_study import LabelStudy, LabelStudyRun, num_patients
 
 # Stand-ins for the bundles' configurations: they write down what they were run with, one line per run.
-NOTE = "$open(@log, 'a').write(repr((@stage, @pretrained_weights, @num_labelled, @seed, @shift)) + chr(10))"
+NOTE = (
+    "$open(@log, 'a').write(repr((@stage, @pretrained_weights, @num_labelled, @seed, @label_seed, @shift)) + chr(10))"
+)
 MAKE = "$os.makedirs({0}, exist_ok=True)"
 COMMON = {
     "log": "",
@@ -20,6 +22,7 @@ COMMON = {
     "pretrained_weights": None,
     "num_labelled": None,
     "seed": 0,
+    "label_seed": None,
     "shift": 0,
 }
 PRETRAIN = [NOTE, MAKE.format("@models_dir"), "$open(@models_dir + '/model.pt', 'w').write('weights ' + str(@shift))"]
@@ -71,11 +74,11 @@ def test_every_arm_number_and_seed_is_run_once_with_its_weights(study, tmp_path:
     assert [(r["arm"], r["num_labelled"], r["seed"]) for r in results] == runs
     start = {"scratch": (None, 0), "synthetic": (weights, 5)}
     tuned = [
-        (stage, start[arm][0], number, seed, start[arm][1])
+        (stage, start[arm][0], number, seed, seed, start[arm][1])
         for arm, number, seed in runs
         for stage in ("finetune", "evaluate")
     ]
-    assert logged(tmp_path) == [("pretrain", None, None, 0, 7), *tuned]
+    assert logged(tmp_path) == [("pretrain", None, None, 0, None, 7), *tuned]
 
 
 def test_what_has_a_result_is_not_run_again(study, tmp_path: Path) -> None:
@@ -83,14 +86,14 @@ def test_what_has_a_result_is_not_run_again(study, tmp_path: Path) -> None:
     before = logged(tmp_path)
     (tmp_path / "study" / "runs" / LabelStudyRun("scratch", 3, 1).name / "result.json").unlink()
     assert study().run() == first
-    assert logged(tmp_path)[len(before) :] == [("finetune", None, 3, 1, 0), ("evaluate", None, 3, 1, 0)]
+    assert logged(tmp_path)[len(before) :] == [("finetune", None, 3, 1, 1, 0), ("evaluate", None, 3, 1, 1, 0)]
 
 
 def test_a_study_can_grow(study, tmp_path: Path) -> None:
     study().run()
     before = len(logged(tmp_path))
     assert len(study(seeds=[0, 1, 2]).run()) == 12
-    assert {seed for *_, seed, _ in logged(tmp_path)[before:]} == {2}
+    assert {seeds for *_, seed, label_seed, _ in logged(tmp_path)[before:] for seeds in (seed, label_seed)} == {2}
 
 
 def test_where_it_runs_and_what_no_stage_knows_are_no_other_settings(study, tmp_path: Path) -> None:
@@ -113,7 +116,7 @@ def test_given_weights_are_used_as_they_are(study, tmp_path: Path) -> None:
     weights = tmp_path / "model.pt"
     weights.write_bytes(b"these")
     study(arms={"given": {"weights": str(weights)}}, labelled=[2], seeds=[4]).run()
-    assert logged(tmp_path) == [(stage, str(weights), 2, 4, 0) for stage in ("finetune", "evaluate")]
+    assert logged(tmp_path) == [(stage, str(weights), 2, 4, 4, 0) for stage in ("finetune", "evaluate")]
     weights.write_bytes(b"those")
     with pytest.raises(ValueError, match="pretrained_sha256 was"):
         study(arms={"given": {"weights": str(weights)}}, labelled=[2], seeds=[4]).run()

@@ -92,6 +92,11 @@ def test_cases_of_one_patient_do_not_make_the_interval_narrower() -> None:
     np.testing.assert_allclose(thrice[:3], once[:3])
 
 
+def test_a_mean_is_no_median_within_a_patient_nor_between_patients() -> None:
+    found = mean_over_patients([0.0, 0.1, 0.8, 0.9, 0.2], ["a", "a", "a", "b", "c"])
+    assert found.mean == pytest.approx(((0.0 + 0.1 + 0.8) / 3 + 0.9 + 0.2) / 3) and found.patients == 3
+
+
 def test_too_few_patients_have_no_interval_and_none_no_mean() -> None:
     assert mean_over_patients([0.5, np.nan], ["a", "b"]) == (0.5, None, None, 1)
     assert mean_over_patients([np.nan], ["a"]) == (None, None, None, 0)

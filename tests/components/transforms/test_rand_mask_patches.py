@@ -22,6 +22,11 @@ def test_exactly_the_share_is_removed(share: float, patch_size: tuple) -> None:
         assert masked(seed, share=share, patch_size=patch_size).mask.sum() == round(share * 6000)
 
 
+@pytest.mark.parametrize(("share", "expected"), [(0.0123, 74), (0.0122, 73), (0.0001, 1)])  # 73.8, 73.2, 0.6 voxels
+def test_the_share_is_rounded_to_the_nearest_whole_voxel(share: float, expected: int) -> None:
+    assert masked(share=share).mask.sum() == expected
+
+
 def test_one_patch_is_a_cuboid_of_its_size_inside_the_volume() -> None:
     starts = set()
     for seed in range(20):

@@ -57,6 +57,14 @@ def test_a_background_of_zeros_or_a_single_dark_voxel_is_no_padding():
     assert FillPadding()(lone) is lone
 
 
+def test_zeros_are_a_background_however_far_below_all_others():
+    values = 1000 + torch.arange(1000.0).reshape(1, 10, 10, 10) / 100
+    values[:, :2] = 0
+    zeros = MetaTensor(values, meta={PADDING_KEY: None, PADDING_LIMIT_KEY: None})
+    assert FillPadding()(zeros) is zeros
+    assert FillPadding()(zeros - 1).min() > 1000  # and below zero the same is padding
+
+
 def test_a_scan_of_padding_alone_is_refused():
     with pytest.raises(VolumeError, match="every voxel is padding"):
         FillPadding()(MetaTensor(torch.full((1, 3, 3, 3), -5.0), meta={PADDING_KEY: -5.0}))
