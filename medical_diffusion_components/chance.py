@@ -140,11 +140,11 @@ def seeded(seed: int) -> Iterator[None]:
 def draw_integers(high: int, batch: int, device: torch.device | str = "cpu") -> Tensor:
     """One random integer in [0, high) for each row of this process's batch, (B,) int64.
 
-    Drawn on the CPU, so alike for all devices and with no device to wait for.
+    Drawn on the CPU, so the same on all devices and with no device to wait for.
 
     Args:
         high: a bound that the integers stay below.
-        batch: B, alike on every process.
+        batch: B, the same on every process.
         device: where they are wanted.
     """
     return torch.randint(high, (batch * world_size(),))[process_rank() :: world_size()].to(device, non_blocking=True)
@@ -174,7 +174,7 @@ def draw_uniform(batch: int, stratified: bool, device: torch.device | str = "cpu
     """One uniform number in (0, 1) for each row of this process's batch, (B,) float64; drawn on the CPU.
 
     Args:
-        batch: B, alike on every process.
+        batch: B, the same on every process.
         stratified: each from another equal part of (0, 1), as in :func:`draw_stratified`.
         device: where they are wanted.
     """

@@ -64,7 +64,7 @@ latents. Made from `{source}`; what differs are the sizes, and that this bundle 
        python -m monai.bundle run prepare --config_file bundles/{folder}/configs/prepare.yaml \\
            --raw_dir scans --dataset_dir prepared
 
-2. Train both stages. Repeat the command after an interruption and it goes on where it stopped:
+2. Train both stages. Repeat the command after an interruption and it resumes where it stopped:
 
        python -m monai.bundle run training --config_file bundles/{folder}/configs/train.yaml --dataset_dir prepared
 

@@ -110,7 +110,7 @@ def ensure_first_stage(path: str, dataset_dir: str | None) -> None:
     """Train the first stage if its weights are missing, with the overrides that the running workflow was given.
 
     Runs ``train_autoencoder.yaml`` beside the running configuration, with the same overlays. Interrupted and run again,
-    it goes on where it stopped; weights appear at ``path`` only when it is complete.
+    it resumes where it stopped; weights appear at ``path`` only when it is complete.
 
     Args:
         path: weights of the first stage.

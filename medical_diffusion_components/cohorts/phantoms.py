@@ -77,7 +77,7 @@ def write_phantom_cohort(
 
     * ``knee``: the whole joint; H, W, D point to posterior, superior, right, so that slices are sagittal.
     * ``breast``: two cases per subject, ``..._left`` and ``..._right``, from the midline outwards. Left breasts
-      are mirrored, so that all lie alike: the midline is at the first index of H. RAS axes.
+      are mirrored, so that all lie the same way: the midline is at the first index of H. RAS axes.
     * ``chest``: without the padding outside the scanner's field of view. RAS axes.
 
     A finished cohort of the same parameters is taken as it is. What is written lies under another name until

@@ -114,7 +114,7 @@ def median_spacing(cases: Sequence[dict], axcodes: str = "RAS") -> tuple[float, 
         axcodes: the axes, in this order, along which to give it; the files may have theirs in any order.
 
     Raises:
-        ValueError: no cases, or ``axcodes`` that are none.
+        ValueError: no cases, or invalid ``axcodes``.
     """
     if not cases:
         raise ValueError("the median spacing of no cases is not defined")

@@ -45,7 +45,7 @@ def cache_latents(
 
     The files lie in a folder named by a hash of the first stage's weights, of the data, of the preprocessing and of the
     flip: whatever changes one of them changes the folder. Each file is written whole or not at all, so an interrupted
-    call goes on with the cases that are missing. Under ``torch.distributed`` the ranks share the work.
+    call continues with the cases that are missing. Under ``torch.distributed`` the ranks share the work.
 
     Args:
         first_stage: the autoencoder with its weights loaded.

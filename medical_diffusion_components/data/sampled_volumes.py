@@ -32,7 +32,7 @@ class VolumeSampler:
     Args:
         bundle: the generator's folder, with ``configs`` and ``models``.
         config: configurations, later ones on top; names are looked for in the bundle's ``configs``, then as paths.
-        settings: id -> value, what is to be otherwise than in the configurations, such as the sampler or ``models_dir``.
+        settings: id -> value, what differs from the configurations, such as the sampler or ``models_dir``.
         device: where to sample.
 
     Raises:

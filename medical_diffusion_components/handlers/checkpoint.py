@@ -1,4 +1,4 @@
-"""Checkpoints that an interrupted training goes on from, bit for bit."""
+"""Checkpoints from which an interrupted training resumes, bit for bit."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class CheckpointError(ValueError):
 
 
 class TrainingCheckpoint:
-    """Save all that training needs to go on, and go on from it when training starts.
+    """Save all that training needs to resume, and resume from it when training starts.
 
     A checkpoint holds the state dicts of ``objects`` (networks with their codebook, optimisers, averaged weights), the
     iteration, the evaluator's best metric, and torch's random state. Each is written under a temporary name and renamed;
     the newest ``keep`` stay. At the start of a training the newest is loaded; one that is damaged is reported and the one
     before it used. Of several processes, the first writes and all read; they go on together or not at all. While one
-    training runs, no second one may use the folder: they would go on from each other's checkpoints.
+    training runs, no second one may use the folder: each would resume from the other's checkpoints.
 
     The number of processes may change between two runs as long as the global batch stays: 8 devices with 2 cases each go
     on where 4 with 4 cases stopped.
@@ -49,7 +49,7 @@ class TrainingCheckpoint:
     Args:
         folder: where the checkpoints are.
         objects: name -> anything with ``state_dict`` and ``load_state_dict``.
-        sampler: the loader's sampler, which is told where in the epoch to go on.
+        sampler: the loader's sampler, which is given the place in the epoch to resume at.
         batch_size: samples per batch of that loader, on this process.
         evaluator: engine whose best metric goes along.
         settings: what must be the same when training resumes, as :func:`medical_diffusion_components.workflow.settings`
@@ -123,7 +123,7 @@ class TrainingCheckpoint:
         """Write the checkpoint of the present iteration (first rank only) and remove the oldest.
 
         Raises:
-            NonFiniteLossError: something to save is infinite or not a number, so that nobody could go on from it.
+            NonFiniteLossError: something to save is infinite or not a number, so that no training could resume from it.
             OSError: it cannot be written; those before it are untouched.
         """
         self.last_saved = time.monotonic()
@@ -218,7 +218,7 @@ class TrainingCheckpoint:
         torch.set_rng_state(content["random_state"])
         if self.evaluator is not None:
             self.evaluator.state.best_metric, self.evaluator.state.best_metric_epoch = content["best"]
-        logger.info(f"going on from {path}: iteration {iteration}, epoch {engine.state.epoch}")
+        logger.info(f"resuming from {path}: iteration {iteration}, epoch {engine.state.epoch}")
 
     def _check_settings(self, engine: Engine, path: Path, content: dict) -> None:
         if "settings" not in content:

@@ -10,7 +10,7 @@ __all__ = ["SeedIterations"]
 
 
 class SeedIterations:
-    """Seed torch before every iteration from (seed, iteration), on all ranks alike.
+    """Seed torch before every iteration from (seed, iteration), the same on all ranks.
 
     What an iteration draws (noise, timesteps, slices, restarted codes) then depends on nothing that came before it, so a
     resumed training draws what an uninterrupted one would, without saving generators. What is drawn for a row of a batch

@@ -27,7 +27,7 @@ def hinge_generator_loss(fake_logits: Tensor) -> Tensor:
 class AdversarialSchedule:
     """From which batch on the discriminators train and the generator listens to them, counted in batches.
 
-    A generator that is suddenly told by an untrained discriminator what is wrong collapses. So the discriminators train
+    A generator that suddenly follows an untrained discriminator collapses. So the discriminators train
     alone for the last ``discriminator_warmup`` batches before ``start``, and the generator's terms then grow linearly
     over ``ramp`` batches.
 

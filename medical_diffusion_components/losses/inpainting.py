@@ -32,7 +32,7 @@ class InpaintingLoss:
     r"""loss = l1_weight x mean(v |pred - target|) + ms_ssim_weight x (1 - MS-SSIM(pred, target)).
 
     The mean is over all voxels. v is 1 where the mask is 1 (removed) and ``rest_weight`` where it is 0 (kept): with the
-    default 1 the whole volume counts alike, with 0 the removed voxels alone enter the first term. MS-SSIM always compares
+    default 1 the whole volume counts equally, with 0 the removed voxels alone enter the first term. MS-SSIM always compares
     whole volumes, since its windows reach across the border of a patch.
 
     ``l1_masked`` and ``l1_rest`` are for the report; they enter the loss only as parts of the mean above.

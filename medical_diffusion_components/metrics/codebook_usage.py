@@ -16,7 +16,7 @@ __all__ = ["CodebookPerplexity"]
 class CodebookPerplexity(Metric):
     """exp(entropy) of how often each code is used, over all volumes of an epoch and all ranks.
 
-    It is the number of codes if all are used alike, and 1 if everything is mapped to one code.
+    It is the number of codes if all are used equally, and 1 if everything is mapped to one code.
 
     Args:
         num_codes: size of the codebook.

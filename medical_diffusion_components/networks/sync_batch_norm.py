@@ -67,7 +67,7 @@ def sync_batch_norms(module: nn.Module) -> nn.Module:
     """Exchange every batch norm inside ``module`` for one of the global batch with its parameters, in place.
 
     That is torch's ``SyncBatchNorm`` for what is on a GPU and :class:`GlobalBatchNorm` for what is on a CPU. Names in the
-    state dict stay, so checkpoints of one process and of several are alike.
+    state dict stay, so checkpoints of one process and of several are the same.
 
     Raises:
         ValueError: a batch norm without affine parameters or running statistics at a fixed momentum.

@@ -27,7 +27,7 @@ def describe(thing: Any) -> Any:
     """Plain values as they are, objects as their class and attributes, functions by name.
 
     Raises:
-        TypeError: an object that cannot be told from another one with other settings.
+        TypeError: an object whose settings cannot be compared.
     """
     if thing is None or isinstance(thing, (bool, int, str)):
         return thing.value if isinstance(thing, enum.Enum) else thing

@@ -26,7 +26,7 @@ def montage(
     axcodes: str = "RAS",
     overlays: Mapping[str, Sequence[np.ndarray]] | None = None,
 ) -> Figure:
-    """Draw groups of volumes, a column per volume and a row per plane, turned alike whatever their axes.
+    """Draw groups of volumes, a column per volume and a row per plane, in the same orientation whatever their axes.
 
     Args:
         groups: heading -> volumes (H, W, D), drawn side by side.
@@ -37,7 +37,7 @@ def montage(
         overlays: heading of a group -> label maps (H, W, D) to draw over its volumes, each value above 0 in a colour.
 
     Raises:
-        ValueError: no volume at all, or ``axcodes`` that are none.
+        ValueError: no volume at all, or invalid ``axcodes``.
     """
     overlays, _ = _on_ras_axes(overlays or {}, spacing, axcodes)
     groups, spacing = _on_ras_axes(groups, spacing, axcodes)

@@ -75,7 +75,7 @@ class LabelStudy:
 
     A seed fixes the labelled patients (fewer ones are among the more), the order of the data, the augmentation and the
     weights that no arm brings. Every run leaves ``result.json``; what has one is not run again, and a run that was
-    interrupted goes on from its checkpoint. Several processes may work on one study, started by ``torchrun`` or in
+    interrupted resumes from its checkpoint. Several processes may work on one study, started by ``torchrun`` or in
     several terminals: each takes the next run that nobody holds. When the last run is done, all of them are returned.
 
     Args:

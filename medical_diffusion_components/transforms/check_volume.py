@@ -85,7 +85,7 @@ class CheckVolume(Transform):
 
 
 class CheckVolumed(NamesItsFailure, MapTransform):
-    """Dictionary form of :class:`CheckVolume`; the further arguments are its."""
+    """Dictionary form of :class:`CheckVolume`; the other arguments are those of that class."""
 
     backend = CheckVolume.backend
 

@@ -35,7 +35,7 @@ class LoadVolume(Transform):
         file -> (1, H, W, D)
 
     Raises:
-        ValueError: ``axcodes`` that are none.
+        ValueError: invalid ``axcodes``.
         VolumeError: the file is missing, is no NIfTI file, is damaged, does not hold a 3D volume, or has a
             singular affine.
     """

@@ -25,9 +25,9 @@ __all__ = ["RandTorchIOd"]
 class RandTorchIOd(RandomizableTransform, MapTransform):
     """Apply a TorchIO transform to images and labels together.
 
-    Images and labels pass as one TorchIO subject with their affines, so that both move alike: labels by the nearest voxel
-    unless the transform says otherwise, and untouched where only intensities change. What is drawn follows from MONAI's
-    random state alone: TorchIO draws from torch's global generator, which is seeded for the call and put back.
+    Images and labels pass as one TorchIO subject with their affines, so that both move together: labels by the nearest
+    voxel unless the transform says otherwise, and untouched where only intensities change. What is drawn follows from
+    MONAI's random state alone: TorchIO draws from torch's global generator, which is seeded for the call and put back.
 
     Several of TorchIO's intensity transforms (gamma, bias field) are meant for magnitudes, where nothing is 0. The
     intensities are therefore mapped from ``intensity_range`` to [0, 1] before, and back after; they may then leave the
@@ -44,7 +44,7 @@ class RandTorchIOd(RandomizableTransform, MapTransform):
         (C, H, W, D) -> (C, H, W, D)
 
     Raises:
-        ValueError: an intensity range that is none, or a transform that cannot be called.
+        ValueError: an invalid intensity range, or a transform that cannot be called.
     """
 
     backend = [TransformBackends.TORCH]

@@ -25,7 +25,7 @@ class SpacingAffine(Transform):
         (C, H, W, D) -> (C, H, W, D), as a ``MetaTensor``
 
     Raises:
-        ValueError: not three positive numbers, or ``axcodes`` that are none.
+        ValueError: not three positive numbers, or invalid ``axcodes``.
     """
 
     def __init__(self, spacing: Sequence[float], axcodes: str = "RAS") -> None:

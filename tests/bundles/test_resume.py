@@ -172,7 +172,7 @@ def test_of_a_truncated_checkpoint_the_one_before_is_used_and_that_is_reported(
     before, newest = checkpoints(go_on["output_dir"])[-2:]
     newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
     printed = run(BUNDLE, "train_autoencoder.yaml", **of_first_stage(go_on))
-    assert f"checkpoint {newest} cannot be read" in printed and f"going on from {before}" in printed
+    assert f"checkpoint {newest} cannot be read" in printed and f"resuming from {before}" in printed
     assert_same_end(go_on["output_dir"], go_on["models_dir"], finished, ("autoencoder",))
 
 

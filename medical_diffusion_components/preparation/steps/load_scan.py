@@ -224,7 +224,7 @@ def _with_three_axes(volume: MetaTensor) -> MetaTensor:
 
 
 class LoadScand(NamesItsFailure, MapTransform):
-    """Dictionary form of :class:`LoadScan`; the further arguments are its."""
+    """Dictionary form of :class:`LoadScan`; the other arguments are those of that class."""
 
     backend = LoadScan.backend
 

@@ -97,7 +97,7 @@ class Resample(Transform):
 
 
 class Resampled(NamesItsFailure, MapTransform):
-    """Dictionary form of :class:`Resample`; the further arguments are its."""
+    """Dictionary form of :class:`Resample`; the other arguments are those of that class."""
 
     backend = Resample.backend
 

@@ -130,8 +130,8 @@ class SplitBreastsd(NamesItsFailure, MapTransform):
         fit: see :class:`SplitBreasts`.
         margin: see :class:`SplitBreasts`.
         smallest: see :class:`SplitBreasts`.
-        label_key: label map of whole numbers that is cut alike: class by class, so that where the voxels change their size
-            the class with the largest share of a voxel has it. None, or not there: no label.
+        label_key: label map of whole numbers that is cut the same way: class by class, so that where the voxels change
+            their size the class with the largest share of a voxel has it. None, or not there: no label.
     """
 
     backend = SplitBreasts.backend

@@ -122,7 +122,7 @@ def test_a_damaged_newest_one_does_not_crowd_out_what_follows(tmp_path: Path, ke
         training(tmp_path, stop=6, keep=3).run()
     (tmp_path / "checkpoint_000000005.pt").write_bytes(b"half")
     with pytest.raises(Stop):
-        training(tmp_path, stop=5, keep=keep, every_minutes=1e9).run()  # it goes on from 4
+        training(tmp_path, stop=5, keep=keep, every_minutes=1e9).run()  # it resumes from 4
     assert 4 in names(tmp_path)
     checkpoint = TrainingCheckpoint(tmp_path, {}, None, batch_size=2, keep=keep)
     checkpoint.save(SimpleNamespace(state=SimpleNamespace(rank=0, iteration=4, epoch_length=3)))
