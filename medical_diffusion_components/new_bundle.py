@@ -23,6 +23,7 @@ from monai.bundle import ConfigParser
 from medical_diffusion_components.files import write_json
 from medical_diffusion_components.networks.vqgan import check_divisible
 from medical_diffusion_components.orientation import world_axes
+from medical_diffusion_components.transforms.volume_error import times
 
 __all__ = ["main", "new_bundle"]
 
@@ -228,8 +229,8 @@ def _write_documents(source: Path, folder: Path, folder_name: str, name: str, kn
         "fill_in": FILL_IN,
         "folder": folder_name,
         "source": source.name,
-        "size": "x".join(str(n) for n in knobs["image_size"]),
-        "latent": f"{knobs['latent_shape'][0]} x " + "x".join(str(n) for n in knobs["latent_shape"][1:]),
+        "size": times(knobs["image_size"]),
+        "latent": f"{knobs['latent_shape'][0]} x " + times(knobs["latent_shape"][1:]),
     }
     (folder / "docs" / "README.md").write_text(_README.format(**words))
     (folder / "docs" / "data_license.txt").write_text(_LICENCE.format(**words))
@@ -295,7 +296,7 @@ def _with_default_spacing(text: str, knobs: dict[str, Any]) -> str:
 
 
 def _metadata(source: dict[str, Any], name: str, made_from: str, knobs: dict[str, Any]) -> dict[str, Any]:
-    size = "x".join(str(n) for n in knobs["image_size"])
+    size = times(knobs["image_size"])
     metadata = {
         **source,
         "version": "0.1.0",

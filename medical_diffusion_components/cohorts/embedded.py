@@ -10,6 +10,7 @@ from medical_diffusion_components.cohorts.template import TEMPLATE_COHORT_NOTICE
 from medical_diffusion_components.data.datasets import EMBEDDED, is_synthetic, load_cases
 from medical_diffusion_components.data.splits import SPLITS
 from medical_diffusion_components.distributed import process_rank, wait_for_all
+from medical_diffusion_components.transforms.volume_error import times
 
 __all__ = ["more_held_out_cases", "resolve_dataset"]
 
@@ -63,8 +64,7 @@ def resolve_dataset(
     name, notice = f"{cohort} phantom cohort", PHANTOM_NOTICE
     if cohort == "template":
         name, notice = "template cohort", TEMPLATE_COHORT_NOTICE
-    times = "x".join(str(s) for s in size)
-    folder = Path(output_dir) / f"{name.replace(' ', '_')}_{num_subjects}_{times}_{seed}"
+    folder = Path(output_dir) / f"{name.replace(' ', '_')}_{num_subjects}_{times(size)}_{seed}"
     if process_rank() == 0:
         print(f"{_RULE}\nNo dataset_dir was given: using the {EMBEDDED}{name}.\n{notice}\n{_RULE}", flush=True)
         if cohort == "template":

@@ -5,7 +5,7 @@ from medical_diffusion_components.handlers.checkpoint import CheckpointError, Tr
 from medical_diffusion_components.handlers.clip_gradients import ClipGradients
 from medical_diffusion_components.handlers.early_stopping import Convergence, StopWhenConverged
 from medical_diffusion_components.handlers.ema import ExponentialMovingAverage
-from medical_diffusion_components.handlers.first_rank_writer import FirstRankWriter
+from medical_diffusion_components.handlers.first_rank_writer import SilentWriter, first_rank_writer
 from medical_diffusion_components.handlers.non_finite import NonFiniteLossError, StopOnNonFinite
 from medical_diffusion_components.handlers.optimiser_steps import StepLrSchedule, optimiser_step
 from medical_diffusion_components.handlers.post_hoc_ema import AverageSnapshots, post_hoc_average, snapshot_shares
@@ -22,12 +22,12 @@ __all__ = [
     "ClipGradients",
     "Convergence",
     "ExponentialMovingAverage",
-    "FirstRankWriter",
     "LatestWeights",
     "MeanOverProcesses",
     "NonFiniteLossError",
     "PublishWeights",
     "SeedIterations",
+    "SilentWriter",
     "StepLrSchedule",
     "StopOnNonFinite",
     "StopWhenConverged",
@@ -35,6 +35,7 @@ __all__ = [
     "TrainingProgress",
     "ValidationWithLastEpoch",
     "WarmupCosine",
+    "first_rank_writer",
     "optimiser_step",
     "post_hoc_average",
     "snapshot_shares",

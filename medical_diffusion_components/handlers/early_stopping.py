@@ -15,8 +15,10 @@ logger = logging.getLogger(__name__)
 class Convergence:
     """Attached to an evaluator, count how many validations in a row have not been the best so far.
 
-    Ignite's ``EarlyStopping`` counts and stops in one, and so needs the trainer before the evaluator, which a trainer
-    that validates needs the other way round; and it would train another epoch after a resume.
+    Ignite's ``EarlyStopping`` counts and stops in one, and so needs the trainer before the evaluator, which a trainer that
+    validates needs the other way round. MONAI's ``EarlyStopHandler`` can be given the trainer later, but has no state for a
+    checkpoint to keep. Both look only after a validation, so a training that has stopped would train another epoch when it
+    is started again.
 
     Args:
         patience: validations without a better one after which training has converged, at least 1; None is never.

@@ -3,43 +3,28 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Callable
 
 from torch.utils.tensorboard import SummaryWriter
 
 from medical_diffusion_components.distributed import process_rank
 
-__all__ = ["FirstRankWriter"]
+__all__ = ["SilentWriter", "first_rank_writer"]
 
 
-class FirstRankWriter(SummaryWriter):
-    """TensorBoard writer of which only the first process writes; curves of several in one folder would be mixed up.
+class SilentWriter:
+    """Takes every call that a ``SummaryWriter`` takes, and writes nothing."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        if not callable(getattr(SummaryWriter, name, None)):
+            raise AttributeError(f"SummaryWriter has no method {name!r}")
+        return lambda *_, **__: None
+
+
+def first_rank_writer(log_dir: str | os.PathLike) -> SummaryWriter | SilentWriter:
+    """A TensorBoard writer on the first process and a silent one elsewhere: curves of several in a folder would mix.
 
     Args:
         log_dir: where the events go.
     """
-
-    def __init__(self, log_dir: str | os.PathLike) -> None:
-        self.silent = process_rank() > 0
-        if not self.silent:
-            super().__init__(str(log_dir))
-
-    def add_scalar(self, *args: Any, **kwargs: Any) -> None:
-        """As torch's, on the first process; nothing elsewhere."""
-        if not self.silent:
-            super().add_scalar(*args, **kwargs)
-
-    def add_figure(self, *args: Any, **kwargs: Any) -> None:
-        """As torch's, on the first process; nothing elsewhere."""
-        if not self.silent:
-            super().add_figure(*args, **kwargs)
-
-    def flush(self) -> None:
-        """As torch's, on the first process; nothing elsewhere."""
-        if not self.silent:
-            super().flush()
-
-    def close(self) -> None:
-        """As torch's, on the first process; nothing elsewhere."""
-        if not self.silent:
-            super().close()
+    return SummaryWriter(str(log_dir)) if process_rank() == 0 else SilentWriter()

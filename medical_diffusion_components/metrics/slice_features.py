@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from medical_diffusion_components.transforms.volume_error import times
+
 __all__ = ["SliceFeatures"]
 
 
@@ -56,7 +58,7 @@ class SliceFeatures(nn.Module):
         first = min(self.every // 2, volumes.shape[axis + 2] - 1)
         slices = volumes.movedim(axis + 2, 1)[:, first :: self.every]  # (B, slices, C, h, w)
         if min(slices.shape[3:]) < self.smallest:
-            sides = "x".join(str(side) for side in slices.shape[3:])
+            sides = times(slices.shape[3:])
             raise ValueError(
                 f"slices across axis {axis} have {sides} voxels, the network wants {self.smallest}: leave it out"
             )

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from medical_diffusion_components.data.splits import SPLITS, split_patients
@@ -312,14 +313,12 @@ def _remove_leftovers(dataset_dir: Path) -> None:
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
     """Hold a lock that ends with the process, however it ends."""
+    lock = FileLock(folder / ".lock", fallback_to_soft=False)
     try:
-        import fcntl
-    except ImportError:  # not on Windows, where two runs at once are up to the user
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise BlockingIOError(f"another process is preparing {folder}: wait for it, or end it") from error
+    try:
         yield
-        return
-    with open(folder / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise BlockingIOError(f"another process is preparing {folder}: wait for it, or end it") from error
-        yield
+    finally:
+        lock.release()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from itertools import product
 
 import numpy as np
@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 from monai.transforms.utils import TransformBackends
 
-from medical_diffusion_components.transforms.volume_error import NamesItsFailure, VolumeError, file_name
+from medical_diffusion_components.transforms.volume_error import NamesItsFailure, VolumeError, file_name, times
 
 __all__ = ["CheckLabels", "CheckLabelsd"]
 
@@ -54,8 +54,8 @@ class CheckLabels(Transform):
             return f"expected one label map (1, H, W, D), got shape {tuple(label.shape)}"
         if label.shape[1:] != image.shape[1:]:
             return (
-                f"the label has {_times(label.shape[1:])} voxels, its image {file_name(image)} has "
-                f"{_times(image.shape[1:])}: resample the label onto the image's grid"
+                f"the label has {times(label.shape[1:])} voxels, its image {file_name(image)} has "
+                f"{times(image.shape[1:])}: resample the label onto the image's grid"
             )
         if not isinstance(label, MetaTensor) or not isinstance(image, MetaTensor):
             return None
@@ -119,7 +119,3 @@ class CheckLabelsd(NamesItsFailure, MapTransform):
                         raise
                     raise VolumeError(f"case {data['case_id']}: {error}") from error
         return data
-
-
-def _times(size: Sequence[int]) -> str:
-    return "x".join(str(int(n)) for n in size)

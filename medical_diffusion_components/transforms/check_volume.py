@@ -9,7 +9,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
 from monai.transforms.utils import TransformBackends
 
-from medical_diffusion_components.transforms.volume_error import NamesItsFailure, VolumeError, file_name
+from medical_diffusion_components.transforms.volume_error import NamesItsFailure, VolumeError, file_name, times
 
 
 class CheckVolume(Transform):
@@ -59,11 +59,11 @@ class CheckVolume(Transform):
             return f"expected {self.num_channels} channel(s), got {shape[0]}: shape {shape} is (C, H, W, D)"
         if self.spatial_size is not None and shape[1:] != self.spatial_size:
             return (
-                f"expected {_times(self.spatial_size)} voxels, got {_times(shape[1:])}: run the bundle's "
+                f"expected {times(self.spatial_size)} voxels, got {times(shape[1:])}: run the bundle's "
                 f"`prepare` to bring the images to that size, or set --image_size to theirs"
             )
         if self.min_size is not None and any(n < least for n, least in zip(shape[1:], self.min_size)):
-            return f"expected at least {_times(self.min_size)} voxels, got {_times(shape[1:])}"
+            return f"expected at least {times(self.min_size)} voxels, got {times(shape[1:])}"
         return None
 
     def _intensity_problem(self, img: torch.Tensor) -> str | None:
@@ -108,7 +108,3 @@ class CheckVolumed(NamesItsFailure, MapTransform):
             with self.remembering_failure():
                 data[key] = self.check(data[key])
         return data
-
-
-def _times(size: Sequence[int]) -> str:
-    return "x".join(str(n) for n in size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -35,6 +35,11 @@ class NamesItsFailure:
     def __str__(self) -> str:
         name = type(self).__name__
         return name if self.failure is None else f"{name}: {self.failure}"
+
+
+def times(sizes: Iterable[float]) -> str:
+    """Sizes as text, for messages: ``(64, 64, 32)`` is ``64x64x32``, ``(0.5, 0.5, 2)`` is ``0.5x0.5x2``."""
+    return "x".join(f"{float(size):.7g}" for size in sizes)
 
 
 def file_name(img: torch.Tensor) -> str:

@@ -21,7 +21,7 @@ from monai.transforms import MapTransform, Transform
 from monai.transforms.utils import TransformBackends
 from monai.utils import MetaKeys
 
-from medical_diffusion_components.transforms.volume_error import NamesItsFailure, VolumeError, file_name
+from medical_diffusion_components.transforms.volume_error import NamesItsFailure, VolumeError, file_name, times
 
 __all__ = ["Resample", "Resampled"]
 
@@ -82,7 +82,7 @@ class Resample(Transform):
             step = before / after
         if not np.prod(after) <= self.max_voxels:
             raise VolumeError(
-                f"{file_name(img)}: {_times(before)} voxels of {_times(spacing)} mm would become {_times(after)} voxels, "
+                f"{file_name(img)}: {times(before)} voxels of {times(spacing)} mm would become {times(after)} voxels, "
                 f"more than the {self.max_voxels} allowed"
             )
         start = ((before - 1) - (after - 1) * step) / 2  # first new centre, in old voxels
@@ -148,7 +148,3 @@ def _resample_axis(volume: torch.Tensor, axis: int, centres: np.ndarray, half_wi
             difference = part.index_select(axis, indices[:, k]).sub_(base)
             target.add_(difference.mul_(weights[:, k].reshape(column)))
     return result
-
-
-def _times(values: np.ndarray) -> str:
-    return " x ".join(f"{value:g}" for value in values)

@@ -18,6 +18,7 @@ import pydicom
 import pytest
 from dicom_fuzzing import malformed_copy
 from dicom_writing import write_series
+from filelock import FileLock
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
@@ -220,14 +221,13 @@ def test_nobody_can_train_on_an_unfinished_folder(tmp_path, monkeypatch):
 
 
 def test_two_runs_cannot_write_to_one_folder(tmp_path):
-    import fcntl
-
     raw_folder(tmp_path)
     (tmp_path / "out").mkdir()
-    with open(tmp_path / "out" / ".lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(BlockingIOError, match="another process is preparing"):
-            prepare(tmp_path)
+    with FileLock(tmp_path / "out" / ".lock"), pytest.raises(BlockingIOError, match="another process is preparing"):
+        prepare(tmp_path)
+    prepare(tmp_path)
+    with FileLock(tmp_path / "out" / ".lock", timeout=0):
+        assert stamps(tmp_path), "the lock is free again when a run has ended"
 
 
 def test_a_companion_file_reaches_the_steps_of_its_case_alone(tmp_path):
