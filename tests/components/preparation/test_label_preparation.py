@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -22,6 +23,7 @@ GRID = (96, 96, 30)
 
 
 def builder():
+    sys.path.insert(0, str(ROOT / "data_manifests"))  # the builders are scripts: what they share lies beside them
     spec = importlib.util.spec_from_file_location("build_duke_fgt", ROOT / "data_manifests" / "build_duke_fgt.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -75,13 +77,12 @@ def prepare(downloads: Path, out: Path, **overrides) -> dict[str, dict]:
         logging_file=False,
         run_id="prepare",
         raw_dir=str(downloads / "raw"),
-        masks_dir=str(downloads / "masks"),
+        **{"masks_dir": str(downloads / "masks"), **overrides},
         manifest=str(downloads / "duke_fgt.json"),
         dataset_dir=str(out),
         executor=executor,
         image_size=[64, 48, 32],
         spacing=[2.0, 2.0, 4.0],
-        **overrides,
     )
     workflow.initialize()
     workflow.run()
@@ -118,9 +119,19 @@ def test_from_a_download_with_masks_to_pairs_of_image_and_label(downloads, tmp_p
 
 
 @pytest.mark.slow
-def test_a_patient_without_masks_is_refused(downloads, tmp_path: Path) -> None:
-    folder, _ = downloads
-    with pytest.raises(SystemExit, match=r"prepare: 100\.0% of the cases were refused"):
-        prepare(folder, tmp_path, segment_files={"breast": "nowhere/{case_id}.seg.nrrd"})
-    report = json.loads((tmp_path / "report.json").read_text())
+def test_a_patient_without_masks_is_refused_and_a_template_that_fits_no_patient_stops_the_run(
+    downloads, tmp_path: Path
+) -> None:
+    folder, patients = downloads
+    lone = tmp_path / "masks" / f"{patients[0]}.seg.nrrd"
+    lone.parent.mkdir()
+    source = folder / "masks" / "Segmentation_Masks_NRRD" / patients[0] / f"Segmentation_{patients[0]}_Breast.seg.nrrd"
+    lone.write_bytes(source.read_bytes())
+    masks = {"masks_dir": str(lone.parent), "segment_files": {"breast": "{case_id}.seg.nrrd"}}
+    with pytest.raises(SystemExit, match=r"prepare: 66\.7% of the cases were refused"):
+        prepare(folder, tmp_path / "some", **masks)
+    report = json.loads((tmp_path / "some" / "report.json").read_text())
     assert "expected a file of segments as 'breast', found none" in json.dumps(report)
+    assert "breast: 1 of 3 cases have one, 2 have none" in report["noticed"]
+    with pytest.raises(SystemExit, match="breast: none of the 3 cases has the file"):
+        prepare(folder, tmp_path / "none", segment_files={"breast": "nowhere/{case_id}.seg.nrrd"})
