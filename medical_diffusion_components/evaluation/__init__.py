@@ -1,6 +1,7 @@
 """Is a generator any good? From folders of volumes to a table with floors and errors."""
 
 from medical_diffusion_components.evaluation.comparison import PROTOCOL, Comparison, VolumeSet
+from medical_diffusion_components.evaluation.eval_metrics import record_eval_metrics
 from medical_diffusion_components.evaluation.evaluation_page import EvaluationPage
 from medical_diffusion_components.evaluation.features import FeatureReader
 from medical_diffusion_components.evaluation.generator_evaluation import GeneratorEvaluation, process_pool
@@ -22,6 +23,7 @@ __all__ = [
     "headline",
     "markdown",
     "process_pool",
+    "record_eval_metrics",
     "sampled_cases",
     "write_reconstructions",
 ]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from bundle_folders import Trained, for_bundles_with, read, undisturbed, workflow
+from monai.bundle import run
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
@@ -78,3 +79,19 @@ def test_the_report_is_printed_and_pictured(bundle: Path, trained: Train) -> Non
     assert f"ssim {report(done)['metrics']['ssim']:.4g}" in done.printed["evaluate.yaml"]
     picture = np.asarray(Image.open(done.output / "evaluation" / "evaluation.png").convert("L"))
     assert picture.std() > 10
+
+
+@for_bundles_with("train_autoencoder.yaml", "evaluate.yaml", at_most=1)
+def test_recording_writes_the_measured_numbers_into_the_metadata(bundle: Path, trained: Train, tmp_path: Path) -> None:
+    done, copied = trained(bundle), tmp_path / "metadata.json"
+    original = (bundle / "configs" / "metadata.json").read_text()
+    copied.write_text(original)
+    with undisturbed():
+        known = read(bundle / "configs" / "evaluate.yaml")
+        values = {key: value for key, value in done.overrides.items() if key in known}
+        run("recording", config_file=str(bundle / "configs" / "evaluate.yaml"), metadata_file=str(copied), **values)
+    found = json.loads(copied.read_text())["eval_metrics"]
+    assert found["weights_sha256"] == report(done)["weights_sha256"]
+    assert found["first_stage"] == report(done)["metrics"]
+    assert found["anatomy"]["kid"]["value"] == report(done)["rows"]["synthetic"]["anatomy"]["kid"]["value"]
+    assert (bundle / "configs" / "metadata.json").read_text() == original

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
+import pytest
 import torch
 from bundle_folders import REPOSITORY, for_bundles_with, read
 from monai.bundle import ConfigParser
@@ -102,3 +106,35 @@ def test_monai_label_can_read_the_declared_format(bundle: Path) -> None:
     assert next(iter(format["outputs"])) == "pred" and "image" in format["inputs"]
     channels = format["outputs"]["pred"]["channel_def"]
     assert all(re.fullmatch(r"\d+", key) and isinstance(name, str) for key, name in channels.items())
+
+
+def released_weights(bundle: Path) -> Path | None:
+    """The weights that are in the repository; those that somebody has trained in the bundle's folder are not."""
+    name = "models/model.pt"
+    listed = subprocess.run(["git", "-C", str(bundle), "ls-files", name], capture_output=True, text=True, check=True)
+    return bundle / name if listed.stdout.strip() else None
+
+
+def disagreement(eval_metrics: dict, weights: Path | None) -> str:
+    """Why these numbers are not those of the released weights; nothing where they are."""
+    if weights is None:
+        return "numbers without weights" if eval_metrics else ""
+    measured, released = eval_metrics.get("weights_sha256"), hashlib.sha256(weights.read_bytes()).hexdigest()
+    return "" if measured == released else f"measured with {measured}, released are {released}"
+
+
+@for_bundles_with("train_autoencoder.yaml", "evaluate.yaml")
+def test_measured_numbers_are_those_of_the_released_weights(bundle: Path) -> None:
+    if shutil.which("git") is None or not (REPOSITORY / ".git").exists():
+        pytest.skip("only a checkout knows which weights are released")
+    assert disagreement(metadata(bundle)["eval_metrics"], released_weights(bundle)) == ""
+
+
+def test_numbers_of_other_weights_or_of_none_are_noticed(tmp_path: Path) -> None:
+    weights = tmp_path / "model.pt"
+    weights.write_bytes(b"released")
+    measured = {"weights_sha256": hashlib.sha256(b"released").hexdigest()}
+    assert disagreement(measured, weights) == disagreement({}, None) == ""
+    assert disagreement(measured, None) and disagreement({}, weights)
+    weights.write_bytes(b"released again")
+    assert disagreement(measured, weights)

@@ -1,0 +1,87 @@
+"""Measured numbers in a bundle's ``metadata.json``, as the Model Zoo wants them, and of which weights they are."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medical_diffusion_components.files import file_hash, write_atomically
+
+__all__ = ["eval_metrics", "record_eval_metrics"]
+
+OF_A_SPACE = ("kid", "mmd", "precision", "recall", "clipped_density", "clipped_coverage")
+OF_VOLUMES = ("ms_ssim", "high_frequency")
+WITH = ("value", "se", "floor", "floor_sd", "floor_n", "at_floor_n", "real", "n")  # what makes a number readable
+
+
+def eval_metrics(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What goes into the metadata: provenance, the first stage's numbers, and the synthetic row where it counts.
+
+    Args:
+        report: content of ``evaluation.json``.
+    """
+    found: dict[str, Any] = {
+        "weights_sha256": report["weights_sha256"],
+        "protocol": report["protocol"],
+        "data": report["data"]["data"],
+        "sampler": report["sampler"],
+        "steps": report["steps"],
+        "synthetic_volumes": report["n"]["synthetic"],
+        "held_out_volumes": report["n"]["reference"],
+        "first_stage": dict(report["metrics"]),
+    }
+    for space, measures in report["rows"]["synthetic"].items():
+        if space == "volumes" or report["spaces"][space]["counts"]:
+            wanted = OF_VOLUMES if space == "volumes" else OF_A_SPACE
+            cells = {name: measures[name] for name in wanted if name in measures}
+            found[space] = {name: {key: cell[key] for key in WITH if key in cell} for name, cell in cells.items()}
+    return found
+
+
+def record_eval_metrics(metadata: str | Path, evaluation: str | Path, weights: str | Path) -> dict[str, Any]:
+    """Write the numbers of an evaluation into ``metadata.json``; not a byte of what else it holds changes.
+
+    Args:
+        metadata: a bundle's ``metadata.json``.
+        evaluation: ``evaluation.json``.
+        weights: those that are released with the bundle.
+
+    Returns:
+        what was written.
+
+    Raises:
+        FileNotFoundError: no evaluation, or no weights.
+        ValueError: the evaluation is of other weights, of somebody's folder of volumes, or compares with training volumes.
+    """
+    for path, how in ((evaluation, "run evaluating first"), (weights, "numbers without their weights mean nothing")):
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"expected {path}, found none: {how}")
+    report = json.loads(Path(evaluation).read_text())
+    if report.get("samples") != "generated":
+        raise ValueError(
+            f"{evaluation} is of {report.get('samples')}: metadata hold numbers of volumes that evaluating has itself "
+            "sampled"
+        )
+    if report["reference"] != "test":
+        raise ValueError(f"expected a comparison with reference test, {evaluation} is one with {report['reference']}")
+    if report["weights_sha256"] != file_hash(weights):
+        raise ValueError(
+            f"{evaluation} is of weights {report['weights_sha256']}, {weights} has {file_hash(weights)}: evaluate again"
+        )
+    found = eval_metrics(report)
+    text = _replaced(Path(metadata).read_text(), found)
+    write_atomically(metadata, lambda temporary: temporary.write_text(text))
+    return found
+
+
+def _replaced(text: str, value: Mapping[str, Any]) -> str:
+    """The JSON text with this value of ``eval_metrics``, laid out as it was everywhere else."""
+    place = re.search(r'^(?P<indent> *)"eval_metrics":\s*', text, re.MULTILINE)
+    if place is None:
+        raise ValueError('expected a line "eval_metrics": ... in the metadata, found none')
+    _, end = json.JSONDecoder().raw_decode(text, place.end())
+    new = json.dumps(value, indent=2, allow_nan=False).replace("\n", "\n" + place["indent"])
+    return text[: place.end()] + new + text[end:]
