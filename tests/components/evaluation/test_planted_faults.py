@@ -6,7 +6,9 @@ averages, so that the tests are fast. A column has moved when it is farther from
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -120,6 +122,14 @@ FAULTS: dict[str, tuple[Callable[[Volumes], Volumes], set[str], set[str]]] = {
         {"nyquist_W", "nyquist_D", "kid", "mmd"},
     ),
 }
+
+
+def test_the_document_names_these_columns() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "evaluation.md").read_text()
+    table = text.split("| fault | moves | does not move |\n")[1].split("\n\n")[0].splitlines()[1:]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    written = {name: tuple(set(re.findall(r"`(\w+)`", cell)) for cell in cells) for name, *cells in rows}
+    assert written == {name: (must, must_not) for name, (_, must, must_not) in FAULTS.items()}
 
 
 @pytest.mark.parametrize("name", FAULTS)
