@@ -71,7 +71,9 @@ class Setting:
     """Generator, starting noise and real volumes of a configuration."""
 
     def __init__(self, files: list[str], split: str, overrides: dict[str, str]) -> None:
-        workflow = ConfigWorkflow(config_file=files, workflow_type="inference", **overrides)
+        # said here, since what is asked for after initialize() is evaluated outside the workflow, which would know it
+        folders = {"bundle_root": str(Path(files[0]).resolve().parents[1]), **overrides}
+        workflow = ConfigWorkflow(config_file=files, workflow_type="inference", **folders)
         workflow.initialize()
         self.get = workflow.parser.get_parsed_content
         self.device = torch.device(self.get("device"))

@@ -1,0 +1,112 @@
+"""Every benchmark's help, and the command that its docstring gives, at the smallest size."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).parents[2]
+sys.path.insert(0, str(REPOSITORY / "tests" / "bundles"))
+import bundle_folders  # noqa: E402
+
+LIBRARIES = {"measuring", "plain_denoiser", "plain_first_stage"}  # no commands
+SCRIPTS = sorted(path for path in (REPOSITORY / "benchmarks").glob("*.py") if path.stem not in LIBRARIES)
+ADNI = REPOSITORY / "bundles" / "adni_ldm"
+FIRST_STAGE_KNOBS = bundle_folders.read(ADNI / "configs" / "train_autoencoder.yaml").keys() - {"image_size"}
+SMALL_STEP = {id: value for id, value in bundle_folders.tiny(ADNI).items() if id in FIRST_STAGE_KNOBS}
+# What makes a command small, appended to that of the docstring without its parts in brackets.
+SMALLEST = {
+    "bundle_step": [f"--set={key}={json.dumps(value)}" for key, value in SMALL_STEP.items()],
+    "codebook": ["--runs=1", "--latents", "1", "2", "3", "4", "5", "--codes=8"],
+    "denoiser": ["--runs=1", "--batch=1", "--latent", "8", "8", "4", "--base_channels=8"],
+    "first_stage": ["--runs=1", "--size", "16", "16", "16", "--batch=1", "--codes=8"],
+    "table": [],
+}
+
+
+def shown_command(script: Path) -> str:
+    """The docstring's, in one line."""
+    text = ast.get_docstring(ast.parse(script.read_text())).replace("\\\n", " ")
+    return next(line for line in text.splitlines() if line.startswith("    python "))
+
+
+def command(script: Path) -> list[str]:
+    """The docstring's, split as a shell would, without what stands in brackets outside of quotes."""
+    parts = re.split(r"(\"[^\"]*\")", shown_command(script))
+    return shlex.split("".join(part if part.startswith('"') else re.sub(r"\[[^]]*\]", "", part) for part in parts))
+
+
+def run(arguments: list[str], folder: Path = REPOSITORY) -> str:
+    paths = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_the_docstring_of_every_benchmark_gives_a_command_for_itself() -> None:
+    assert SCRIPTS
+    for script in SCRIPTS:
+        assert command(script)[:2] == ["python", f"benchmarks/{script.name}"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS, ids=[script.stem for script in SCRIPTS])
+def test_help_names_every_option_of_the_command_in_the_docstring(script: Path) -> None:
+    _, _, options = run([str(script), "--help"]).partition("\noptions:")
+    for option in re.findall(r"(?<![\w-])--\w+", shown_command(script)):
+        assert re.search(rf"^ +{option}\b", options, re.MULTILINE), option
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALLEST)
+def test_the_command_of_the_docstring_runs(name: str) -> None:
+    shown = run([*command(REPOSITORY / "benchmarks" / f"{name}.py")[1:], *SMALLEST[name]])
+    if name == "bundle_step":
+        assert json.loads(shown.splitlines()[-1])["seconds"]
+    assert shown.strip()
+
+
+@pytest.mark.slow
+def test_samplers_are_compared_with_the_weights_that_the_overlay_left_in_the_bundle(tmp_path: Path) -> None:
+    """The command names no folder of weights and is run from outside the bundle."""
+    bundle = tmp_path / "bundles" / "adni_ldm"
+    shutil.copytree(ADNI / "configs", bundle / "configs")
+    sides = [16, 32, 16]  # the network that measures features wants 16 voxels
+    small = bundle_folders.tiny(bundle, image_size=sides, patch_size=sides, num_embedded_subjects=14)
+    configs = ["train.yaml", "demo.yaml", "small.yaml"]
+    known = {
+        id for name in ("train.yaml", "train_autoencoder.yaml") for id in bundle_folders.read(ADNI / "configs" / name)
+    }
+    (bundle / "configs" / "small.yaml").write_text(yaml.safe_dump({k: v for k, v in small.items() if k in known}))
+    bundle_folders.run(bundle, configs)
+    _, script, option, files = command(REPOSITORY / "benchmarks" / "sampling.py")
+    files = [*ast.literal_eval(files), "bundles/adni_ldm/configs/small.yaml"]
+    sizes = ["--volumes=3", "--batch_size=3", "--reference_volumes=3", "--neighbours=1", "--ddim=2", "--dpmpp_2m=2"]
+    shown = run([str(REPOSITORY / script), option, str(files), *sizes], tmp_path)
+    made = bundle / "demo" / "sampling"
+    assert {"sampling.md", "sampling.json", "sampling.png", "montage.png"} <= {path.name for path in made.iterdir()}
+    assert (made / "sampling.md").read_text().strip() in shown
+    rows = json.loads((made / "sampling.json").read_text())["samplers"]
+    assert [(row["sampler"], row["calls"]) for row in rows] == [
+        ("ddpm", 12),
+        ("ddim", 2),
+        ("dpmpp_2m", 2),
+        ("dpmpp_2m", 12),
+    ]
