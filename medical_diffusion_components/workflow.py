@@ -50,6 +50,7 @@ FOLDERS = frozenset(
         "models_dir",
         "output_dir",
         "pretrained_weights",
+        "report_dir",
         "samples_dir",
         "stage_dir",
         "weights",
@@ -63,6 +64,7 @@ PLACES = FOLDERS | {
     "cache_rate",
     "checkpoint_minutes",
     "device",
+    "look_seconds",
     "montage_interval",
     "num_devices",
     "num_inference_steps",  # of the montages of a training, as is the sampler
@@ -342,7 +344,7 @@ def check_overrides(*passed_on: str) -> None:
             continue
         if any(id in file and file[id] == value for file in [running, *overlays]):
             continue
-        users = [name for name, file in files.items() if id in _used(file, ["run"])]
+        users = [name for name, file in files.items() if id in _used(file, ["run", "check"])]
         if users:
             raise ValueError(f"--{id} changes nothing in this run: it is a setting of {' and '.join(users)}")
         known = {known for file in files.values() for known in file}

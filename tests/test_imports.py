@@ -29,11 +29,11 @@ ROWS = [
     {"data", "metrics"},
     {"workflow"},
     {"preparation", "handlers", "reports"},
-    {"engines", "cohorts", "evaluation", "new_bundle"},
+    {"engines", "cohorts", "evaluation", "new_bundle", "preflight"},
 ]
 RANK = {room: rank for rank, row in enumerate(ROWS) for room in row}
 # What a trained bundle can do without: reading raw downloads, and inventing data.
-PERIPHERY = {"dicom", "preparation", "cohorts"}
+PERIPHERY = {"dicom", "preparation", "preflight", "cohorts"}
 CORE_LINES = 8000
 
 

@@ -80,14 +80,14 @@ def prepare_case(case: RawCase, steps: Sequence[Callable], raw_dir: str, dataset
     try:
         source = source_hash(case)
         with one_thread():
-            items = _run_steps(case, steps, seconds)
+            items = run_steps(case, steps, seconds)
         with _timed(seconds, WRITING):
             outputs = _write(case, items, Path(dataset_dir))
             note = {"source": source, "settings": settings, "outputs": outputs, "versions": versions()}
             write_json(_note_path(Path(dataset_dir), case), note)
     except Exception as error:
         status = "aside" if isinstance(error, LabelMapError) else "refused"
-        (reason, text), outputs = _why(error), ()
+        (reason, text), outputs = why_refused(error), ()
         text = text.replace(str(raw_dir).rstrip("/") + "/", "")
     return CaseResult(*case[:3], status, reason, text, tuple(outputs), seconds, peak_memory())
 
@@ -164,7 +164,13 @@ def _end_with(parent: Any) -> None:
     os._exit(1)
 
 
-def _run_steps(case: RawCase, steps: Sequence[Callable], seconds: dict[str, float]) -> list[dict]:
+def run_steps(case: RawCase, steps: Sequence[Callable], seconds: dict[str, float]) -> list[dict]:
+    """Run a case through the steps; the time of each is added to ``seconds``.
+
+    Raises:
+        LabelMapError: the scan is a label map.
+        Exception: whatever a step raises.
+    """
     items: list[dict] = [{IMAGE_KEY: case.scan, "case_id": case.case_id, **case.companions}]
     for number, step in enumerate(steps):
         with _timed(seconds, type(step).__name__):
@@ -243,7 +249,7 @@ def _note_path(dataset_dir: Path, case: RawCase) -> Path:
     return dataset_dir / "cases" / f"{case.case_id}.json"
 
 
-def _why(error: Exception) -> tuple[str, str]:
+def why_refused(error: Exception) -> tuple[str, str]:
     """Code and text of a refusal."""
     if isinstance(error, SeriesRefused):
         return error.reason.value, error.text

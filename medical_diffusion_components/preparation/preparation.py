@@ -63,6 +63,7 @@ class Preparation:
         in_flight: cases handed to the executor at once; at least the number of its workers.
         max_refused_share: more refused cases than this share, in [0, 1], end the run with an error.
         allow_absent: cases of the manifest that are not in ``raw_dir`` do not count as refused.
+        draw: called with ``dataset_dir`` and the prepared images by case id, to draw them; None: no picture.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Preparation:
         in_flight: int = 8,
         max_refused_share: float = 0.05,
         allow_absent: bool = False,
+        draw: Callable[[Path, Mapping[str, Path]], None] | None = None,
     ) -> None:
         if raw_dir is None or dataset_dir is None:
             raise ValueError("prepare needs --raw_dir (the download) and --dataset_dir (where the results go)")
@@ -110,6 +112,7 @@ class Preparation:
         self.in_flight = int(in_flight)
         self.max_refused_share = float(max_refused_share)
         self.allow_absent = allow_absent
+        self.draw = draw
 
     def run(self) -> PreparationReport:
         """Prepare what is not there yet, then write the datalist and the report.
@@ -146,6 +149,9 @@ class Preparation:
                 tuple(results), wall, self.settings, *limits, inventory, self.decisions(inventory)
             )
             write_report(report, self.dataset_dir)
+            if self.draw is not None:
+                outputs = [output for result in results for output in result.outputs]
+                self.draw(self.dataset_dir, {o["case_id"]: self.dataset_dir / o["image"] for o in outputs})
         print(report.as_console_text(self.dataset_dir / "report.md"), flush=True)
         if contradiction is not None:
             raise ValueError(contradiction)

@@ -1,5 +1,6 @@
 """What is written for people: pictures, reports, synthetic volumes and the label study."""
 
+from medical_diffusion_components.reports.contact_sheet import SheetCell, contact_sheet
 from medical_diffusion_components.reports.drawing import montage, save_montage
 from medical_diffusion_components.reports.evaluation_report import TEST_ROWS, EvaluationReport
 from medical_diffusion_components.reports.label_study import Arm, LabelStudy, LabelStudyRun, num_patients
@@ -31,7 +32,9 @@ __all__ = [
     "SegmentationNote",
     "SegmentationPictures",
     "SegmentationReport",
+    "SheetCell",
     "SyntheticVolumeWriter",
+    "contact_sheet",
     "mean_over_patients",
     "montage",
     "num_patients",

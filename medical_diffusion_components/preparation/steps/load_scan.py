@@ -117,10 +117,18 @@ class LoadScan(Transform):
             volume = read_with_itk(scan.path)
         else:
             volume = self._read_nifti(scan.path)
-        self._check_grid(scan.path, tuple(volume.shape[1:]), np.asarray(volume.affine))
-        if not name.endswith(".npy"):
-            self._check_beliefs(scan.path, tuple(volume.shape[1:]), np.asarray(volume.affine))
+        self.check_header(scan.path, tuple(volume.shape[1:]), np.asarray(volume.affine))
         return self.orient(_with_three_axes(volume))
+
+    def check_header(self, path: str, shape: tuple[int, ...], affine: np.ndarray) -> None:
+        """Refuse a grid that is impossible, or that the settings do not believe; voxels are not needed for that.
+
+        Raises:
+            VolumeError: see the class.
+        """
+        self._check_grid(path, shape, affine)
+        if not path.lower().endswith(".npy"):
+            self._check_beliefs(path, shape, affine)
 
     def _read_nifti(self, path: str) -> MetaTensor:
         self._check_nifti(path)

@@ -1,0 +1,55 @@
+"""What to do about a refusal or a remark: the knob to set, or the file to mend."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+
+__all__ = ["advice_for", "grouped"]
+
+# the words of a refusal -> what to do; the first that fits counts
+_ADVICE = (
+    (r"sform and qform", "--affine_from sform or --affine_from qform, whichever is right"),
+    (r"expected voxels of", 'mend the unit in the header, or believe it with --spacing_range "[low, high]"'),
+    (r"an extent of at most", "mend the spacing in the header: no patient is that long"),
+    (r"slices, got \w+ ones", "put series of other planes elsewhere, or --plane null"),
+    (r"slices each way", "a localiser or a single slice: put it elsewhere"),
+    (r"modality", "put series of other modalities elsewhere, or --modality null"),
+    (r"Hounsfield", "convert again from DICOM, or believe it with --check_hounsfield false"),
+    (r"label map", "nothing: it is left aside"),
+    (r"right angles|sheared", "resample the file to a grid with right angles"),
+    (r"three axes|3 dimensions|4D|time", "split the file into volumes, one a file"),
+    (r"array without spacing", "convert arrays to NIfTI, which has a spacing"),
+    (r"damaged|incomplete|truncated|not a gzip|cannot be read|unreadable", "fetch the file again"),
+    (r"missing|gap|apart|lack|expected \d+ slices", "fetch the series again: slices are missing"),
+    (r"say which is meant", "put one of the series elsewhere, or name it in a manifest"),
+    (r"skull|head", "--brain_extraction, or --skull report"),
+    (r"worker_memory_gib", "--worker_memory_gib"),
+    (r"constant|NaN|finite", "leave the scan out: it holds no picture"),
+    (r"in the raw folder", "download it, or --allow_absent true"),
+    (r"expected size|expected \(|voxels, got", "prepare the folder with prepare.yaml, or set --image_size"),
+)
+_REMARKS = {
+    "orientation_unknown": "neither transform is set: look at the sheet whether left is left",
+    "unit_not_millimetres": "brought to millimetres: look at the sizes in the table",
+    "affine_from_sform": "the sform was taken, as set",
+    "affine_from_qform": "the qform was taken, as set",
+    "skull": "looks like a head: --brain_extraction, unless it is meant to have its skull",
+}
+
+
+def advice_for(text: str) -> str:
+    """What to do about a refusal or a remark."""
+    if text in _REMARKS:
+        return _REMARKS[text]
+    found = (advice for words, advice in _ADVICE if re.search(words, text, flags=re.IGNORECASE))
+    return next(found, "see the table of symptoms in docs/own_data.md")
+
+
+def grouped(refused: Mapping[str, str]) -> dict[str, list[str]]:
+    """Advice -> the cases that it is for."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for case, text in refused.items():
+        found[advice_for(text)].append(case)
+    return dict(found)

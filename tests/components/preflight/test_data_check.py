@@ -1,0 +1,171 @@
+"""`check` on folders whose content is known, against counts, against files, and against `prepare` itself."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from dicom_writing import write_series
+from folders_to_check import GRID, SECRET, all_kinds, good_heads, head, nifti, plant_outliers
+from matplotlib.image import imread
+from monai.bundle import ConfigWorkflow
+
+from medical_diffusion_components.preflight import read_facts
+from medical_diffusion_components.preparation import take_inventory
+from medical_diffusion_components.preparation.steps import LoadScan
+
+ROOT = Path(__file__).parents[3]
+THREADS = {"_target_": "concurrent.futures.ThreadPoolExecutor", "_mode_": "callable", "max_workers": 1}
+
+
+def run(folder, run_id="check", file="prepare.yaml", bundle="adni_ldm", **settings):
+    workflow = ConfigWorkflow(
+        config_file=str(ROOT / "bundles" / bundle / "configs" / file),
+        meta_file=None,
+        logging_file=False,
+        run_id=run_id,
+        **({"report_dir": str(folder / "report")} if run_id == "check" else {}),
+        **settings,
+    )
+    workflow.initialize()
+    workflow.run()
+    return json.loads((folder / "report" / "check.json").read_text()) if run_id == "check" else None
+
+
+def snapshot(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if "report" not in path.parts and path.exists()}
+
+
+def in_red(path):
+    picture = imread(path)[..., :3]
+    return ((picture[..., 0] > 0.9) & (picture[..., 1] < 0.4)).sum()
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mixed")
+    written = all_kinds(folder / "raw")
+    before = snapshot(folder)
+    report = run(folder, raw_dir=str(folder / "raw"), image_size=[16, 16, 16], look_seconds=60.0)
+    return folder, written, before, report
+
+
+def test_what_is_found_is_what_was_written(mixed):
+    folder, written, _, report = mixed
+    found = report["found"]
+    assert {key: found[key] for key in written} == written
+    files = [path for path in (folder / "raw").rglob("*") if path.is_symlink() or path.is_file()]
+    assert found["files seen"] == len(files) == found["files of scans"] + sum(found["files left aside"].values())
+    assert found["files left aside"] == {
+        "series of fewer than 3 slices (localiser, screenshot)": 2,
+        "DICOM without a scan (RT Structure Set)": 1,
+        "archive, not opened": 1,
+        "broken link": 1,
+        "hidden": 1,
+        "label map": 1,
+        "other file (text, table, picture)": 1,
+    }
+    assert report["tables"]["format"]["values"] == {"NIfTI": 7, "DICOM": 3}
+    assert report["tables"]["size (voxels right x front x up)"]["values"] == {"28x34x24": 10}
+
+
+def test_nothing_is_written_but_the_report(mixed):
+    folder, _, before, _ = mixed
+    assert snapshot(folder) == before
+    assert {p.name for p in (folder / "report").iterdir()} == {"check.json", "check.md", "contact_sheet.png"}
+
+
+def test_no_identifier_of_a_header_is_in_the_report(mixed):
+    text = "".join((mixed[0] / "report" / name).read_text() for name in ("check.json", "check.md"))
+    for identifier in (SECRET, "MILLER", "SMITH", "1.2.826.0.1.9", str(mixed[0])):
+        assert identifier not in text
+
+
+def test_what_prepare_refuses_is_refused_beforehand_with_the_knob_to_set(mixed, tmp_path):
+    folder, _, _, report = mixed
+    settings = {"raw_dir": str(folder / "raw"), "image_size": [16, 16, 16], "executor": THREADS}
+    run(folder, "prepare", dataset_dir=str(tmp_path / "out"), max_refused_share=1.0, **settings)
+    cases = json.loads((tmp_path / "out" / "report.json").read_text())["cases"]
+    assert set(report["refused"]) == {c["case_id"] for c in cases if c["status"] == "refused"} == {"contradiction"}
+    assert "--affine_from" in report["refused"]["contradiction"]["advice"]
+    last = (folder / "report" / "check.md").read_text().splitlines()[-1]
+    assert last.startswith("To do: ") and "contradiction" in last and not report["ready"]
+    assert "1 links point nowhere" in last and "10.0% of the scans would be refused, 5.0% may be" in last
+    assert imread(tmp_path / "out" / "contact_sheet.png").any(), "prepare draws what it made"
+
+
+def test_a_head_on_its_side_and_a_spacing_in_metres_are_named_and_framed(tmp_path):
+    good_heads(tmp_path / "raw", 8)
+    run(tmp_path, raw_dir=str(tmp_path / "raw"), look_seconds=30.0)
+    assert in_red(tmp_path / "report" / "contact_sheet.png") == 0
+    plant_outliers(tmp_path / "raw")
+    report = run(tmp_path, raw_dir=str(tmp_path / "raw"), look_seconds=30.0)
+    assert set(report["outliers"]) == {"sub-90_T1w", "sub-91_T1w"}
+    assert any("fits the others better when turned" in why for why in report["outliers"]["sub-90_T1w"])
+    assert "0.006 mm (median 6)" in report["outliers"]["sub-91_T1w"][0]
+    assert in_red(tmp_path / "report" / "contact_sheet.png") > 1000
+    assert report["refused"].keys() == {"sub-91_T1w"}
+
+
+def test_a_folder_without_fault_is_ready(tmp_path):
+    good_heads(tmp_path / "raw", 8)
+    report = run(tmp_path, raw_dir=str(tmp_path / "raw"), look_seconds=30.0)
+    assert report["ready"] and report["outliers"] == report["refused"] == {}
+    assert (tmp_path / "report" / "check.md").read_text().splitlines()[-1] == "Ready."
+
+
+def test_too_few_patients_too_little_memory_and_a_report_among_the_scans_are_said(tmp_path):
+    good_heads(tmp_path / "raw", 2)
+    report = run(tmp_path, raw_dir=str(tmp_path / "raw"), worker_memory_gib=0.1)
+    assert report["to_do"][0].startswith("2 patient(s)") and "--worker_memory_gib" in report["to_do"][1]
+    with pytest.raises(SystemExit, match="outside raw_dir"):
+        run(tmp_path / "raw", raw_dir=str(tmp_path / "raw"))
+
+
+def test_header_facts_are_those_of_the_volume_that_is_read(tmp_path):
+    oblique = nib.affines.from_matvec(np.array([[0, 0, 3.0], [-1, 0, 0], [0, 2, 0]]), (5, 6, 7))
+    nifti(tmp_path / "raw" / "a.nii.gz", head(1), oblique)
+    axial = np.diag([-1.0, -2.0, 4.0, 1.0])
+    write_series(tmp_path / "raw" / "b", head(2), axial, modality="MR", patient_id="x")
+    load = LoadScan()
+    for case in take_inventory(tmp_path / "raw").cases:
+        facts = read_facts(case, load, tmp_path / "raw")
+        volume = load(case.scan)
+        assert facts.shape == tuple(volume.shape[1:])
+        assert facts.spacing == pytest.approx(np.linalg.norm(np.asarray(volume.affine)[:3, :3], axis=0))
+    assert (facts.plane, facts.modality, facts.orientation) == ("axial", "MR", "LPS")
+
+
+@pytest.mark.slow
+def test_a_thousand_files_are_checked_in_ten_seconds_of_processor_time(tmp_path):
+    good_heads(tmp_path / "raw", 20)
+    for number in range(20, 1000):
+        (tmp_path / "raw" / f"sub-{number}_T1w.nii.gz").hardlink_to(
+            tmp_path / "raw" / f"sub-{number % 20:02d}_T1w.nii.gz"
+        )
+    started = time.process_time()
+    report = run(tmp_path, raw_dir=str(tmp_path / "raw"))
+    assert time.process_time() - started < 10
+    assert report["found"]["scans"] == 1000
+
+
+def test_a_folder_to_train_on_is_checked_for_the_size_that_training_wants(tmp_path):
+    for seed in range(7):
+        nifti(tmp_path / "data" / f"c{seed}.nii.gz", head(seed).astype(np.float32), GRID)
+    nifti(tmp_path / "data" / "small.nii.gz", head(8)[:20].astype(np.float32), GRID)
+    settings = {"file": "train.yaml", "dataset_dir": str(tmp_path / "data"), "look_seconds": 30.0}
+    report = run(tmp_path, image_size=[28, 34, 24], **settings)
+    assert set(report["refused"]) == {"small"} and "20 x 34 x 24" in report["refused"]["small"]["why"]
+    assert sum(report["found"]["volumes"].values()) == 8
+    assert list(report["room"])[1:] == [f"peak memory of a training step, {s}" for s in ("first stage", "diffusion")]
+    swin = run(tmp_path, bundle="swin_unetr_pretrain", roi_size=[64, 32, 32], **settings)
+    assert len(swin["refused"]) == 8
+
+
+def test_training_on_no_folder_has_nothing_to_check(tmp_path):
+    with pytest.raises(SystemExit, match="dataset_dir"):
+        run(tmp_path, file="train.yaml")

@@ -1,0 +1,47 @@
+"""Estimates of memory against every peak that was measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from medical_diffusion_components.preflight import diffusion_gb, first_stage_gb, swin_unetr_gb, training_memory
+
+ROOT = Path(__file__).parents[3]
+RESULTS = ROOT / "benchmarks" / "results"
+ROWS = [
+    row for name in ("memory", "check_memory") for row in json.loads((RESULTS / f"{name}.json").read_text())["rows"]
+]
+
+
+def numbers(text):
+    return [int(n) for n in text.split("x")]
+
+
+def estimate(row):
+    batch = int(row["batch"])
+    if row["stage"] == "autoencoder":
+        return first_stage_gb(numbers(row["volume"]), batch)
+    if row["stage"] == "diffusion":
+        latent = numbers(row["latent"])
+        return diffusion_gb(latent, batch, latent[1])
+    return swin_unetr_gb(numbers(row["volume"]), batch)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['bundle']}-{row['stage']}-{row['volume']}-{row['batch']}")
+def test_an_estimate_is_within_a_fifth_of_what_was_measured(row):
+    assert estimate(row) == pytest.approx(float(row["peak GB"]), rel=0.2)
+
+
+def test_a_bundles_own_knobs_are_taken_unless_others_are_given():
+    bundle = ROOT / "bundles" / "adni_ldm"
+    assert training_memory(bundle, [64, 64, 64]) == {
+        "first stage": first_stage_gb([64, 64, 64], 2),
+        "diffusion": diffusion_gb([32, 32, 32], 10, 32),
+    }
+    assert training_memory(bundle, [64, 64, 64], batch_size=3)["diffusion"] == diffusion_gb([32, 32, 32], 3, 32)
+    assert training_memory(ROOT / "bundles" / "swin_unetr_finetune", [1]) == {
+        "Swin UNETR": swin_unetr_gb([64, 64, 32], 2)
+    }
