@@ -12,9 +12,11 @@ import pytest
 from dicom_writing import write_series
 from folders_to_check import GRID, SECRET, all_kinds, good_heads, head, nifti, plant_outliers
 from matplotlib.image import imread
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 
 from medical_diffusion_components.preflight import read_facts
+from medical_diffusion_components.preflight.advice import advice_for
+from medical_diffusion_components.preflight.headers import without_identifiers
 from medical_diffusion_components.preparation import take_inventory
 from medical_diffusion_components.preparation.steps import LoadScan
 
@@ -169,3 +171,22 @@ def test_a_folder_to_train_on_is_checked_for_the_size_that_training_wants(tmp_pa
 def test_training_on_no_folder_has_nothing_to_check(tmp_path):
     with pytest.raises(SystemExit, match="dataset_dir"):
         run(tmp_path, file="train.yaml")
+
+
+def test_a_series_with_a_gap_is_refused_by_its_headers_without_its_identifiers(tmp_path):
+    uid = "1.2.826.0.1.9.5"
+    paths = write_series(tmp_path / "raw" / "a", head(1), GRID, modality="MR", patient_id=SECRET, series_uid=uid)
+    paths[9].unlink()
+    (case,) = take_inventory(tmp_path / "raw").cases
+    facts = read_facts(case, LoadScan(), tmp_path / "raw")
+    assert uid not in facts.refused and SECRET not in facts.refused
+    said = without_identifiers(f"{tmp_path}/raw/a: series {uid} has spacing 0.5 mm", tmp_path / "raw")
+    assert said == "a: series (UID) has spacing 0.5 mm"
+    assert advice_for(facts.refused) == "fetch the series again: slices are missing"
+
+
+def test_every_bundle_that_prepares_checks_in_the_same_way():
+    configs = [ConfigParser.load_config_file(file) for file in sorted(ROOT.glob("bundles/*/configs/prepare.yaml"))]
+    for id in ("data_check", "check", "report_dir", "look_seconds"):
+        assert all(config[id] == configs[0][id] for config in configs), id
+    assert all(config["preparation"]["draw"] == "$draw_prepared" for config in configs) and len(configs) > 4
