@@ -140,12 +140,16 @@ def provenance(path: str | os.PathLike) -> dict:
 
 
 def made_with(path: str | os.PathLike) -> dict[str, Any]:
-    """For the note of what the weights at ``path`` have made: their hash, what they were trained on, and versions."""
+    """For the note of what the weights at ``path`` have made: their hash, what they were trained on, and versions.
+
+    With it stands the window of the training volumes, if preparation fixed one.
+    """
     made = provenance(path)
     return {
         "weights_sha256": file_hash(path),
         "trained_on": made.get("data", "unknown: the weights came without a note"),
         "notice": made.get("notice"),
+        **({"window": made["window"]} if "window" in made else {}),
         "versions": versions(),
     }
 

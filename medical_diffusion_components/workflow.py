@@ -301,12 +301,12 @@ def start_run(*passed_on: str) -> None:
 
 
 def _traceback_with_cause(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """MONAI wraps errors in "Failed to evaluate ...", which hides the cause pages above: repeat it as the last line."""
+    """The cause in the last line: MONAI hides it pages above "Failed to evaluate ...", and some have several lines."""
     sys.__excepthook__(kind, error, traceback)
     cause = error
     while cause.__cause__ is not None and str(cause).startswith(_WRAPPERS):
         cause = cause.__cause__
-    if cause is not error:
+    if cause is not error or "\n" in str(error):
         text = str(cause)
         if text.startswith("Caught "):  # in a loader's process, whose traceback torch makes a part of the message
             text = text.strip().splitlines()[-1]
@@ -356,7 +356,7 @@ def check_overrides(*passed_on: str) -> None:
 def _check_folder_names(config: Mapping[str, Any]) -> None:
     """Folders whose names mean something else in a configuration: a number, an expression, a reference."""
     for id, value in config.items():
-        if not id.endswith("_dir") or value is None:
+        if not (id.endswith("_dir") or id in FOLDERS) or value is None or isinstance(value, dict):
             continue
         if not isinstance(value, str):
             folder_setting(id, value)

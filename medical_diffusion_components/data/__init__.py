@@ -4,6 +4,7 @@ from medical_diffusion_components.data.datasets import (
     EMBEDDED,
     USERS_DATA,
     case_weights,
+    check_spacing,
     data_fingerprint,
     describe_data,
     is_synthetic,
@@ -21,6 +22,7 @@ from medical_diffusion_components.data.segmentation_cases import (
     labelled_subset,
     volumes_to_segment,
 )
+from medical_diffusion_components.data.sides import axes_to_flip, sided_classes
 from medical_diffusion_components.data.splits import SPLITS, split_patients
 
 __all__ = [
@@ -32,8 +34,10 @@ __all__ = [
     "SampledVolumes",
     "SeededDataset",
     "VolumeSampler",
+    "axes_to_flip",
     "cache_latents",
     "case_weights",
+    "check_spacing",
     "data_fingerprint",
     "describe_cases",
     "describe_data",
@@ -46,6 +50,7 @@ __all__ = [
     "median_spacing",
     "nifti_files",
     "read_latents",
+    "sided_classes",
     "smallest_training_split",
     "split_patients",
     "volumes_to_segment",

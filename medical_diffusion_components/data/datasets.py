@@ -22,9 +22,16 @@ from medical_diffusion_components.data.label_maps import is_label_file
 from medical_diffusion_components.data.splits import SPLITS, split_patients
 from medical_diffusion_components.files import file_hash, files_below, folder_setting
 from medical_diffusion_components.orientation import world_axes
+from medical_diffusion_components.transforms.scale_as_prepared import (
+    INTENSITY_RANGE,
+    WINDOW,
+    dataset_scale,
+    scale_facts,
+)
 
 logger = logging.getLogger(__name__)
 
+SAME_SPACING = 0.05  # share by which the voxels of one data set may differ in length
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 # how notes beside weights name the data: an embedded cohort by its name after this, anything else as the user's
 EMBEDDED = "embedded "
@@ -47,7 +54,8 @@ def load_cases(dataset_dir: str | os.PathLike, split: str) -> list[dict]:
 
     Returns:
         Sorted by case id, dictionaries with ``image`` (absolute path), ``case_id``, ``patient_id`` and what
-        else the datalist holds, such as ``label`` (absolute path).
+        else the datalist holds, such as ``label`` (absolute path). Where preparation fixed the scale, each case has
+        ``intensity_range``, the values of its voxels, and ``window``, the intensities that these are.
 
     Raises:
         FileNotFoundError: the folder, its NIfTI files, or files that the datalist names are not there.
@@ -96,13 +104,16 @@ def data_fingerprint(cases: Sequence[dict]) -> str:
     Together with the preprocessing's own description it is the key of anything cached from these cases.
 
     Args:
-        cases: as ``load_cases`` returns them, in any order; ``image`` and, if present, ``label`` are read.
+        cases: as ``load_cases`` returns them, in any order; ``image`` and, if present, ``label`` are read. A scale that
+            preparation fixed counts, too.
     """
     whole = hashlib.sha256()
     for case in sorted(cases, key=lambda case: case["case_id"]):
         for key in ("image", "label"):
             if key in case:
                 whole.update(json.dumps([case["case_id"], key, file_hash(case[key])]).encode())
+        if WINDOW in case:
+            whole.update(json.dumps([case["case_id"], WINDOW, case[INTENSITY_RANGE], case[WINDOW]]).encode())
     return whole.hexdigest()
 
 
@@ -130,6 +141,28 @@ def median_spacing(cases: Sequence[dict], axcodes: str = "RAS") -> tuple[float, 
     return first, second, third
 
 
+def check_spacing(cases: Sequence[Mapping[str, Any]], resample: bool) -> None:
+    """Refuse volumes of several spacings, unless they are resampled to one.
+
+    Without resampling a network learns in voxels. It would learn two scales, and see a third in inference, where every
+    volume is resampled to the median.
+
+    Raises:
+        ValueError: two volumes of which one has voxels more than 5 % longer along an axis; the message names both.
+    """
+    if resample or not cases:
+        return
+    spacings = {str(case["image"]): median_spacing([case]) for case in cases}
+    for axis in range(3):
+        finest, coarsest = (choose(spacings, key=lambda file: spacings[file][axis]) for choose in (min, max))
+        if spacings[coarsest][axis] > (1 + SAME_SPACING) * spacings[finest][axis]:
+            told = [f"{file} {' x '.join(f'{s:.3g}' for s in spacings[file])} mm" for file in (finest, coarsest)]
+            raise ValueError(
+                f"expected volumes of one spacing, got {told[0]} and {told[1]} (right, anterior, superior): set "
+                "--resample True, or prepare them with one --spacing"
+            )
+
+
 def nifti_files(folder: Path) -> list[Path]:
     """Every NIfTI file in ``folder`` and below, in the order of their paths; links are followed, hidden ones left out."""
     return [path for path in files_below(folder).files if path.name.lower().endswith(NIFTI_SUFFIXES)]
@@ -137,7 +170,7 @@ def nifti_files(folder: Path) -> list[Path]:
 
 def is_synthetic(volume: str | os.PathLike) -> bool:
     """Whether the note beside a volume (``x.nii.gz``, ``x.json``) names the weights that made it."""
-    note = Path(_without_suffix(str(volume)) + ".json")
+    note = Path(without_suffix(str(volume)) + ".json")
     if not note.is_file():
         return False
     try:
@@ -147,6 +180,14 @@ def is_synthetic(volume: str | os.PathLike) -> bool:
     return isinstance(content, dict) and "weights_sha256" in content
 
 
+def noted_scale(volume: str | os.PathLike) -> dict[str, list[float]]:
+    """What the note beside a synthetic volume says of its scale, as ``scale_facts`` of a case; else empty."""
+    if not is_synthetic(volume):
+        return {}
+    note = json.loads(Path(without_suffix(str(volume)) + ".json").read_text())
+    return scale_facts(note[INTENSITY_RANGE], note[WINDOW]) if {INTENSITY_RANGE, WINDOW} <= note.keys() else {}
+
+
 def _cases_of_plain_folder(folder: Path) -> dict[str, list[dict]]:
     files: dict[str, Path] = {}
     labels = []
@@ -154,7 +195,7 @@ def _cases_of_plain_folder(folder: Path) -> dict[str, list[dict]]:
         if is_label_file(path):
             labels.append(path)
             continue
-        case_id = _without_suffix(path.relative_to(folder).as_posix()).replace("/", "_")
+        case_id = without_suffix(path.relative_to(folder).as_posix()).replace("/", "_")
         if case_id in files:
             raise ValueError(f"{path} and {files[case_id]} would both be case {case_id}: rename one of them")
         files[case_id] = path
@@ -172,12 +213,15 @@ def _cases_of_plain_folder(folder: Path) -> dict[str, list[dict]]:
         )
     splits: dict[str, list[dict]] = {name: [] for name in SPLITS}
     for case_id, place in split_patients(files).items():
-        splits[place].append({"image": str(files[case_id]), "case_id": case_id, "patient_id": case_id})
+        file = files[case_id]
+        splits[place].append({"image": str(file), "case_id": case_id, "patient_id": case_id, **noted_scale(file)})
     return splits
 
 
 def _cases_of_datalist(path: Path, split: str) -> list[dict]:
-    listed = _read_datalist(path)
+    content = _read_datalist(path)
+    scale = dataset_scale(path, content)
+    listed = _listed(path, content)
     _check_disjoint(path, listed)
     if not listed[split]:
         raise ValueError(f"{path} lists no cases under {split!r}: it needs at least one each under {', '.join(SPLITS)}")
@@ -185,7 +229,7 @@ def _cases_of_datalist(path: Path, split: str) -> list[dict]:
     # file or folder there, such as the id of a case with a folder of its own: the ids are put back.
     cases = load_decathlon_datalist(path, is_segmentation=True, data_list_key=split)
     cases = [
-        {**case, "case_id": entry["case_id"], "patient_id": entry["patient_id"]}
+        {**case, "case_id": entry["case_id"], "patient_id": entry["patient_id"], **scale}
         for case, entry in zip(cases, listed[split])
     ]
     named = [case[key] for case in cases for key in ("image", "label") if key in case]
@@ -198,14 +242,18 @@ def _cases_of_datalist(path: Path, split: str) -> list[dict]:
     return cases
 
 
-def _read_datalist(path: Path) -> dict[str, list[dict]]:
-    """Entries of every split with their case and patient ids, paths as they stand in the file."""
+def _read_datalist(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON ({error}): run the bundle's `prepare` again") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a JSON object with the keys {', '.join(SPLITS)}")
+    return content
+
+
+def _listed(path: Path, content: Mapping[str, Any]) -> dict[str, list[dict]]:
+    """Entries of every split with their case and patient ids, paths as they stand in the file."""
     listed: dict[str, list[dict]] = {}
     for name in SPLITS:
         entries = content.get(name, [])
@@ -219,7 +267,7 @@ def _with_ids(path: Path, split: str, entry: dict | str) -> dict:
     entry = {"image": entry} if isinstance(entry, str) else entry
     if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
         raise ValueError(f'{path}: every case under {split!r} needs "image": "<path>", got {entry!r}')
-    case_id = str(entry.get("case_id", _without_suffix(entry["image"]).strip("./").replace("/", "_")))
+    case_id = str(entry.get("case_id", without_suffix(entry["image"]).strip("./").replace("/", "_")))
     return {**entry, "case_id": case_id, "patient_id": str(entry.get("patient_id", case_id))}
 
 
@@ -239,7 +287,8 @@ def _check_disjoint(path: Path, listed: dict[str, list[dict]]) -> None:
             cases.add(case)
 
 
-def _without_suffix(name: str) -> str:
+def without_suffix(name: str) -> str:
+    """A NIfTI file's name without its ending."""
     for suffix in NIFTI_SUFFIXES:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
@@ -263,7 +312,13 @@ def describe_data(dataset_dir: str | None, resolved_dir: str) -> dict[str, Any]:
         "notice": notice,
         "data_sha256": data_fingerprint([case for split in SPLITS for case in cases[split]]),
         "cases": {split: len(cases[split]) for split in SPLITS},
+        **fixed_window(cases["training"]),
     }
+
+
+def fixed_window(cases: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """For notes: ``{"window": [low, high]}`` if preparation fixed what intensities mean in these cases, else empty."""
+    return {WINDOW: list(cases[0][WINDOW])} if cases and WINDOW in cases[0] else {}
 
 
 def smallest_training_split(folders: Mapping[str, str | None]) -> int:

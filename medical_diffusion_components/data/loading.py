@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from monai.data import CacheDataset
@@ -112,6 +113,21 @@ class SeededDataset(CacheDataset):
         self.seed = seed
         self.every_epoch_alike = every_epoch_alike
         super().__init__(data, transform, cache_rate=cache_rate, num_workers=num_workers, progress=False)
+
+    def _fill_cache(self, indices: Sequence[int] | None = None) -> list:
+        """Load the cases ``indices``; None: those that fit the cache.
+
+        A case that cannot be read ends this only when every thread has finished its own. MONAI's pool would leave its
+        threads at work, and the interpreter aborts if it ends meanwhile.
+        """
+        numbers = list(range(self.cache_num) if indices is None else indices)
+        if self.num_workers == 1:
+            return [self._load_cache_item(number) for number in numbers]
+        pool = ThreadPoolExecutor(self.num_workers)
+        try:
+            return list(pool.map(self._load_cache_item, numbers))
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
     def _transform(self, index: int):
         epoch = 0 if self.every_epoch_alike else getattr(index, "epoch", 0)

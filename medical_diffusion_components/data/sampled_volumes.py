@@ -21,6 +21,7 @@ from medical_diffusion_components.chance import derive_seed
 from medical_diffusion_components.data.datasets import data_fingerprint, load_cases
 from medical_diffusion_components.diffusion.noise_latent import NoiseLatent
 from medical_diffusion_components.orientation import world_axes
+from medical_diffusion_components.transforms.scale_as_prepared import scale_facts
 from medical_diffusion_components.weights import load_weights, provenance
 
 __all__ = ["SampledVolumes", "VolumeSampler", "describe_sampling"]
@@ -71,6 +72,7 @@ class VolumeSampler:
             "sampler": parser.get_parsed_content("sampler"),
             "steps": parser.get_parsed_content("num_inference_steps"),
         }
+        self.scale = scale_facts(parser.get_parsed_content("intensity_range"), provenance(self.weights).get("window"))
         self._spacing = [float(s) for s in parser.get_parsed_content("spacing")]
 
     @torch.no_grad()
@@ -128,7 +130,11 @@ class SampledVolumes(Sequence):
         if not 0 <= index < self.num_volumes:
             raise IndexError(f"volume {int(index)} of {self.num_volumes}")
         seed = derive_seed(self.seed, getattr(index, "epoch", 0), index)
-        return {"image": self.orient(self.sampler(seed)), "case_id": f"sampled_{seed:010d}"}
+        return {
+            "image": self.orient(self.sampler(seed)),
+            "case_id": f"sampled_{seed:010d}",
+            **self.sampler.scale,
+        }
 
 
 def describe_sampling(sampler: VolumeSampler, held_out_dir: str | None = None) -> dict[str, Any]:
@@ -146,6 +152,7 @@ def describe_sampling(sampler: VolumeSampler, held_out_dir: str | None = None) -
         "notice": made.get("notice"),
         "data_sha256": hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest(),
         **facts,
+        **({"window": made["window"]} if "window" in made else {}),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,12 +15,20 @@ from medical_diffusion_components.data.datasets import (
     NIFTI_SUFFIXES,
     USERS_DATA,
     data_fingerprint,
+    fixed_window,
     load_cases,
     nifti_files,
+    noted_scale,
+    without_suffix,
 )
+from medical_diffusion_components.data.label_maps import is_label_file
+from medical_diffusion_components.transforms.scale_as_prepared import INTENSITY_RANGE, WINDOW
 
 __all__ = ["describe_cases", "labelled_cases", "labelled_subset", "volumes_to_segment"]
 
+logger = logging.getLogger(__name__)
+
+_SEGMENTED = ("image", "case_id", INTENSITY_RANGE, WINDOW)  # what is passed on of a case
 SERVED = "cases of an annotation server"
 
 
@@ -94,6 +103,7 @@ def describe_cases(training: Sequence[dict], validation: Sequence[dict], dataset
         "data_sha256": data_fingerprint(cases),
         "cases": {"training": len(training), "validation": len(validation)},
         "patients": len({case.get("patient_id", case["image"]) for case in training}),
+        **fixed_window(training),
     }
 
 
@@ -101,7 +111,8 @@ def volumes_to_segment(path: str | os.PathLike) -> list[dict]:
     """What ``inference.json`` runs on: one NIfTI file, the test split of a datalist, or every NIfTI file of a folder.
 
     Returns:
-        Dictionaries with ``image`` (absolute path), in the order of their paths.
+        Dictionaries with ``image`` (absolute path) and ``case_id``, in the order of their paths, and the scale that
+        preparation fixed. Label maps in a folder are left out, with a warning.
 
     Raises:
         FileNotFoundError: no such file or folder, or no NIfTI file in it.
@@ -113,15 +124,19 @@ def volumes_to_segment(path: str | os.PathLike) -> list[dict]:
     if path.is_file():
         if not path.name.endswith(NIFTI_SUFFIXES):
             raise ValueError(f"{path}: expected a NIfTI file (.nii or .nii.gz) or a folder of them")
-        return [{"image": str(path)}]
+        return [{"image": str(path), "case_id": without_suffix(path.name), **noted_scale(path)}]
     if (path / "dataset.json").is_file():
-        return [{"image": case["image"]} for case in load_cases(path, "test")]
-    files = nifti_files(path)
+        return [{key: case[key] for key in _SEGMENTED if key in case} for case in load_cases(path, "test")]
+    found = nifti_files(path)
+    files = [file for file in found if not is_label_file(file)]
+    if len(files) < len(found):
+        logger.warning(f"{len(found) - len(files)} label maps in {path} are not segmented")
     if not files:
         raise FileNotFoundError(
             f"no NIfTI files (*.nii, *.nii.gz) in {path} or the folders below it: check dataset_dir"
         )
-    return [{"image": str(file)} for file in files]
+    names = [without_suffix(str(file.relative_to(path))).replace("/", "_") for file in files]
+    return [{"image": str(file), "case_id": name, **noted_scale(file)} for file, name in zip(files, names)]
 
 
 def _place(patient: str, seed: int) -> bytes:

@@ -20,6 +20,7 @@ from medical_diffusion_components.metrics.intensity import intensity_quantiles
 from medical_diffusion_components.metrics.slice_continuity import slice_correlations
 from medical_diffusion_components.metrics.spectrum import power_along, radial_power
 from medical_diffusion_components.threads import one_thread
+from medical_diffusion_components.transforms.scale_as_prepared import fixed_scale
 
 __all__ = ["FeatureReader"]
 
@@ -55,7 +56,8 @@ class FeatureReader:
 
     def volume(self, case: Mapping[str, Any]) -> torch.Tensor:
         """The preprocessed volume, (C, H, W, D) in [-1, 1]."""
-        image = self.preprocessing({"image": case["image"], "case_id": case["case_id"]})["image"]
+        known = {"image": case["image"], "case_id": case["case_id"], **fixed_scale(case)}
+        image = self.preprocessing(known)["image"]
         return torch.as_tensor(image).float()
 
     def __call__(
@@ -85,7 +87,8 @@ class FeatureReader:
         return {name: np.stack([one[name] for one in loaded]) for name in loaded[0]}
 
     def _file(self, case: Mapping[str, Any]) -> Path:
-        key = hashlib.sha256(f"{file_hash(case['image'])}{self.key}".encode()).hexdigest()
+        scale = json.dumps(fixed_scale(case)) if fixed_scale(case) else ""
+        key = hashlib.sha256(f"{file_hash(case['image'])}{self.key}{scale}".encode()).hexdigest()
         return self.cache / f"{key[:32]}.npz"
 
     def _compute(self, cases: Sequence[Mapping[str, Any]]) -> int:

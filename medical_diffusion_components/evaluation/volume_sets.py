@@ -14,12 +14,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from medical_diffusion_components.data.datasets import nifti_files
+from medical_diffusion_components.data.datasets import nifti_files, noted_scale
 from medical_diffusion_components.diffusion.noise_latent import NoiseLatent
 from medical_diffusion_components.distributed import gathered, share
 from medical_diffusion_components.files import file_hash, write_atomically
 from medical_diffusion_components.reports.volume_writer import SyntheticVolumeWriter, note_path
+from medical_diffusion_components.transforms.scale_as_prepared import fixed_scale, scale_facts
 from medical_diffusion_components.transforms.spacing_affine import SpacingAffine
+from medical_diffusion_components.weights import provenance
 
 __all__ = ["folder_cases", "sampled_cases", "write_reconstructions"]
 
@@ -38,7 +40,10 @@ def folder_cases(folder: str | Path) -> list[dict[str, Any]]:
     if not files:
         raise FileNotFoundError(f"expected volumes (.nii, .nii.gz) in {folder}, found none")
     names = [str(file.relative_to(folder)) for file in files]
-    return [{"image": str(file), "case_id": name, "patient_id": name} for file, name in zip(files, names)]
+    return [
+        {"image": str(file), "case_id": name, "patient_id": name, **noted_scale(file)}
+        for file, name in zip(files, names)
+    ]
 
 
 @torch.no_grad()
@@ -79,8 +84,9 @@ def sampled_cases(
         scaled = affine((volume + 1) / 2 * (WINDOW[1] - WINDOW[0]) + WINDOW[0])
         writer.write(number, scaled, time.perf_counter() - start)
     gathered(None)
+    scale = scale_facts(WINDOW, provenance(writer.weights).get("window"))  # as the writer's notes say it
     files = [writer.path(number) for number in wanted]
-    return [{"image": str(file), "case_id": file.name, "patient_id": file.name} for file in files]
+    return [{"image": str(file), "case_id": file.name, "patient_id": file.name, **scale} for file in files]
 
 
 def _is_there(writer: SyntheticVolumeWriter, seed: int) -> bool:
@@ -128,7 +134,9 @@ def write_reconstructions(
     first_stage = first_stage.to(device).eval()
     weights_sha256, paths = file_hash(weights), []
     for case in cases:
-        name = hashlib.sha256(f"{file_hash(case['image'])}{key}{weights_sha256}".encode()).hexdigest()[:24]
+        scale = json.dumps(fixed_scale(case)) if fixed_scale(case) else ""
+        text = f"{file_hash(case['image'])}{key}{scale}{weights_sha256}"
+        name = hashlib.sha256(text.encode()).hexdigest()[:24]
         paths.append(Path(folder) / f"{name}.nii.gz")
     missing = [(case, path) for case, path in zip(cases, paths) if not path.is_file()]
     gathered(None)
@@ -139,4 +147,7 @@ def write_reconstructions(
         image = nib.Nifti1Image(scaled.as_tensor()[0].numpy(), scaled.affine.numpy())
         write_atomically(path, lambda temporary, image=image: nib.save(image, temporary))
     gathered(None)
-    return [{**case, "image": str(path)} for case, path in zip(cases, paths)]
+    return [
+        {**case, "image": str(path), **scale_facts(WINDOW, fixed_scale(case).get("window"))}
+        for case, path in zip(cases, paths)
+    ]

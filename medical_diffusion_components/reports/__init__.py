@@ -5,6 +5,7 @@ from medical_diffusion_components.reports.drawing import montage, save_montage
 from medical_diffusion_components.reports.evaluation_report import TEST_ROWS, EvaluationReport
 from medical_diffusion_components.reports.label_study import Arm, LabelStudy, LabelStudyRun, num_patients
 from medical_diffusion_components.reports.montages import RECONSTRUCTION_ROWS, ReconstructionMontage, SampleMontage
+from medical_diffusion_components.reports.output_files import OutputFiles
 from medical_diffusion_components.reports.page import Gallery, PageCase, PageVolume, strip_plot, write_page
 from medical_diffusion_components.reports.segmentation_montage import SegmentationMontage, SegmentationPictures
 from medical_diffusion_components.reports.segmentation_note import SegmentationNote
@@ -24,6 +25,7 @@ __all__ = [
     "LabelStudy",
     "LabelStudyRun",
     "MeanWithInterval",
+    "OutputFiles",
     "PageCase",
     "PageVolume",
     "ReconstructionMontage",

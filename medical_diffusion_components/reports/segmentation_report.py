@@ -54,7 +54,9 @@ class SegmentationReport:
     ``evaluation.json`` has under ``cases`` for every case and metric the value of every class that its label has, under
     ``patients`` whose case it is, and under ``metrics`` the means over patients: of each class, and of the classes' mean
     (``mean``). ``missed`` counts structures that are in the label and not at all in the prediction: their Dice is 0, and
-    they have no distance.
+    they have no distance. The Dice of a class that a label does not have is not defined: such cases count in no mean.
+    ``absent`` counts them for each class, and under ``invented`` those of them in which the class was predicted; ``all``
+    is of cases whose label is background alone.
 
     Args:
         folder: where they go.
@@ -88,6 +90,8 @@ class SegmentationReport:
         self.patients = dict(patients or {})
         self.pictures = SegmentationPictures(num_volumes, spacing, axcodes, image_key)
         self.case_ids: list[str] = []
+        self.present: list[list[bool]] = []  # of each case, whether its label has each class
+        self.predicted: list[list[bool]] = []  # and whether the prediction has it
 
     def attach(self, evaluator: Engine) -> None:
         evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
@@ -96,6 +100,8 @@ class SegmentationReport:
     def _collect(self, evaluator: Engine) -> None:
         cases = [{**given, **made} for given, made in zip(evaluator.state.batch, evaluator.state.output)]
         self.case_ids += [str(case["case_id"]) for case in cases]
+        for key, found in (("label", self.present), ("pred", self.predicted)):
+            found += [case[key][1:].flatten(1).any(1).tolist() for case in cases]
         self.pictures.collect(cases)
 
     def __call__(self, evaluator: Engine) -> None:
@@ -117,10 +123,28 @@ class SegmentationReport:
         missed = int(sum((np.isfinite(dice) & np.isnan(distance)).sum() for distance in distances[:1]))
         metrics = {metric: self._means(details[metric]) for metric in self.metrics}
         patients = dict(zip(self.case_ids, self._patients()))
-        report = {"metrics": metrics, "missed": missed, **self.facts, "patients": patients, "cases": cases}
+        absent = self._absent()
+        report = {
+            "metrics": metrics,
+            "missed": missed,
+            "absent": absent,
+            **self.facts,
+            "patients": patients,
+            "cases": cases,
+        }
         report["versions"] = versions()
         self._write(report, cases)
-        print(self._told(metrics, missed), flush=True)
+        print(self._told(metrics, missed, absent["all"]), flush=True)
+
+    def _absent(self) -> dict[str, dict[str, int]]:
+        """Class -> in how many cases the label does not have it, and in how many of these the prediction has."""
+        present, predicted = (np.array(found).reshape(-1, len(self.names)) for found in (self.present, self.predicted))
+        columns = {"all": (~present.any(1), predicted.any(1))}
+        columns |= {name: (~here, there) for name, here, there in zip(self.names, present.T, predicted.T)}
+        return {
+            name: {"cases": int(gone.sum()), "invented": int((gone & there).sum())}
+            for name, (gone, there) in columns.items()
+        }
 
     def _patients(self) -> list[str]:
         """Whose case each is, in the order of ``case_ids``."""
@@ -144,12 +168,19 @@ class SegmentationReport:
         write_json(self.folder / "evaluation.json", report)
         save_montage(self.pictures.figure(), self.folder / "evaluation.png")
 
-    def _told(self, metrics: Mapping[str, Mapping[str, Mapping[str, Any]]], missed: int) -> str:
+    def _told(
+        self, metrics: Mapping[str, Mapping[str, Mapping[str, Any]]], missed: int, empty: Mapping[str, int]
+    ) -> str:
         lines = []
         for metric, found in metrics.items():
             told = [f"{name} {_interval(value)}" for name, value in found.items()]
             lines.append(f"{metric}: {', '.join(told)}")
         lines.append(f"{len(self.case_ids)} cases, structures missed altogether: {missed}")
+        if empty["cases"]:
+            lines.append(
+                f"{empty['cases']} cases have no structure in their label and count in no mean; in {empty['invented']} of "
+                "them the prediction has one"
+            )
         return "\n".join([*lines, f"montage: {self.folder / 'evaluation.png'}"])
 
 

@@ -79,6 +79,8 @@ class SyntheticVolumeWriter:
                 "folder, or one of synthetic volumes, as samples_dir"
             )
         self.facts |= made_with(self.weights)
+        if "window" in self.facts:
+            self.facts["intensity_range"] = list(self.window)
 
     def _start_clock(self, evaluator: Engine) -> None:
         self.started = time.perf_counter()

@@ -4,6 +4,7 @@ from medical_diffusion_components.transforms.check_labels import CheckLabels, Ch
 from medical_diffusion_components.transforms.check_volume import CheckVolume, CheckVolumed
 from medical_diffusion_components.transforms.load_latent import RandLoadLatent, RandLoadLatentd
 from medical_diffusion_components.transforms.load_volume import LoadVolume, LoadVolumed
+from medical_diffusion_components.transforms.name_output import NameOutputd, output_name
 from medical_diffusion_components.transforms.paste_patches import PastePatches, PastePatchesd
 from medical_diffusion_components.transforms.rand_mask_patches import MaskedVolume, RandMaskPatches, RandMaskPatchesd
 from medical_diffusion_components.transforms.rand_scale_intensity import (
@@ -12,6 +13,7 @@ from medical_diffusion_components.transforms.rand_scale_intensity import (
 )
 from medical_diffusion_components.transforms.rand_shift import RandShift
 from medical_diffusion_components.transforms.rand_torchio import RandTorchIOd
+from medical_diffusion_components.transforms.scale_as_prepared import ScaleAsPrepared, ScaleAsPreparedd
 from medical_diffusion_components.transforms.spacing_affine import SpacingAffine, SpacingAffined
 from medical_diffusion_components.transforms.volume_error import VolumeError
 
@@ -23,6 +25,7 @@ __all__ = [
     "LoadVolume",
     "LoadVolumed",
     "MaskedVolume",
+    "NameOutputd",
     "PastePatches",
     "PastePatchesd",
     "RandLoadLatent",
@@ -33,7 +36,10 @@ __all__ = [
     "RandScaleAboveBackgroundd",
     "RandShift",
     "RandTorchIOd",
+    "ScaleAsPrepared",
+    "ScaleAsPreparedd",
     "SpacingAffine",
     "SpacingAffined",
     "VolumeError",
+    "output_name",
 ]

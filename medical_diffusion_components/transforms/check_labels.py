@@ -20,7 +20,7 @@ LARGEST_SHIFT = 0.1  # of a voxel: what two files of one grid may differ by from
 
 
 class CheckLabels(Transform):
-    """Return a label map as it came, or raise.
+    """Return a label map as it came, or raise. One of background alone is valid: a case without any of the structures.
 
     Args:
         classes: name -> value, from 0 for the background without gaps, such as ``{"background": 0, "breast": 1}``.
@@ -31,7 +31,7 @@ class CheckLabels(Transform):
     Raises:
         ValueError: classes that are not numbered 0, 1, 2, ...
         VolumeError: the grids of label and image differ in size or place; values that are no whole numbers or not among
-            the classes; no voxel but background.
+            the classes.
     """
 
     backend = [TransformBackends.TORCH]
@@ -80,8 +80,6 @@ class CheckLabels(Transform):
         if unknown:
             told = ", ".join(f"{value} ({count} voxels)" for value, count in list(unknown.items())[:5])
             return f"label values outside the expected classes {{{', '.join(sorted(known))}}}: {told}"
-        if values.tolist() == [0]:
-            return "the label is empty: every voxel is background"
         return None
 
 

@@ -70,7 +70,7 @@ def learns_the_noise(prepare_batch: Any) -> bool:
 
 def rescaled(preprocessing: list) -> tuple[float, float]:
     """Least and greatest intensity of a volume of 100 to 900 after the one scaling among these transforms."""
-    scaled = only(preprocessing, "ScaleIntensityd")({"image": torch.linspace(100.0, 900.0, 60).view(1, 3, 4, 5)})[
+    scaled = only(preprocessing, "ScaleAsPreparedd")({"image": torch.linspace(100.0, 900.0, 60).view(1, 3, 4, 5)})[
         "image"
     ]
     return round(float(scaled.min()), 5), round(float(scaled.max()), 5)

@@ -95,8 +95,7 @@ def test_inference_writes_masked_volumes_and_paints_in_their_holes_alone(done: T
     for path in cohort(done, "test"):
         whole = (scaled(path) + 1) * 127.5
         masked, painted = (
-            nib.load(done.output / "inpainted" / f"images/{path.name[:-7]}_{name}.nii.gz")
-            for name in ("masked", "inpainted")
+            nib.load(done.output / "inpainted" / f"{path.name[:-7]}_{name}.nii.gz") for name in ("masked", "inpainted")
         )
         np.testing.assert_allclose(masked.affine, nib.load(path).affine, atol=1e-4)
         holes = masked.get_fdata() == 127.5

@@ -29,6 +29,7 @@ OWN_PER_FILE = {
     "seed",
     "spacing",
     "stage_dir",
+    "trained_window",
     "train",
     "validate",
     "loss",

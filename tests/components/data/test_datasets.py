@@ -7,7 +7,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medical_diffusion_components.data.datasets import case_weights, data_fingerprint, load_cases, median_spacing
+from medical_diffusion_components.data.datasets import (
+    case_weights,
+    check_spacing,
+    data_fingerprint,
+    load_cases,
+    median_spacing,
+)
 from medical_diffusion_components.data.splits import SPLITS, split_patients
 
 
@@ -232,3 +238,28 @@ def test_a_plain_folder_leaves_label_maps_out_with_a_warning_and_follows_links(t
     names = {case["case_id"] for split in ("training", "validation", "test") for case in load_cases(root, split)}
     assert names == {"p0_t1", "p1_t1", "p2_t1", "p3_t1"}
     assert "1 label maps in" in caplog.text and "t1_seg.nii.gz" in caplog.text
+
+
+def test_only_a_window_is_a_scale_that_stays(prepared):
+    content = json.loads((prepared / "dataset.json").read_text())
+    for limits_from, fixed in (("volume", False), ("percentiles", False), ("window", True)):
+        scale = {"limits_from": limits_from, "limits": [-1000, 1000], "range": [-1.0, 1.0]}
+        (prepared / "dataset.json").write_text(json.dumps({**content, "decided": {"scale": scale}}))
+        case = load_cases(prepared, "training")[0]
+        assert (case.get("window") == [-1000.0, 1000.0]) is fixed and ("intensity_range" in case) is fixed
+    (prepared / "dataset.json").write_text(json.dumps({**content, "decided": {"scale": {**scale, "limits": [1]}}}))
+    with pytest.raises(ValueError, match=r'dataset\.json: a scale by a window needs "limits" and "range"'):
+        load_cases(prepared, "training")
+
+
+def test_volumes_of_several_spacings_are_refused_unless_resampled(tmp_path):
+    spacings = {"a": (2.0, 1.0, 3.0), "b": (-2.05, -1.0, 3.0), "c": (2.0, 1.2, 3.0)}
+    cases = {
+        name: {"image": write_nifti(tmp_path / f"{name}.nii", 0, np.diag([*s, 1]))} for name, s in spacings.items()
+    }
+    turned = np.diag([2.0, 1.0, 3.0, 1.0])[:, [1, 0, 2, 3]]
+    cases["d"] = {"image": write_nifti(tmp_path / "d.nii", 0, turned)}
+    check_spacing([cases["a"], cases["b"], cases["d"]], resample=False)
+    with pytest.raises(ValueError, match=r"one spacing, got \S*a\.nii 2 x 1 x 3 mm and \S*c\.nii 2 x 1\.2 x 3 mm"):
+        check_spacing(list(cases.values()), resample=False)
+    check_spacing(list(cases.values()), resample=True)

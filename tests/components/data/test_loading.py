@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pickle
+import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -211,3 +213,22 @@ def test_weighted_draws_resume_within_an_epoch_and_ranks_share_them(monkeypatch:
 def test_weights_that_are_none_are_refused(weights: list[float]) -> None:
     with pytest.raises(ValueError, match="one weight for each of 10 cases, none negative and not all 0"):
         ResumableSampler(CASES, weights=weights)
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_a_case_that_cannot_be_read_leaves_no_thread_at_work(num_workers: int) -> None:
+    """A thread that still computes when the interpreter ends takes the whole process down: status 134 instead of 1."""
+    at_work = set()
+
+    def read(number: int) -> int:
+        at_work.add(number)
+        if number == 0:
+            raise ValueError("no volume")
+        time.sleep(0.2)
+        at_work.discard(number)
+        return number
+
+    before = set(threading.enumerate())
+    with pytest.raises(RuntimeError, match="applying transform"):
+        SeededDataset(CASES, Compose([Lambdad("number", read)]), num_workers=num_workers)
+    assert at_work == {0} and set(threading.enumerate()) <= before

@@ -97,11 +97,32 @@ def test_nothing_to_validate_with_is_an_error(folder: Path) -> None:
 
 
 def test_volumes_to_segment_are_a_file_the_test_split_or_all_files_of_a_folder(folder: Path, tmp_path: Path) -> None:
-    assert volumes_to_segment(folder / "test_image.nii.gz") == [{"image": str(folder / "test_image.nii.gz")}]
-    assert volumes_to_segment(folder) == [{"image": str((folder / "test_image.nii.gz").resolve())}]
+    assert volumes_to_segment(folder / "test_image.nii.gz") == [
+        {"image": str(folder / "test_image.nii.gz"), "case_id": "test_image"}
+    ]
+    assert volumes_to_segment(folder) == [{"image": str((folder / "test_image.nii.gz").resolve()), "case_id": "test"}]
     (folder / "dataset.json").unlink()
     (folder / ".hidden.nii.gz").write_bytes(b"")
     assert len(volumes_to_segment(folder)) == 6
+
+
+def test_volumes_of_one_name_in_several_folders_are_told_apart(tmp_path: Path) -> None:
+    for name in ("sub-01/T1.nii.gz", "sub-02/T1.nii.gz", "sub-02/T1.1.nii"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert {case["case_id"] for case in volumes_to_segment(tmp_path)} == {"sub-01_T1", "sub-02_T1", "sub-02_T1.1"}
+
+
+def test_the_scale_that_preparation_fixed_goes_into_inference_and_into_the_note(folder: Path) -> None:
+    content = json.loads((folder / "dataset.json").read_text())
+    scale = {"limits_from": "window", "limits": [-1000.0, 400.0], "range": [-1.0, 1.0]}
+    before = describe_cases(labelled_cases(folder, "training"), labelled_cases(folder, "validation"), str(folder))
+    (folder / "dataset.json").write_text(json.dumps({**content, "decided": {"scale": scale}}))
+    [case] = volumes_to_segment(folder)
+    assert case["window"] == [-1000.0, 400.0] and case["intensity_range"] == [-1.0, 1.0]
+    after = describe_cases(labelled_cases(folder, "training"), labelled_cases(folder, "validation"), str(folder))
+    assert after["window"] == [-1000.0, 400.0] and "window" not in before
+    assert after["data_sha256"] != before["data_sha256"], "or cached latents of another scale would be used"
 
 
 def test_nothing_to_segment_is_an_error(tmp_path: Path) -> None:

@@ -62,6 +62,31 @@ def test_means_are_over_patients_and_over_the_classes_of_each_case(folder: Path)
     assert dice["grey"]["low"] is None
 
 
+def test_classes_that_a_label_does_not_have_are_counted_apart(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Of four cases two are healthy; in one of these the network sees something."""
+    lesion = torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1).expand(2, 4, 5, 6)
+    healthy = lesion.flip(0)
+    pairs = {"a": (lesion, lesion), "b": (healthy, lesion), "c": (lesion, healthy), "d": (healthy, healthy)}
+
+    def evaluate(engine: Engine, names: str) -> list[dict]:
+        engine.state.batch = [{"case_id": name} for name in names]
+        made = [pairs[name] for name in names]  # prediction, label
+        return [{"image": torch.rand(1, 4, 5, 6), "pred": pred, "label": label} for pred, label in made]
+
+    engine = Engine(evaluate)
+    SegmentationReport(tmp_path, {"background": 0, "lesion": 1}, ["dice", "surface_distance"], {}).attach(engine)
+    nan = torch.nan
+    engine.state.metric_details = {
+        "dice": torch.tensor([[1.0], [0.0], [nan], [nan]]),
+        "surface_distance": torch.tensor([[0.0], [nan], [nan], [nan]]),
+    }
+    engine.run(["ab", "cd"])
+    found = report(tmp_path)
+    assert found["absent"] == {name: {"cases": 2, "invented": 1} for name in ("all", "lesion")}
+    assert found["metrics"]["dice"]["lesion"]["mean"] == 0.5 and found["metrics"]["dice"]["lesion"]["patients"] == 2
+    assert "2 cases have no structure in their label and count in no mean; in 1 of them" in capsys.readouterr().out
+
+
 def test_the_table_holds_the_same(folder: Path) -> None:
     with open(folder / "evaluation.csv") as file:
         rows = list(csv.DictReader(file))

@@ -36,6 +36,11 @@ def test_a_label_that_fits_comes_back_as_it_was() -> None:
     assert CheckLabels(CLASSES)(fitting, image()) is fitting
 
 
+def test_a_healthy_case_has_a_label_of_background_alone() -> None:
+    empty = volume(torch.zeros(SIZE), "label.nii.gz")
+    assert CheckLabels(CLASSES)(empty, image()) is empty
+
+
 def test_rounding_in_the_headers_is_no_other_grid() -> None:
     affine = np.diag([2.0, 1.0, 3.0, 1.0]) + 1e-4
     CheckLabels(CLASSES)(label(affine=affine), image())
@@ -48,7 +53,6 @@ def test_rounding_in_the_headers_is_no_other_grid() -> None:
         (label(put={-1: 2}), r"-1 \(2 voxels\)"),
         (label(put={0.5: 7}), "whole numbers, got 0.5: was it resampled"),
         (label(put={float("nan"): 7}), "whole numbers, got nan"),
-        (volume(torch.zeros(SIZE), "label.nii.gz"), "the label is empty: every voxel is background"),
         (volume(torch.ones(1, 10, 20, 29), "label.nii.gz"), r"10x20x29 voxels, its image image\.nii\.gz has 10x20x30"),
         (volume(torch.ones(2, 10, 20, 30), "label.nii.gz"), r"expected one label map \(1, H, W, D\), got shape \(2, 10,"),
         (label(affine=np.diag([2.0, 1.0, 3.3, 1.0])), "corners are up to 8.7 mm apart"),
@@ -68,6 +72,6 @@ def test_classes_with_gaps_are_refused(classes: dict) -> None:
 
 def test_the_case_is_named_and_the_cause_survives_compose() -> None:
     check = Compose([CheckLabelsd("label", image_key="image", classes=CLASSES)])
-    with pytest.raises(RuntimeError, match=r"CheckLabelsd: case 17: label\.nii\.gz: the label is empty") as error:
-        check({"image": image(), "label": volume(torch.zeros(SIZE), "label.nii.gz"), "case_id": "17"})
+    with pytest.raises(RuntimeError, match=r"CheckLabelsd: case 17: label\.nii\.gz: label values must be") as error:
+        check({"image": image(), "label": label(put={0.5: 7}), "case_id": "17"})
     assert isinstance(error.value.__cause__, VolumeError)
