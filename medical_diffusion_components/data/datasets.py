@@ -31,7 +31,7 @@ from medical_diffusion_components.transforms.scale_as_prepared import (
 
 logger = logging.getLogger(__name__)
 
-SAME_SPACING = 0.05  # share by which the voxels of one data set may differ in length
+SAME_SPACING = 0.25  # share by which voxels of one data set may differ: boxes of heads of any size, resized, do
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 # how notes beside weights name the data: an embedded cohort by its name after this, anything else as the user's
 EMBEDDED = "embedded "
@@ -148,7 +148,7 @@ def check_spacing(cases: Sequence[Mapping[str, Any]], resample: bool) -> None:
     volume is resampled to the median.
 
     Raises:
-        ValueError: two volumes of which one has voxels more than 5 % longer along an axis; the message names both.
+        ValueError: two volumes of which one has voxels more than 25 % longer along an axis; the message names both.
     """
     if resample or not cases:
         return

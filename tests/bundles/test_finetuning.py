@@ -242,7 +242,7 @@ def test_inference_comes_back_on_the_grid_of_the_file(oblique: tuple[Path, np.nd
     options = thresholding(tmp_path) | {"output_dir": str(tmp_path / "output"), "roi_size": [64, 32, 32]}
     run(BUNDLE, "inference.json", **options, dataset_dir=str(path.parents[1]))
     [made] = (tmp_path / "output" / "segmentations").rglob("*.nii.gz")
-    assert made.name == "scan_seg.nii.gz"
+    assert made.name == "visit 1_scan_seg.nii.gz", "the folder tells one visit from another"
     segmented = nib.load(made)
     assert segmented.shape == inside.shape and segmented.get_data_dtype() == np.uint8
     np.testing.assert_allclose(segmented.affine, OBLIQUE, atol=1e-4)
