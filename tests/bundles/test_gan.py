@@ -55,3 +55,10 @@ def test_resumed_training_equals_uninterrupted(tmp_path: Path) -> None:
         newest = max((tmp_path / name / "output" / "gan" / "checkpoints").glob("checkpoint_*.pt"))
         ends[name] = torch.load(newest, weights_only=True)["objects"]
     assert_same(ends["whole"], ends["parts"])
+
+
+def test_it_is_judged_without_a_first_stage(done: Trained) -> None:
+    report = json.loads((done.output / "evaluation" / "evaluation.json").read_text())
+    assert report["rows"].keys() == {"synthetic", "training"} and report["n"]["synthetic"] == 3
+    assert any("no first stage" in warning for warning in report["warnings"])
+    assert (done.output / "evaluation" / "evaluation.html").is_file()
