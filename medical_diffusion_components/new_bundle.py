@@ -37,6 +37,7 @@ COPIED = (
     "multi_gpu_train.yaml",
     "inference.json",
     "evaluate.yaml",
+    "audit.yaml",
     "logging.conf",
 )
 NEEDED = (*COPIED, "metadata.json")
@@ -50,6 +51,8 @@ _HEADERS = {
     "its weights are missing.",
     "evaluate.yaml": "Evaluation of {bundle}: synthetic volumes against held-out ones, with floors and errors; "
     "reconstruction by the first stage.",
+    "audit.yaml": "Copy audit of {bundle}: which synthetic volumes are copies of training volumes, and do the weights know "
+    "their training set.",
 }
 _COMMENT_COLUMN = 43  # of most knobs; a line that has its comment further to the left keeps it there
 _README = """# {name}

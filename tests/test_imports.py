@@ -29,11 +29,11 @@ ROWS = [
     {"data", "metrics"},
     {"workflow"},
     {"preparation", "handlers", "reports"},
-    {"engines", "cohorts", "evaluation", "new_bundle", "preflight"},
+    {"engines", "cohorts", "evaluation", "audit", "new_bundle", "preflight"},
 ]
 RANK = {room: rank for rank, row in enumerate(ROWS) for room in row}
-# What a trained bundle can do without: reading raw downloads, and inventing data.
-PERIPHERY = {"dicom", "preparation", "preflight", "cohorts"}
+# What a trained bundle can do without: reading raw downloads, inventing data, auditing copies.
+PERIPHERY = {"dicom", "preparation", "preflight", "cohorts", "audit"}
 CORE_LINES = 8000
 
 

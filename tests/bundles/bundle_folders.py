@@ -54,6 +54,8 @@ TINY = {
     "num_volumes": 3,
     "num_shown": 2,
     "num_more_held_out": 6,
+    "num_calibration_subjects": 20,
+    "encoder_steps": 30,
     "val_interval": 1,
     "code_size": 5,
     "gan_channels": 8,

@@ -18,7 +18,18 @@ from monai.utils import optional_import
 FILES = [file for bundle in BUNDLES for file in config_files(bundle)]
 YAML_FILES = [file for file in FILES if file.suffix != ".json"]
 # ids that MONAI (run, properties) or MONAI Label (the stock monaibundle app) looks for by name
-RUN_IDS = {"imports", "initialize", "run", "finalize", "training", "evaluating", "inference", "prepare", "recording"}
+RUN_IDS = {
+    "imports",
+    "initialize",
+    "run",
+    "finalize",
+    "training",
+    "evaluating",
+    "inference",
+    "prepare",
+    "recording",
+    "auditing",
+}
 RUN_IDS |= {"check"}
 PROPERTY_IDS = {str(p["id"]).split(ID_SEP_KEY)[0] for p in (TrainProperties | InferProperties).values()}
 LABEL_IDS = {"displayable_configs", "preprocessing", "inferer", "postprocessing", "network_def"}

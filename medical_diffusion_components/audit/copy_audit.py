@@ -1,0 +1,235 @@
+"""The whole audit of a generator and of its volumes, from files to numbers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from medical_diffusion_components.audit import refusals
+from medical_diffusion_components.audit.conformal import FlaggedShare, clopper_pearson, flagged_share
+from medical_diffusion_components.audit.copy_test import CopyTest, Verdict
+from medical_diffusion_components.audit.encoder import ContrastiveTraining, embed, trained_encoder
+from medical_diffusion_components.audit.membership import Membership, membership
+from medical_diffusion_components.audit.proximity import (
+    HoldoutShare,
+    PublishedRule,
+    data_copying_z,
+    holdout_share,
+    published_rule,
+)
+from medical_diffusion_components.audit.similarity import TrainingBank, merge_groups, similar_pairs
+from medical_diffusion_components.audit.views import RandomViews
+from medical_diffusion_components.audit.volumes import (
+    AuditedVolumes,
+    Preprocessing,
+    one_case_per_patient,
+    read_volumes,
+)
+from medical_diffusion_components.chance import numpy_generator
+from medical_diffusion_components.diffusion import LatentDiffusionGenerator
+from medical_diffusion_components.files import file_hash
+
+__all__ = ["AuditResult", "CopyAudit", "Memorised", "PreparedAudit"]
+
+logger = logging.getLogger(__name__)
+
+FILTER_FILE = "copy_test.pt"
+
+
+class Memorised(NamedTuple):
+    """Training volumes that the copies among the synthetic volumes come from."""
+
+    count: int
+    share: float  # of the training volumes
+    interval: tuple[float, float]  # 95 %, Clopper-Pearson
+    sources: list[str]  # SHA-256 of their files, the most copied first
+
+
+class PreparedAudit(NamedTuple):
+    """What an audit needs to know before it sees a synthetic volume."""
+
+    test: CopyTest
+    training: AuditedVolumes
+    held_out: AuditedVolumes
+    duplicates: list[tuple[str, str, float]]  # SHA-256, SHA-256, similarity
+    held_out_raw: np.ndarray  # similarities (M, N) of held-out with training volumes
+    held_out_through: np.ndarray  # the same through the first stage
+    held_out_bank: TrainingBank  # the held-out volumes as points
+
+
+class AuditResult(NamedTuple):
+    """What an audit found."""
+
+    samples: list[dict]  # cases: image (path), case_id
+    verdicts: list[Verdict]
+    flagged: FlaggedShare
+    memorised: Memorised
+    holdout_share: HoldoutShare
+    data_copying: float  # C_T
+    membership: Membership
+    published: PublishedRule
+    duplicates: list[tuple[str, str, float]]
+    sources: list[dict]  # the training cases, for pictures; never written down
+    facts: dict[str, Any]
+
+
+class CopyAudit:
+    """Audit a generator: are its volumes copies of training volumes?
+
+    Args:
+        training: cases that the generator was trained on, all of them.
+        held_out: cases of other patients that neither generator nor encoder have seen; one per patient is used.
+        preprocessing: turns files into volumes, for all sets alike.
+        generator: with its weights loaded.
+        weights: the file that they came from.
+        folder: what is worth keeping goes there: the encoder, reduced volumes, held-out volumes through the first stage,
+            and ``copy_test.pt`` for inference.
+        reconstruct: sends cases through the generator's first stage and returns those of the written files, which lie
+            on disk as the generator's volumes do.
+        axcodes: where H, W and D point.
+        flip_axis: spatial axis that the generator's training mirrors; None for none.
+        alpha: share of innocent volumes that may be withheld.
+        encoder_training: of the contrastive encoder.
+        num_membership_volumes: at most so many training volumes are used for the membership test.
+        device: where to compute.
+        seed: of what is drawn.
+
+    Raises:
+        AuditError: when called, too few held-out patients, an overlap of patients or files, or sets that were not prepared
+            alike.
+    """
+
+    def __init__(
+        self,
+        training: Sequence[dict],
+        held_out: Sequence[dict],
+        preprocessing: Preprocessing,
+        generator: LatentDiffusionGenerator,
+        weights: str | Path,
+        folder: str | Path,
+        reconstruct: Callable[[Sequence[dict]], list[dict]],
+        axcodes: str = "RAS",
+        flip_axis: int | None = 0,
+        alpha: float = 0.05,
+        encoder_training: ContrastiveTraining | None = None,
+        num_membership_volumes: int = 200,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+    ) -> None:
+        self.training = list(training)
+        self.held_out = one_case_per_patient(held_out)
+        self.preprocessing = preprocessing
+        self.generator = generator
+        self.weights = Path(weights)
+        self.folder = Path(folder)
+        self.reconstruct = reconstruct
+        self.axcodes = axcodes
+        self.flip_axis = flip_axis
+        self.alpha = alpha
+        self.encoder_training = encoder_training
+        self.num_membership_volumes = num_membership_volumes
+        self.device = device
+        self.seed = seed
+
+    def prepare(self) -> PreparedAudit:
+        """Everything before the synthetic volumes: refusals, encoder, duplicates, calibration; kept in the folder."""
+        refusals.check_calibration_size(len(self.held_out), self.alpha)
+        refusals.check_spacing(self.training, self.held_out, self.axcodes, "held-out volumes")
+        training = self._read(self.training, "training volumes")
+        held_out = self._read(self.held_out, "held-out volumes")
+        refusals.check_disjoint(training, held_out)
+        refusals.check_preprocessed_alike(training, held_out)
+        weights_sha256 = file_hash(self.weights)
+        encoder, key = trained_encoder(
+            training.reduced,
+            {"volumes": training.hashes, "preprocessing": self.preprocessing.text},
+            self.folder / "cache",
+            RandomViews(self.flip_axis),
+            self.encoder_training,
+            self.device,
+        )
+        through = self._read(self.reconstruct(self.held_out), "held-out volumes through the first stage")
+
+        bank = TrainingBank(self._views(encoder, training.reduced), training.groups)
+        raw_points = self._views(encoder, held_out.reduced)
+        raw, reconstructed = (
+            bank.similarities(points).double().numpy() for points in (raw_points[:, 0], embed(encoder, through.reduced))
+        )
+        pairs = similar_pairs(bank, float(raw.max()))
+        if pairs:
+            logger.warning(f"{len(pairs)} pair(s) of training volumes of different patients look like duplicates")
+        facts = {"encoder": key, "weights_sha256": weights_sha256, "shape": list(training.reduced.shape[1:])}
+        test = CopyTest(
+            encoder,
+            bank._replace(groups=merge_groups(bank.groups, pairs)),
+            training.hashes,
+            reconstructed.max(axis=1),
+            raw.max(axis=1),
+            self.alpha,
+            facts,
+        )
+        test.save(self.folder / FILTER_FILE)
+        duplicates = [(training.hashes[one], training.hashes[other], found) for one, other, found in pairs]
+        held_out_bank = TrainingBank(raw_points, held_out.groups)
+        return PreparedAudit(test, training, held_out, duplicates, raw, reconstructed, held_out_bank)
+
+    def __call__(self, samples: Sequence[dict]) -> AuditResult:
+        """Audit synthetic volumes.
+
+        Args:
+            samples: cases: ``image`` (path), ``case_id`` (how the report names it).
+        """
+        samples = list(samples)
+        refusals.check_weights(samples, file_hash(self.weights))
+        refusals.check_spacing(self.training, samples, self.axcodes, "synthetic volumes")
+        prepared = self.prepare()
+        synthetic = self._read(samples, "synthetic volumes")
+        verdicts = prepared.test.verdicts(synthetic.reduced)
+        points = embed(prepared.test.encoder, synthetic.reduced)
+        to_training = prepared.test.bank.similarities(points).double().numpy()
+        to_held_out = prepared.held_out_bank.similarities(points).double().numpy()
+        chosen = numpy_generator(self.seed).permutation(len(self.training))[: self.num_membership_volumes]
+        facts = {
+            **prepared.test.facts,
+            "alpha": self.alpha,
+            "training_volumes": len(self.training),
+            "training_patients": len(set(prepared.training.groups.tolist())),
+            "held_out_patients": len(self.held_out),
+            "synthetic_volumes": len(samples),
+        }
+        return AuditResult(
+            samples,
+            verdicts,
+            flagged_share(np.array([verdict.p for verdict in verdicts]), self.alpha, len(self.held_out)),
+            _memorised(verdicts, len(self.training)),
+            holdout_share(to_training, to_held_out, seed=self.seed),
+            data_copying_z(to_training.max(axis=1), prepared.test.calibration),
+            self._membership([self.training[place] for place in sorted(chosen)]),
+            published_rule(to_training, prepared.held_out_raw, prepared.held_out_through, seed=self.seed),
+            prepared.duplicates,
+            self.training,
+            facts,
+        )
+
+    def _membership(self, training: list[dict]) -> Membership:
+        return membership(self.generator, training, self.held_out, self.preprocessing, self.device, self.seed)
+
+    def _read(self, cases: Sequence[dict], description: str) -> AuditedVolumes:
+        return read_volumes(cases, self.preprocessing, self.folder / "cache" / "reduced", description)
+
+    def _views(self, encoder: torch.nn.Module, reduced: torch.Tensor) -> torch.Tensor:
+        """Points of volumes, plain and as the generator's training mirrors them, (N, views, F)."""
+        views = [reduced] if self.flip_axis is None else [reduced, reduced.flip(2 + self.flip_axis)]
+        return torch.stack([embed(encoder, view) for view in views], dim=1)
+
+
+def _memorised(verdicts: Sequence[Verdict], training_volumes: int) -> Memorised:
+    copied = [verdict.source_sha256 for verdict in verdicts if verdict.verdict == "copy"]
+    sources = sorted(set(copied), key=lambda source: (-copied.count(source), source))
+    interval = clopper_pearson(len(sources), training_volumes)
+    return Memorised(len(sources), len(sources) / training_volumes, interval, sources)

@@ -1,0 +1,169 @@
+"""Whether the model itself, not its samples, knows its training volumes from held-out ones.
+
+A denoiser that has learnt volumes by heart denoises them better than others of their kind: the loss at a few timesteps
+ranks volumes, and the area under the curve of training against held-out volumes says how well it does (membership
+inference; Carlini et al., "Extracting Training Data from Diffusion Models", USENIX Security 2023, and Duan et al., "Are
+Diffusion Models Vulnerable to Membership Inference Attacks?", ICML 2023). Proximity of samples alone is known to miss
+such leakage. 0.5 is chance.
+
+Standard errors: DeLong et al., "Comparing the Areas under Two or More Correlated Receiver Operating Characteristic
+Curves", Biometrics 44, 1988.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.stats import rankdata
+from torch import Tensor
+from tqdm import tqdm
+
+from medical_diffusion_components.audit.volumes import Preprocessing
+from medical_diffusion_components.chance import counter_normal
+from medical_diffusion_components.diffusion import LatentDiffusionGenerator
+from medical_diffusion_components.metrics import Estimate
+
+__all__ = [
+    "Membership",
+    "area_under_curve",
+    "denoising_losses",
+    "membership",
+    "membership_scores",
+    "true_positives",
+]
+
+TIMES = (0.07, 0.2, 0.4, 0.6, 0.8)  # shares of the schedule at which the denoiser is asked
+ENOUGH_FOR_RATES = 500  # held-out volumes from which a rate of 1 % false positives means something
+
+
+class Membership(NamedTuple):
+    """How well training volumes can be told from held-out ones."""
+
+    denoiser: Estimate  # area under the curve of the denoiser's loss
+    first_stage: Estimate  # of the reconstruction error of the first stage
+    training: int  # volumes
+    held_out: int
+    true_positives: float | None  # at 1 % false positives; None with fewer than 500 held-out volumes
+
+
+def area_under_curve(positives: np.ndarray, negatives: np.ndarray) -> Estimate:
+    """Probability that a positive scores above a negative, ties counted half, with DeLong's standard error.
+
+    Args:
+        positives, negatives: scores (n,) and (m,), n, m > 1.
+
+    Raises:
+        ValueError: fewer than two scores on a side, or scores that are not finite.
+    """
+    x, y = np.asarray(positives, dtype=np.float64), np.asarray(negatives, dtype=np.float64)
+    if min(len(x), len(y)) < 2 or not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise ValueError(f"expected two or more finite scores on each side, got {len(x)} and {len(y)}")
+    ranks = rankdata(np.concatenate([x, y]))
+    # placements: the share of the other side below each score
+    over_negatives = (ranks[: len(x)] - rankdata(x)) / len(y)  # (n,)
+    under_positives = 1 - (ranks[len(x) :] - rankdata(y)) / len(x)  # (m,)
+    variance = over_negatives.var(ddof=1) / len(x) + under_positives.var(ddof=1) / len(y)
+    return Estimate(float(over_negatives.mean()), float(np.sqrt(variance)))
+
+
+def membership_scores(training_losses: np.ndarray, held_out_losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How well each volume is denoised: losses in units of the held-out ones at each timestep, averaged, negative.
+
+    Args:
+        training_losses, held_out_losses: (n, T) and (m, T).
+
+    Returns:
+        (n,) and (m,), higher for what is denoised better.
+    """
+    mean, deviation = held_out_losses.mean(axis=0), held_out_losses.std(axis=0) + 1e-12
+    members, others = (-((losses - mean) / deviation).mean(axis=1) for losses in (training_losses, held_out_losses))
+    return members, others
+
+
+def true_positives(members: np.ndarray, others: np.ndarray, false_positives: float = 0.01) -> float:
+    """Share of members that score above all but a share of ``false_positives`` of the others."""
+    return float((members > np.quantile(others, 1 - false_positives)).mean())
+
+
+@torch.no_grad()
+def denoising_losses(
+    generator: LatentDiffusionGenerator, latents: Tensor, seed: int = 0, batch_size: int = 8
+) -> np.ndarray:
+    """Mean absolute error of the denoiser's prediction at five timesteps, the same noise for every latent, (N, 5).
+
+    Args:
+        generator: its denoiser, schedule and kind of prediction, as its weights bring them.
+        latents: of the first stage, (N, C, h, w, d).
+        seed: of the noise.
+        batch_size: latents at once.
+    """
+    generator.eval()
+    alphas_cumprod, prediction = generator.alphas_cumprod, int(generator.prediction)
+    device, total = alphas_cumprod.device, len(alphas_cumprod)
+    losses = np.empty((len(latents), len(TIMES)))
+    for column, share in enumerate(TIMES):
+        timestep = min(int(share * total), total - 1)
+        a = alphas_cumprod[timestep]
+        noise = counter_normal(torch.tensor([seed], device=device), column, latents[:1].to(device))
+        for start in range(0, len(latents), batch_size):
+            clean = generator.latent_scaling(latents[start : start + batch_size].to(device))
+            noisy = a.sqrt() * clean + (1 - a).sqrt() * noise
+            if prediction == 3:  # a flow sees (1 - t) x + t e
+                noisy = noisy / (a.sqrt() + (1 - a).sqrt())
+            predicted = generator.denoiser(noisy, torch.full((len(clean),), timestep, device=device)).float()
+            velocity = a.sqrt() * noise - (1 - a).sqrt() * clean
+            target = (noise.expand_as(clean), clean, velocity, noise - clean)[prediction]
+            losses[start : start + len(clean), column] = (predicted - target).abs().flatten(1).mean(1).cpu().numpy()
+    return losses
+
+
+def membership(
+    generator: LatentDiffusionGenerator,
+    training: Sequence[dict],
+    held_out: Sequence[dict],
+    preprocessing: Preprocessing,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+) -> Membership:
+    """Tell training from held-out volumes by the losses of denoiser and first stage.
+
+    Args:
+        generator: with its weights loaded.
+        training, held_out: cases; a random choice of the training cases will do.
+        preprocessing: of both.
+        device: where to compute.
+        seed: of the noise.
+    """
+    generator = generator.to(device).eval()
+    losses, errors = [], []
+    for cases, what in ((training, "training volumes"), (held_out, "held-out volumes")):
+        latents, error = _encoded(generator, cases, preprocessing, f"membership, {what}", device)
+        errors.append(error)
+        losses.append(denoising_losses(generator, latents, seed))
+    scores = membership_scores(*losses)
+    rate = true_positives(*scores) if len(held_out) >= ENOUGH_FOR_RATES else None
+    return Membership(
+        area_under_curve(*scores), area_under_curve(-errors[0], -errors[1]), len(training), len(held_out), rate
+    )
+
+
+@torch.no_grad()
+def _encoded(
+    generator: LatentDiffusionGenerator,
+    cases: Sequence[dict],
+    preprocessing: Preprocessing,
+    description: str,
+    device: torch.device | str,
+) -> tuple[Tensor, np.ndarray]:
+    """Latents (N, C, h, w, d) and mean absolute errors of the reconstructions (N,)."""
+    latents, errors = [], []
+    for case in tqdm(cases, desc=description, unit="volume"):
+        image = preprocessing.volume(case).to(device)[None]
+        latent = generator.first_stage.encode_stage_2_inputs(image)
+        again = generator.first_stage.decode_stage_2_outputs(latent)
+        latents.append(latent[0].float().cpu())
+        errors.append(float((again - image).abs().mean()))
+    return torch.stack(latents), np.array(errors)

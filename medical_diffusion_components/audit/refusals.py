@@ -1,0 +1,139 @@
+"""When an audit would say something false, it is refused, with the reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+from torch import Tensor
+
+from medical_diffusion_components.audit.conformal import smallest_calibration
+from medical_diffusion_components.audit.volumes import AuditedVolumes
+from medical_diffusion_components.data.datasets import median_spacing
+from medical_diffusion_components.reports.volume_writer import note_path
+
+__all__ = [
+    "AuditError",
+    "check_calibration_size",
+    "check_disjoint",
+    "check_preprocessed_alike",
+    "check_spacing",
+    "check_weights",
+]
+
+SIGNIFICANCE = 1.0e-3  # of the test that training and held-out volumes were preprocessed alike, all statistics together
+STATISTICS = ("mean intensity", "standard deviation of the intensity", "share of background")
+TOLERANCE = 1.1  # factor by which a median spacing may lie outside the training volumes' range
+
+
+class AuditError(ValueError):
+    """The volumes at hand do not allow an audit."""
+
+
+def check_calibration_size(patients: int, alpha: float) -> None:
+    """Refuse a calibration set with which nothing could ever be flagged.
+
+    Raises:
+        AuditError: fewer held-out patients than 1/alpha - 1.
+    """
+    needed = smallest_calibration(alpha)
+    if patients < needed:
+        raise AuditError(
+            f"the audit needs at least {needed} held-out patients, got {patients}: with {patients}, the smallest p is "
+            f"1/{patients + 1}, so p <= {alpha:g} cannot happen and every copy would be released; give more patients under "
+            "validation and test, or further ones that were never trained on"
+        )
+
+
+def check_disjoint(training: AuditedVolumes, held_out: AuditedVolumes) -> None:
+    """Refuse held-out volumes that are training volumes.
+
+    Raises:
+        AuditError: a patient or a file is on both sides.
+    """
+    both = {case["patient_id"] for case in training.cases} & {case["patient_id"] for case in held_out.cases}
+    if both:
+        raise AuditError(
+            f"{len(both)} patient(s) are in the training split and among the held-out patients: what resembles them "
+            "would count as innocent; all volumes of a patient must be on one side"
+        )
+    same = set(training.hashes) & set(held_out.hashes)
+    if same:
+        raise AuditError(
+            f"{len(same)} file(s) are in the training split and among the held-out volumes under other names, such as "
+            f"SHA-256 {min(same)[:16]}...: what resembles them would count as innocent; remove them from one side"
+        )
+
+
+def check_preprocessed_alike(training: AuditedVolumes, held_out: AuditedVolumes) -> None:
+    """Refuse training and held-out volumes whose intensities differ as sets.
+
+    Patients are split at random, so mean, standard deviation and share of background of their volumes have one
+    distribution on both sides; if a Kolmogorov-Smirnov test says otherwise, one side was prepared in another way.
+
+    Raises:
+        AuditError: the distributions differ.
+    """
+    if training.reduced.shape[1:] != held_out.reduced.shape[1:]:
+        raise AuditError(
+            f"training volumes are {tuple(training.reduced.shape[1:])} after reduction, held-out ones "
+            f"{tuple(held_out.reduced.shape[1:])}: one side was prepared in another way"
+        )
+    for name, one, other in zip(STATISTICS, _statistics(training.reduced), _statistics(held_out.reduced)):
+        p = stats.ks_2samp(one, other).pvalue
+        if p < SIGNIFICANCE / len(STATISTICS):
+            raise AuditError(
+                f"held-out volumes were prepared in another way than the training volumes: the {name} is "
+                f"{np.median(one):.3g} in training and {np.median(other):.3g} in held-out volumes (medians; "
+                f"Kolmogorov-Smirnov p = {p:.1e}); prepare all of them with the same settings"
+            )
+
+
+def _statistics(reduced: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    flat = reduced.flatten(1)
+    return flat.mean(1).numpy(), flat.std(1).numpy(), (flat < -0.9).float().mean(1).numpy()
+
+
+def check_spacing(training: Sequence[dict], others: Sequence[dict], axcodes: str, what: str) -> None:
+    """Refuse volumes on another grid than the training volumes.
+
+    Args:
+        training, others: cases with ``image``.
+        axcodes: where H, W and D point.
+        what: names ``others`` in the message.
+
+    Raises:
+        AuditError: their median spacing lies more than a tenth outside the range of the training volumes' spacing.
+    """
+    ranges = np.array([median_spacing([case], axcodes) for case in training])
+    lowest, highest = ranges.min(axis=0), ranges.max(axis=0)
+    found = np.array(median_spacing(others, axcodes))
+    if (found < lowest / TOLERANCE).any() or (found > highest * TOLERANCE).any():
+        raise AuditError(
+            f"{what} have voxels of {_millimetres(found)} mm, training volumes from {_millimetres(lowest)} to "
+            f"{_millimetres(highest)} mm: they were prepared in another way, or are of another model"
+        )
+
+
+def check_weights(samples: Sequence[dict], weights_sha256: str) -> None:
+    """Refuse synthetic volumes whose notes name other weights than those audited; volumes without a note pass.
+
+    Raises:
+        AuditError: at least one such volume.
+    """
+    foreign = 0
+    for case in samples:
+        note = note_path(case["image"])
+        if note.is_file() and json.loads(note.read_text()).get("weights_sha256", weights_sha256) != weights_sha256:
+            foreign += 1
+    if foreign:
+        raise AuditError(
+            f"{foreign} of {len(samples)} synthetic volumes were made by other weights than the audited ones (SHA-256 "
+            f"{weights_sha256[:16]}...), as their notes say: audit each model's volumes with its own weights"
+        )
+
+
+def _millimetres(spacing: np.ndarray) -> str:
+    return " x ".join(f"{length:.3g}" for length in spacing)

@@ -1,0 +1,108 @@
+"""Volumes as the audit compares them: read from files, preprocessed as for training, reduced, kept on disk.
+
+Real, reconstructed and synthetic volumes are all read from NIfTI files by one preprocessing: a difference between
+files and tensors in memory would otherwise look like one between real and synthetic.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from medical_diffusion_components.audit.views import reduce_volumes
+from medical_diffusion_components.chance import seed_of_name
+from medical_diffusion_components.files import file_hash, write_atomically
+from medical_diffusion_components.transforms.scale_as_prepared import fixed_scale
+
+__all__ = ["AuditedVolumes", "Preprocessing", "one_case_per_patient", "read_volumes"]
+
+
+class Preprocessing(NamedTuple):
+    """How files become volumes."""
+
+    transform: Callable[
+        [Mapping], Mapping
+    ]  # {"image": path, "case_id": ...} -> {"image": (C, H, W, D) in [-1, 1], ...}
+    text: str  # describes it; part of every cache's key
+
+    def volume(self, case: Mapping) -> Tensor:
+        """(C, H, W, D) in [-1, 1], float32."""
+        return torch.as_tensor(self.transform(case)["image"]).float()
+
+
+class AuditedVolumes(NamedTuple):
+    """A set of volumes."""
+
+    cases: list[dict]  # image (path), case_id, patient_id
+    hashes: list[str]  # SHA-256 of the files
+    reduced: Tensor  # (N, C, h, w, d) in [-1, 1]
+
+    @property
+    def groups(self) -> Tensor:
+        """(N,) the same integer for volumes of one patient."""
+        patients = [case["patient_id"] for case in self.cases]
+        numbers = {patient: number for number, patient in enumerate(dict.fromkeys(patients))}
+        return torch.tensor([numbers[patient] for patient in patients])
+
+
+def one_case_per_patient(cases: Sequence[dict]) -> list[dict]:
+    """One case of each patient, chosen by a hash of its id, so that it is not always the first scan or the left side."""
+    chosen: dict[str, dict] = {}
+    for case in sorted(cases, key=lambda case: seed_of_name(case["case_id"])):
+        chosen.setdefault(case["patient_id"], case)
+    return sorted(chosen.values(), key=lambda case: case["case_id"])
+
+
+def read_volumes(
+    cases: Sequence[dict], preprocessing: Preprocessing, folder: str | Path, description: str
+) -> AuditedVolumes:
+    """Read, preprocess and reduce the volumes of ``cases``, those that an earlier call did not keep in ``folder``.
+
+    Args:
+        cases: with ``image``, ``case_id`` and ``patient_id``.
+        preprocessing: for all sets the same.
+        folder: of the cache, a file per volume, named by the hash of the volume's file and of the preprocessing.
+        description: in front of the progress bar.
+
+    Raises:
+        ValueError: no cases, volumes of unlike sizes, or a damaged file in the cache.
+        VolumeError: a file that the preprocessing refuses; the message names it.
+    """
+    if not cases:
+        raise ValueError(f"{description}: expected volumes, found none")
+    hashes, volumes = [], []
+    for case in tqdm(cases, desc=description, unit="volume"):
+        hashes.append(file_hash(case["image"]))
+        path = Path(folder) / f"{_key(hashes[-1], preprocessing.text, json.dumps(fixed_scale(case)))}.npy"
+        if not path.is_file():
+            reduced = reduce_volumes(preprocessing.volume(case)[None])[0].numpy()
+            write_atomically(path, lambda temporary, reduced=reduced: _save(reduced, temporary))
+        volumes.append(_load(path))
+    shapes = {volume.shape for volume in volumes}
+    if len(shapes) > 1:
+        raise ValueError(f"{description}: expected volumes of one size, got the sizes {sorted(shapes)} after reduction")
+    return AuditedVolumes(list(cases), hashes, torch.from_numpy(np.stack(volumes)))
+
+
+def _key(*parts: str) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+
+
+def _save(array: np.ndarray, path: Path) -> None:
+    with open(path, "wb") as file:  # given a name, NumPy would add .npy to it
+        np.save(file, array)
+
+
+def _load(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} is no cached volume ({error}): delete it, and it is made again") from error

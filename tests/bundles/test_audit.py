@@ -1,0 +1,103 @@
+"""``audit.yaml``: copies planted among the samples are found, written down and withheld; nobody is named."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bundle_folders import Trained, for_bundles_with, last_line, run
+from PIL import Image
+
+from medical_diffusion_components.files import file_hash
+
+audited = for_bundles_with("audit.yaml")
+one = for_bundles_with("audit.yaml", at_most=1)
+Train = Callable[[Path], Trained]
+
+
+def training_volumes(done: Trained) -> list[Path]:
+    cohort = next(done.output.glob("*/dataset.json"))
+    return [cohort.parent / case["image"] for case in json.loads(cohort.read_text())["training"]]
+
+
+def with_plants(done: Trained, folder: Path) -> list[Path]:
+    """The samples and two training volumes among them."""
+    shutil.copytree(done.output / "samples", folder)
+    sources = training_volumes(done)[:2]
+    for number, source in enumerate(sources):
+        shutil.copy(source, folder / f"planted_{number}.nii.gz")
+    return sources
+
+
+def verdict_of(printed: str) -> list[str]:
+    return [line for line in printed.splitlines() if "anonymous" in line]
+
+
+@pytest.mark.slow
+@audited
+def test_planted_training_volumes_are_found_and_withheld(bundle: Path, trained: Train, tmp_path: Path) -> None:
+    done = trained(bundle)
+    sources = with_plants(done, tmp_path / "samples")
+    settings = {**done.overrides, "samples_dir": str(tmp_path / "samples")}
+    # what training left stays where it is; what the audit keeps goes elsewhere
+    settings["output_dir"] = str(shutil.copytree(done.output, tmp_path / "output"))
+    printed = run(bundle, "audit.yaml", **settings)
+
+    folder = tmp_path / "output" / "audit"
+    report = json.loads((folder / "audit.json").read_text())
+    assert report["volumes"]["copy"] == report["memorised"]["count"] == 2
+    assert set(report["memorised"]["sources"]) == {file_hash(source) for source in sources}
+    assert report["flagged"]["volumes"] == 5 and report["facts"]["held_out_patients"] >= 22
+    assert report["headline"] in printed and "2 of 5 synthetic volumes are copies of 2 training" in report["headline"]
+    for number, source in enumerate(sources):
+        note = json.loads((tmp_path / "samples" / f"planted_{number}.json").read_text())["audit"]
+        assert (note["verdict"], note["nearest_training_volume_sha256"]) == ("copy", file_hash(source))
+        assert note["similarity"] == pytest.approx(1, abs=1e-3) and note["p"] <= 0.05
+    synthetic = json.loads((tmp_path / "samples" / "synthetic_000000.json").read_text())
+    assert synthetic["seed"] == 0 and 0 < synthetic["audit"]["p"] <= 1, "the note keeps what inference wrote"
+
+    rows = list(csv.DictReader((folder / "audit.csv").open()))
+    assert [row["volume"] for row in rows if row["verdict"] == "copy"] == ["planted_0.nii.gz", "planted_1.nii.gz"]
+    released = (folder / "released.txt").read_text().split()
+    assert released == [row["volume"] for row in rows if row["verdict"] == "released"]
+    assert np.asarray(Image.open(folder / "closest_pairs.png").convert("L")).std() > 10
+
+
+@pytest.mark.slow
+@one
+def test_no_output_names_a_case_and_all_say_what_the_test_cannot(bundle: Path, trained: Train, tmp_path: Path) -> None:
+    done = trained(bundle)
+    with_plants(done, tmp_path / "samples")
+    output = shutil.copytree(done.output, tmp_path / "output")
+    settings = {**done.overrides, "samples_dir": str(tmp_path / "samples"), "output_dir": str(output)}
+    printed = run(bundle, "audit.yaml", **settings)
+    cases = {path.name.split(".")[0] for path in training_volumes(done)}
+    texts = {path: path.read_text() for path in (tmp_path / "samples").glob("*.json")}
+    texts |= {
+        path: path.read_text() for path in (output / "audit").iterdir() if path.suffix in (".json", ".md", ".csv")
+    }
+    for path, text in texts.items():
+        assert not [case for case in cases if case in text], path
+        assert path.suffix == ".csv" or "anonymous" in text, path
+    assert "anonymous" in printed
+    assert verdict_of(run(bundle, "audit.yaml", **settings)) == verdict_of(printed), "from the cache, the same"
+
+
+@one
+def test_too_few_held_out_patients_end_with_the_reason(bundle: Path, trained: Train, tmp_path: Path) -> None:
+    done = trained(bundle)
+    settings = {**done.overrides, "num_calibration_subjects": 5, "output_dir": str(tmp_path / "output")}
+    settings["samples_dir"] = str(done.output / "samples")
+    assert "at least 19 held-out patients, got" in last_line(bundle, "audit.yaml", **settings)
+
+
+@one
+def test_an_empty_folder_of_samples_ends_with_the_reason(bundle: Path, trained: Train, tmp_path: Path) -> None:
+    done = trained(bundle)
+    settings = {**done.overrides, "output_dir": str(tmp_path / "output"), "samples_dir": str(tmp_path / "none")}
+    assert "expected volumes (.nii, .nii.gz)" in last_line(bundle, "audit.yaml", **settings)

@@ -1,0 +1,86 @@
+"""Audits that would say something false do not run, and say why."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from medical_diffusion_components.audit import AuditError, refusals
+from medical_diffusion_components.audit.volumes import AuditedVolumes, one_case_per_patient
+
+
+def volumes(names: list[str], reduced: torch.Tensor | None = None, prefix: str = "") -> AuditedVolumes:
+    cases = [{"image": f"{name}.nii.gz", "case_id": name, "patient_id": name} for name in names]
+    hashes = [f"{prefix}{name}" for name in names]
+    return AuditedVolumes(cases, hashes, torch.zeros(len(names), 1, 4, 4, 4) if reduced is None else reduced)
+
+
+def test_eighteen_held_out_patients_are_too_few_and_nineteen_are_not() -> None:
+    with pytest.raises(AuditError, match=r"at least 19 held-out patients, got 18.*1/19"):
+        refusals.check_calibration_size(18, 0.05)
+    refusals.check_calibration_size(19, 0.05)
+
+
+def test_a_patient_on_both_sides_is_refused_and_not_named() -> None:
+    with pytest.raises(AuditError, match=r"1 patient\(s\) are in the training split and among") as caught:
+        refusals.check_disjoint(volumes(["mary", "john"]), volumes(["anna", "john"], prefix="x"))
+    assert "john" not in str(caught.value)
+
+
+def test_a_file_on_both_sides_under_another_name_is_refused() -> None:
+    held_out = volumes(["anna", "other"])
+    held_out.hashes[1] = "mary"
+    with pytest.raises(AuditError, match=r"1 file\(s\) are in the training split"):
+        refusals.check_disjoint(volumes(["mary", "john"]), held_out)
+
+
+@pytest.mark.parametrize("change", [lambda x: 0.6 * x - 0.4, lambda x: x.clamp(min=-0.5), lambda x: x**3])
+def test_intensities_prepared_in_another_way_are_refused(change) -> None:
+    def drawn(count: int) -> torch.Tensor:
+        return (torch.randn(count, 1, 6, 6, 6) * (0.3 + 0.1 * torch.rand(count, 1, 1, 1, 1)) - 0.3).clamp(-1, 1)
+
+    training = volumes([str(n) for n in range(40)], drawn(40))
+    refusals.check_preprocessed_alike(training, volumes([f"h{n}" for n in range(30)], drawn(30)))
+    with pytest.raises(AuditError, match="prepared in another way"):
+        refusals.check_preprocessed_alike(training, volumes([f"h{n}" for n in range(30)], change(drawn(30))))
+
+
+def test_other_sizes_are_refused() -> None:
+    with pytest.raises(AuditError, match=r"\(1, 4, 4, 4\) after reduction, held-out ones \(1, 4, 4, 5\)"):
+        refusals.check_preprocessed_alike(volumes(["a"]), volumes(["b"], torch.zeros(1, 1, 4, 4, 5)))
+
+
+def write(path: Path, spacing: tuple[float, float, float]) -> dict:
+    nib.save(nib.Nifti1Image(np.zeros((2, 2, 2), np.float32), np.diag([*spacing, 1.0])), path)
+    return {"image": str(path), "case_id": path.name}
+
+
+def test_other_voxels_are_refused(tmp_path: Path) -> None:
+    training = [write(tmp_path / f"{n}.nii.gz", (1.0, 2.0, 3.0 + n / 10)) for n in range(3)]
+    refusals.check_spacing(training, [write(tmp_path / "s.nii.gz", (1.05, 2.0, 3.1))], "RAS", "synthetic volumes")
+    with pytest.raises(
+        AuditError, match=r"synthetic volumes have voxels of 1 x 2 x 1 mm.* 1 x 2 x 3 to 1 x 2 x 3.2 mm"
+    ):
+        refusals.check_spacing(training, [write(tmp_path / "t.nii.gz", (1.0, 2.0, 1.0))], "RAS", "synthetic volumes")
+
+
+def test_volumes_of_another_generator_are_refused(tmp_path: Path) -> None:
+    cases = [write(tmp_path / f"{n}.nii.gz", (1, 1, 1)) for n in range(3)]
+    (tmp_path / "0.json").write_text(json.dumps({"weights_sha256": "ab"}))
+    refusals.check_weights(cases, "ab")
+    (tmp_path / "2.json").write_text(json.dumps({"weights_sha256": "cd"}))
+    with pytest.raises(AuditError, match="1 of 3 synthetic volumes were made by other weights"):
+        refusals.check_weights(cases, "ab")
+
+
+def test_one_case_of_each_patient_and_not_always_the_left_one() -> None:
+    cases = [{"case_id": f"{n}_{side}", "patient_id": str(n)} for n in range(40) for side in ("left", "right")]
+    chosen = one_case_per_patient(cases)
+    assert sorted(case["patient_id"] for case in chosen) == sorted(str(n) for n in range(40))
+    assert 8 < sum(case["case_id"].endswith("left") for case in chosen) < 32
+    assert one_case_per_patient(cases[::-1]) == chosen
