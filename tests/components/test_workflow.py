@@ -279,3 +279,22 @@ def test_changes_name_every_setting_with_both_values() -> None:
 
 def test_the_version_is_that_of_the_metadata(configs: Path) -> None:
     assert workflow.bundle_version(str(configs.parent)) == "two_stages 1.2.3"
+
+
+@pytest.mark.parametrize("id", ["dataset_dir", "raw_dir", "weights", "pretrained_weights", "generator", "models_dir"])
+def test_whatever_names_a_place_is_explained_when_the_command_line_makes_a_number_of_it(id: str) -> None:
+    with pytest.raises(ValueError, match=rf"--{id} was read as 20231101, which is no path.*--{id} \./20231101"):
+        workflow._check_folder_names({id: 20231101})
+
+
+def test_a_place_that_a_configuration_works_out_is_no_name() -> None:
+    workflow._check_folder_names({"data_dir": {"_target_": "resolve"}, "weights": "$@models_dir + '/m.pt'", "x": 3})
+
+
+def test_a_cause_of_several_lines_is_one_last_line(capsys: pytest.CaptureFixture) -> None:
+    try:
+        raise ValueError("expected one thing,\n  got another")
+    except ValueError:
+        workflow._traceback_with_cause(*sys.exc_info())
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last == "Stopped: ValueError: expected one thing, got another"
