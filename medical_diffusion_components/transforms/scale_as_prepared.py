@@ -6,7 +6,7 @@ import functools
 import json
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from monai.config import KeysCollection
@@ -36,7 +36,7 @@ def scale_facts(intensity_range: Sequence[float], window: Sequence[float] | None
     return {} if window is None else {INTENSITY_RANGE: list(intensity_range), WINDOW: list(window)}
 
 
-def fixed_scale(case: Mapping[str, Any]) -> dict[str, Any]:
+def fixed_scale(case: Mapping[Any, Any]) -> dict[str, Any]:
     """What a case says of its scale, for a reader that passes on nothing else of it."""
     return {key: case[key] for key in (INTENSITY_RANGE, WINDOW) if key in case}
 
@@ -135,7 +135,7 @@ class ScaleAsPrepared(Transform):
         if intensity_range is not None:
             return self._between(img, *self._stated(img, intensity_range, window))
         if self.trained_window is None:
-            return self.by_volume(img)
+            return cast(torch.Tensor, self.by_volume(img))  # a tensor in, a tensor out
         low, high = self.trained_window
         least, greatest = float(img.min()), float(img.max())
         if min(greatest, high) - max(least, low) < 0.01 * (high - low):
