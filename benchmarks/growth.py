@@ -1,6 +1,6 @@
 """How a training step of either stage grows: time and memory against volume, batch, codes, depth and width.
 
-    python benchmarks/growth.py [--bundle adni_ldm] [--output benchmarks/results] [--quick]
+    python benchmarks/growth.py [--bundle adni_ldm] [--output benchmarks/results] [--quick] [--series depth]
 
 From one small setting, one number is varied at a time; each point is a process of its own (see `bundle_step.py`) that
 makes --steps steps and reports the median time of all but the first, and its peak memory. Writes growth.csv and
@@ -59,11 +59,12 @@ def slope(points: list[dict[str, Any]], key: str) -> float:
     return math.log(last[key] / first[key]) / math.log(last["size"] / first["size"])
 
 
-def measure_all(bundle: str, steps: int, quick: bool) -> list[dict[str, Any]]:
-    """One row for each point; a point that several series share is measured once."""
+def measure_all(bundle: str, steps: int, quick: bool, wanted: list[str]) -> list[dict[str, Any]]:
+    """One row for each point of the wanted series; a point that several series share is measured once."""
     rows, seen = [], {}
     for stage, (common, series) in SERIES.items():
-        for name, (knob, values) in series.items():
+        for name in (name for name in series if name in wanted):
+            knob, values = series[name]
             for value in values[:2] if quick else values:
                 setting = common | {knob: value}
                 if (stage, str(setting)) not in seen:
@@ -144,16 +145,18 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder to write to")
     parser.add_argument("--steps", type=int, default=3, help="steps of each measurement, the first untimed")
     parser.add_argument("--quick", action="store_true", help="only the first two points of each series")
+    names = list(dict.fromkeys(name for _, series in SERIES.values() for name in series))
+    parser.add_argument("--series", nargs="+", choices=names, default=names, help="what is varied; all by default")
     args = parser.parse_args()
 
-    rows = measure_all(args.bundle, args.steps, args.quick)
+    rows = measure_all(args.bundle, args.steps, args.quick, args.series)
     args.output.mkdir(parents=True, exist_ok=True)
     with open(args.output / "growth.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
     draw(rows, args.output / "growth.png")
-    if not args.quick:  # two small points show no growth
+    if not args.quick and args.series == names:  # two small points show no growth
         print(in_words(rows))
     print(f"written: {args.output / 'growth.csv'} and growth.png")
 

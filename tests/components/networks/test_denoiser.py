@@ -203,7 +203,8 @@ def test_indivisible_plane_is_refused_with_the_nearest_sizes():
 def test_a_single_timestep_holds_for_all_volumes():
     denoiser, x = network(), torch.randn(2, 8, 8, 8, 2)
     expected = denoiser(x, torch.tensor([7, 7]))
-    torch.testing.assert_close(denoiser(x, torch.tensor([7])), expected, rtol=0, atol=0)
+    # the embedding of one timestep is a product of another shape than that of two
+    torch.testing.assert_close(denoiser(x, torch.tensor([7])), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("x_shape, t_shape, message", [

@@ -75,6 +75,7 @@ def write_scan(path, seed=0, shape=(12, 10, 8), affine=OBLIQUE):
     path.parent.mkdir(parents=True, exist_ok=True)
     voxels = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), 1).astype(np.float32)
     nib.save(nib.Nifti1Image(voxels, affine), path)
+    return path
 
 
 def raw_folder(tmp_path, names=("a", "b", "c", "d")):
@@ -135,6 +136,16 @@ def test_changed_sources_settings_and_results_are_prepared_again_and_nothing_els
     assert set(statuses(prepare(tmp_path, size=(4, 5, 6))).values()) == {"made"}
     assert "4 cases were prepared with other settings" in capsys.readouterr().out
     assert nib.load(tmp_path / "out" / "images" / "a.nii.gz").shape == (4, 5, 6)
+
+
+def test_a_source_of_the_same_size_and_another_time_is_prepared_again(tmp_path):
+    raw = raw_folder(tmp_path, names=("a",))
+    path = write_scan(raw / "e.nii", seed=5)
+    prepare(tmp_path)
+    size = path.stat().st_size
+    write_scan(path, seed=9)
+    assert path.stat().st_size == size
+    assert statuses(prepare(tmp_path)) == {"a": "skipped", "e": "made"}
 
 
 def test_the_same_scan_gives_the_same_bytes(tmp_path):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -145,3 +146,25 @@ def test_the_index_reads_a_folder_again_when_a_file_is_changed_in_place_even_wit
     cases = {case.case_id: case for case in cases_of_folder(raw, index_file=index)}
     assert cases["a"].scan.series_uid == "9.9" and cases["b"].scan.series_uid == "1.2.3"
     assert cases_of_folder(raw / "a", index_file=index)[0].scan.series_uid == "1.2.1"  # another folder's is no use
+
+
+class _WithoutTimeOfChange:
+    """What ``stat`` says on systems whose ``st_ctime`` is that of a file's creation."""
+
+    st_ctime_ns = 0
+
+    def __init__(self, stat):
+        self.stat = stat
+
+    def __getattr__(self, name):
+        return getattr(self.stat, name)
+
+
+def test_the_index_reads_a_folder_again_by_the_time_of_writing_alone(tmp_path, monkeypatch):
+    raw, index, stat = tmp_path / "raw", tmp_path / "index.json", Path.stat
+    monkeypatch.setattr(Path, "stat", lambda path, **options: _WithoutTimeOfChange(stat(path, **options)))
+    dicom(raw / "b", 2)
+    assert cases_of_folder(raw, index_file=index)[0].scan.series_uid == "1.2.2"
+    for path in (raw / "b").iterdir():
+        path.write_bytes(path.read_bytes().replace(b"1.2.2", b"1.2.3"))  # of the same size
+    assert cases_of_folder(raw, index_file=index)[0].scan.series_uid == "1.2.3"

@@ -126,3 +126,26 @@ def test_too_few_patients_have_no_interval_and_none_no_mean() -> None:
     assert mean_over_patients([0.5, np.nan], ["a", "b"]) == (0.5, None, None, 1)
     assert mean_over_patients([np.nan], ["a"]) == (None, None, None, 0)
     assert mean_over_patients([0.5, 0.5], ["a", "b"]) == (0.5, 0.5, 0.5, 2)
+
+
+def test_cases_of_a_patient_and_classes_of_a_case_enter_with_their_mean(tmp_path: Path) -> None:
+    """Three of each, so that a mean is not a median."""
+    volume = torch.zeros(4, 10, 20, 6)
+    cases = [{"case_id": n, "image": torch.rand(1, 10, 20, 6), "pred": volume, "label": volume} for n in "abcd"]
+
+    def evaluate(engine: Engine, _: int) -> list[dict]:
+        engine.state.batch = cases
+        return cases
+
+    engine = Engine(evaluate)
+    classes = {"background": 0, "grey": 1, "white": 2, "fluid": 3}
+    patients = {"a": "one", "b": "one", "c": "one", "d": "two"}
+    SegmentationReport(tmp_path, classes, ["dice"], {}, patients).attach(engine)
+    dice = torch.tensor([[0.0, 0.3, 0.9], [0.0, 0.3, 0.9], [0.9, 0.3, 0.9], [0.5, 0.5, 0.8]], dtype=torch.float64)
+    engine.state.metric_details = {"dice": dice}
+    engine.run([0])
+    found = {name: value["mean"] for name, value in report(tmp_path)["metrics"]["dice"].items()}
+    of_cases = [0.4, 0.4, 0.7, 0.6]
+    expected = {"grey": (0.3 + 0.5) / 2, "white": (0.3 + 0.5) / 2, "fluid": (0.9 + 0.8) / 2}
+    expected["mean"] = (np.mean(of_cases[:3]) + of_cases[3]) / 2
+    assert found == pytest.approx(expected)
