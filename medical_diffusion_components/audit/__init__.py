@@ -32,6 +32,7 @@ from medical_diffusion_components.audit.proximity import (
     published_rule,
 )
 from medical_diffusion_components.audit.refusals import AuditError
+from medical_diffusion_components.audit.release_filter import ReleaseFilter
 from medical_diffusion_components.audit.similarity import Nearest, TrainingBank, merge_groups, similar_pairs
 from medical_diffusion_components.audit.views import RandomViews, reduce_volumes, reduced_shape
 from medical_diffusion_components.audit.volumes import Preprocessing, read_volumes
@@ -55,6 +56,7 @@ __all__ = [
     "Preprocessing",
     "PublishedRule",
     "RandomViews",
+    "ReleaseFilter",
     "TrainingBank",
     "Verdict",
     "area_under_curve",

@@ -39,6 +39,8 @@ class SyntheticVolumeWriter:
         name: the files are ``<name>_<seed>.nii.gz``.
         window: intensities shown as black and white in the montage.
         num_in_montage: how many volumes the montage shows.
+        release: judges each volume once it is written, and says when there are enough; see
+            :class:`~medical_diffusion_components.audit.ReleaseFilter`. What it withholds is deleted. None keeps all.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class SyntheticVolumeWriter:
         name: str = "synthetic",
         window: Sequence[float] = (0.0, 255.0),
         num_in_montage: int = 8,
+        release: Any = None,
     ) -> None:
         self.folder = Path(folder)
         self.weights = Path(weights)
@@ -56,6 +59,7 @@ class SyntheticVolumeWriter:
         self.name = name
         self.window = tuple(window)
         self.num_in_montage = num_in_montage
+        self.release = release
         self.started = 0.0
         self.written: list[Path] = []
 
@@ -89,7 +93,10 @@ class SyntheticVolumeWriter:
         drawn, made = evaluator.state.batch, evaluator.state.output
         seconds = (time.perf_counter() - self.started) / len(made)
         for item, output in zip(drawn, made):
-            self.write(int(item["seed"]), output["pred"], seconds)
+            if self.release is None or not self.release.enough(self.written):
+                self.write(int(item["seed"]), output["pred"], seconds)
+        if self.release is not None and self.release.enough(self.written):
+            evaluator.terminate()
 
     def path(self, seed: int) -> Path:
         """Where the volume of a seed goes."""
@@ -109,6 +116,13 @@ class SyntheticVolumeWriter:
         # the note first: a process that is killed leaves no volume without one
         write_json(note_path(path), note)
         write_atomically(path, lambda temporary, image=image: nib.save(image, temporary))
+        if self.release is not None:
+            verdict = self.release(path)
+            if verdict is None:
+                path.unlink()
+                note_path(path).unlink()
+                return
+            write_json(note_path(path), {**note, "audit": verdict})
         self.written.append(path)
 
     def draw_montage(self) -> None:
@@ -119,6 +133,8 @@ class SyntheticVolumeWriter:
             FileNotFoundError: those of another process are out of sight, since machines do not share the folder.
         """
         written = sorted(path for paths in gathered(self.written) for path in paths)
+        if self.release is not None:
+            self.release.report(len(written))
         if process_rank() > 0:
             return
         images = [nib.load(path) for path in written[: self.num_in_montage]]

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundle_folders import Trained, for_bundles_with, last_line, run
+import torch
+from bundle_folders import Trained, for_bundles_with, last_line, read, run
 from PIL import Image
 
 from medical_diffusion_components.files import file_hash
+from medical_diffusion_components.weights import load_tensors, save_tensors
 
 audited = for_bundles_with("audit.yaml")
 one = for_bundles_with("audit.yaml", at_most=1)
@@ -86,6 +88,57 @@ def test_no_output_names_a_case_and_all_say_what_the_test_cannot(bundle: Path, t
         assert path.suffix == ".csv" or "anonymous" in text, path
     assert "anonymous" in printed
     assert verdict_of(run(bundle, "audit.yaml", **settings)) == verdict_of(printed), "from the cache, the same"
+
+
+@for_bundles_with("audit.yaml")
+def test_the_filter_reads_volumes_as_the_audit_does(bundle: Path) -> None:
+    filtering, auditing = (read(bundle / "configs" / file) for file in ("inference.json", "audit.yaml"))
+    assert filtering["volume_preprocessing"] == auditing["preprocessing"]
+
+
+@pytest.mark.slow
+@one
+def test_withheld_volumes_are_not_written_and_others_are_drawn(bundle: Path, trained: Train, tmp_path: Path) -> None:
+    done = trained(bundle)
+    output = Path(shutil.copytree(done.output, tmp_path / "output"))
+    settings = {**done.overrides, "output_dir": str(output)}
+    run(bundle, "audit.yaml", **settings)
+    # a calibration under which about one in three of this generator's volumes passes
+    state = load_tensors(output / "audit" / "copy_test.pt")
+    nearest = [json.loads(note.read_text())["audit"]["similarity"] for note in (output / "samples").glob("*.json")]
+    similarities = sorted(nearest)
+    state["calibration"] = torch.full_like(state["calibration"], sum(similarities[:2]) / 2)  # only the lowest passes
+    save_tensors(state, output / "audit" / "copy_test.pt")
+    settings |= {"audit_filter": True, "samples_dir": str(tmp_path / "released"), "num_volumes": 2, "max_draws": 30}
+    printed = run(bundle, "inference.json", **settings)
+    notes = [json.loads(note.read_text()) for note in sorted((tmp_path / "released").glob("*.json"))]
+    assert len(notes) == len(list((tmp_path / "released").glob("*.nii.gz"))) == 2
+    for note in notes:
+        assert note["audit"]["verdict"] == "released" and note["audit"]["similarity"] <= sum(similarities[:2]) / 2
+    drawn = 1 + max(note["seed"] for note in notes)
+    assert drawn > 2 and f"released 2 of {drawn} volumes, withheld {drawn - 2}" in printed
+
+
+@pytest.mark.slow
+@one
+def test_too_few_released_volumes_are_an_error(bundle: Path, trained: Train, tmp_path: Path) -> None:
+    done = trained(bundle)
+    output = Path(shutil.copytree(done.output, tmp_path / "output"))
+    settings = {**done.overrides, "output_dir": str(output)}
+    run(bundle, "audit.yaml", **settings)
+    state = load_tensors(output / "audit" / "copy_test.pt")
+    state["calibration"].fill_(-1)  # every volume is more similar than all held-out ones
+    save_tensors(state, output / "audit" / "copy_test.pt")
+    settings |= {"audit_filter": True, "samples_dir": str(tmp_path / "released"), "num_volumes": 1, "max_draws": 2}
+    assert "expected 1 released volumes, got 0 of 2 drawn" in last_line(bundle, "inference.json", **settings)
+    assert not list((tmp_path / "released").glob("*.nii.gz")) and not list((tmp_path / "released").glob("*.json"))
+
+
+@one
+def test_the_filter_without_an_audit_ends_with_the_reason(bundle: Path, trained: Train, tmp_path: Path) -> None:
+    done = trained(bundle)
+    settings = {**done.overrides, "output_dir": str(tmp_path), "audit_filter": True}
+    assert "run audit.yaml first" in last_line(bundle, "inference.json", **settings)
 
 
 @one
