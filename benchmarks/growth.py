@@ -118,7 +118,8 @@ def draw(rows: list[dict[str, Any]], file: Path) -> None:
     names = list(dict.fromkeys(row["series"] for row in rows))
     labels = {"volume": "voxels / latent positions", "depth": "voxels / latent positions (deeper)"}
     # one scale of seconds and one of memory, so that what does not grow looks flat
-    figure, axes = plt.subplots(2, len(names), figsize=(2.6 * len(names), 5.5), sharey="row", layout="constrained")
+    size = (2.6 * len(names), 5.5)
+    figure, axes = plt.subplots(2, len(names), figsize=size, sharey="row", layout="constrained", squeeze=False)
     for column, name in enumerate(names):
         for stage in SERIES:
             points = [row for row in rows if (row["stage"], row["series"]) == (stage, name)]
