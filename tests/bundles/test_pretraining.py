@@ -111,7 +111,7 @@ def test_inference_writes_masked_volumes_and_paints_in_their_holes_alone(done: T
 def test_reported_errors_are_those_of_the_test_split(done: Trained) -> None:
     network, masked_errors, kept_errors = plain_network(done), [], []
     for path in cohort(done, "test"):
-        file = done.output / "inpainted" / "images" / f"{path.name[:-7]}_masked.nii.gz"
+        file = done.output / "inpainted" / f"{path.name[:-7]}_masked.nii.gz"
         image = torch.from_numpy(nib.load(file).get_fdata(dtype=np.float32))
         holes = image == 127.5
         with torch.no_grad():

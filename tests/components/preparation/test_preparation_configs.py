@@ -72,7 +72,9 @@ def test_every_configuration_names_what_it_needs_and_has_no_number_as_text(bundl
     config = ConfigParser.load_config_file(ROOT / "bundles" / bundle / "configs" / "prepare.yaml")
     text = (ROOT / "bundles" / bundle / "configs" / "prepare.yaml").read_text()
     for id, value in config.items():
-        assert text.count(f"@{id}") or text.count(f"%{id}") or id in ("imports", "initialize", "run"), f"{id} is unused"
+        assert text.count(f"@{id}") or text.count(f"%{id}") or id in ("check", "imports", "initialize", "run"), (
+            f"{id} is unused"
+        )
         assert not (isinstance(value, str) and value.replace(".", "").replace("-", "").replace("e", "").isdigit()), id
 
 
