@@ -55,6 +55,10 @@ def test_p_value_of_a_model_accounts_for_the_one_calibration_set_and_the_binomia
         shares.append(found.share)
     assert np.mean(np.array(exact) <= 0.05) <= 0.07
     assert np.mean(np.array(binomial) <= 0.05) > 0.12
+    counts = 200 * np.array(shares)
+    for count in (10, 20, 30):  # how often so many or more are flagged, against what the p-value says
+        p_values = np.where(np.arange(200) < count, 0.01, 1.0)
+        assert flagged_share(p_values, 0.05, 39).p_value == pytest.approx((counts >= count - 0.5).mean(), abs=0.04)
     low, high = found.innocent_range
     assert np.mean((np.array(shares) >= low) & (np.array(shares) <= high)) == pytest.approx(0.9, abs=0.06)
 

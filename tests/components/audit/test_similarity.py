@@ -39,10 +39,9 @@ def test_a_mirrored_training_volume_is_found() -> None:
 def test_a_second_scan_of_the_patient_is_not_the_second_patient() -> None:
     points = normalize(torch.randn(4, 1, 5), dim=2)
     points[1] = normalize(points[0] + 0.01 * torch.randn(1, 5), dim=1)
-    query = points[0]
+    query = normalize(points[0] + 0.01 * torch.randn(1, 5), dim=1)
     assert TrainingBank(points, torch.tensor([0, 0, 1, 2])).nearest(query).ratio[0] < 0.1
-    alone = TrainingBank(points, torch.arange(4)).nearest(normalize(query + 0.01 * torch.randn(1, 5), dim=1))
-    assert alone.ratio[0] > 0.1
+    assert TrainingBank(points, torch.arange(4)).nearest(query).ratio[0] > 0.2
 
 
 def test_duplicates_are_pairs_of_different_patients_and_become_one() -> None:
