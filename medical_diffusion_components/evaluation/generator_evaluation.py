@@ -125,7 +125,8 @@ class GeneratorEvaluation:
     def _read(self, name: str, cases: Cases) -> VolumeSet:
         features = self.reader(cases, f"features of {name} volumes", self.executor)
         similarities = {}
-        if name != "training":  # MS-SSIM needs the volumes themselves; of training volumes nobody asks
+        # MS-SSIM needs the volumes themselves: the first process alone computes it, and of training volumes nobody asks
+        if name != "training" and process_rank() == 0:
             volumes = torch.stack([self.reader.volume(case) for case in cases])
             similarities["ms_ssim"] = pair_similarities(volumes, self.neighbours)
             if volumes.shape[1] == 1 and min(volumes.shape[2:]) >= 32:

@@ -36,13 +36,7 @@ def jackknife(statistic: Callable[..., float], *sizes: int) -> Estimate:
     """
     if not sizes or min(sizes) < 2:
         raise ValueError(f"a jackknife needs samples of two or more members, got sizes {list(sizes)}")
-    everyone = [np.arange(size) for size in sizes]
-    variance = 0.0
-    for place, size in enumerate(sizes):
-        kept = [np.delete(everyone[place], left_out) for left_out in range(size)]
-        values = np.array([statistic(*everyone[:place], some, *everyone[place + 1 :]) for some in kept])
-        variance += (size - 1) / size * float(np.square(values - values.mean()).sum())
-    return Estimate(float(statistic(*everyone)), variance**0.5)
+    return group_jackknife(statistic, *(np.arange(size) for size in sizes), most=max(sizes))
 
 
 def group_jackknife(statistic: Callable[..., float], *groups: np.ndarray, most: int = 20) -> Estimate:

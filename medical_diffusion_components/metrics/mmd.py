@@ -23,6 +23,7 @@ __all__ = [
     "mmd_squared",
     "permutation_p",
     "polynomial_kernel",
+    "squared_distances",
 ]
 
 
@@ -53,7 +54,7 @@ class GaussianKernel(NamedTuple):
     bandwidth: float
 
     def __call__(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return np.exp(-_squared_distances(x, y) / (2 * self.bandwidth**2))
+        return np.exp(-squared_distances(x, y) / (2 * self.bandwidth**2))
 
 
 class GaussianMixture(NamedTuple):
@@ -66,7 +67,7 @@ class GaussianMixture(NamedTuple):
     bandwidth: float
 
     def __call__(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        distances = _squared_distances(x, y) / (2 * self.bandwidth**2)
+        distances = squared_distances(x, y) / (2 * self.bandwidth**2)
         return np.mean([np.exp(-distances / share) for share in (0.25, 0.5, 1.0, 2.0, 4.0)], axis=0)
 
 
@@ -76,10 +77,11 @@ def median_distance(x: np.ndarray) -> float:
     Args:
         x: (n, F), n > 1.
     """
-    return float(np.sqrt(np.median(_squared_distances(x, x)[np.triu_indices(len(x), 1)])))
+    return float(np.sqrt(np.median(squared_distances(x, x)[np.triu_indices(len(x), 1)])))
 
 
-def _squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Squared Euclidean distances, (n, F), (m, F) -> (n, m)."""
     squares = np.square(x).sum(1)[:, None] + np.square(y).sum(1)[None] - 2 * x @ y.T
     return squares.clip(min=0)
 

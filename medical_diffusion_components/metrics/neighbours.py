@@ -14,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import betabinom
 
+from medical_diffusion_components.metrics.mmd import squared_distances
+
 __all__ = ["NeighbourMeasures", "expected_coverage", "neighbour_measures"]
 
 
@@ -49,8 +51,7 @@ def neighbour_measures(synthetic: np.ndarray, real: np.ndarray, k: int = 5) -> N
 
 def distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Euclidean distances, (n, F), (m, F) -> (n, m)."""
-    squares = np.square(x).sum(1)[:, None] + np.square(y).sum(1)[None] - 2 * x @ y.T
-    found = np.sqrt(squares.clip(min=0))
+    found = np.sqrt(squared_distances(x, y))
     if x is y:
         np.fill_diagonal(found, 0.0)
     return found
