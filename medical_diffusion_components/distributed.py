@@ -53,8 +53,13 @@ def join_processes() -> None:
 
 
 def leave_processes() -> None:
-    """Take leave of the processes that :func:`join_processes` found; nothing for a process that is alone."""
+    """Take leave of the processes that :func:`join_processes` found; nothing for a process that is alone.
+
+    All wait for each other first. gloo's threads then have let go of the tensors they have exchanged: for that they need
+    Python's lock, which the end of the group would hold while it waits for them.
+    """
     if is_distributed():
+        wait_for_all()
         dist.destroy_process_group()
 
 

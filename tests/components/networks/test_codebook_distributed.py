@@ -10,6 +10,7 @@ import torch.distributed as dist
 from codebooks_for_tests import STATE, same_state, started
 from torch import Tensor, nn
 
+from medical_diffusion_components.distributed import leave_processes
 from medical_diffusion_components.networks.codebook import EMACodebook
 
 SHARES = (3, 1)  # volumes per process: unequal on purpose
@@ -68,7 +69,8 @@ def worker(rank: int, folder: str) -> None:
         },
         f"{folder}/{rank}.pt",
     )
-    dist.destroy_process_group()
+    del network  # else it would be the last to hold the group, and end it
+    leave_processes()
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from medical_diffusion_components.distributed import leave_processes
 from medical_diffusion_components.networks.sync_batch_norm import GlobalBatchNorm, sync_batch_norms
 
 SHARES = (3, 1)  # volumes per process: unequal on purpose
@@ -39,7 +40,7 @@ def worker(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=len(SHARES))
     found = trained(sync_batch_norms(network()), batch().split(SHARES)[rank])
     torch.save(found, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    leave_processes()
 
 
 @pytest.mark.slow
