@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from monai.bundle import ConfigParser
 
 from medical_diffusion_components.files import write_json
@@ -29,6 +30,7 @@ __all__ = ["main", "new_bundle"]
 
 FILL_IN = "FILL IN"
 SMALLEST_SIDE = 12  # voxels: the window of SSIM, which validation computes, is 11 wide
+TRAINED_KNOB = "$trained_knob(@weights, "  # so begin the knobs that the weights' note decides
 # What makes no sense at another size or without the source's data is not taken along: demo.yaml, low_compression.yaml.
 COPIED = (
     "prepare.yaml",
@@ -273,10 +275,17 @@ def _with_knob(text: str, id: str, value: str, comment: str) -> str:
     """``text`` with another value and comment at the knob's line, the comment where the line had it."""
 
     def line(found: re.Match[str]) -> str:
+        if TRAINED_KNOB in found[0]:
+            return f'{id}: "{_trained_knob(id, yaml.safe_load(value))}"'
         column = min(found[0].find("#"), _COMMENT_COLUMN) if "#" in found[0] else _COMMENT_COLUMN
         return f"{f'{id}: {value}':<{column - 1}} # {comment}"
 
     return re.sub(rf"^{re.escape(id)}: [^\n]*$", line, text, flags=re.MULTILINE)
+
+
+def _trained_knob(id: str, default: Any) -> str:
+    """The expression of a knob that the weights' note decides, with the value before there are weights."""
+    return f"{TRAINED_KNOB}'{id}', {default!r})"
 
 
 def _with_lines(text: str, pattern: str, line: str) -> str:
@@ -286,7 +295,7 @@ def _with_lines(text: str, pattern: str, line: str) -> str:
 
 def _changed_json(text: str, knobs: dict[str, Any]) -> str:
     for id in ("image_size", "compression", "axcodes"):
-        value = json.dumps(knobs[id])
+        value = json.dumps(_trained_knob(id, knobs[id]))
         text = _with_lines(text, rf'^  "{id}": .*(?<!,),?$', f'  "{id}": {value},')
     return _with_default_spacing(text, knobs)
 

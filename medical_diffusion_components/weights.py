@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import zipfile
 from collections.abc import Mapping
@@ -13,22 +14,31 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from medical_diffusion_components.distributed import process_rank
 from medical_diffusion_components.files import file_hash, versions, write_atomically, write_json
 
 __all__ = [
+    "RELEASED",
     "WeightsError",
     "load_tensors",
     "load_weights",
     "made_with",
+    "own_or_released",
     "provenance",
     "read_state",
     "save_tensors",
     "save_weights",
+    "trained_knob",
     "trained_spacing",
     "unwrap",
     "with_weights",
 ]
 
+logger = logging.getLogger(__name__)
+
+RELEASED = "released"  # folder of a bundle with the weights that it comes with
+_KNOBS = "knobs"  # in a note: the knobs of the training that whatever uses the weights must repeat
+_RULE = "=" * 100
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -97,13 +107,22 @@ def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
     return state
 
 
-def load_weights(module: nn.Module, path: str | os.PathLike) -> str:
+def load_weights(module: nn.Module, path: str | os.PathLike, knobs: Mapping[str, Any] | None = None) -> str:
     """Load a plain state dict into ``module``, every tensor of it, and return the file's SHA-256.
 
+    Weights that came with the bundle are announced in a banner, so that nobody takes them for a training of their own.
+
+    Args:
+        module: gets the weights.
+        path: of the weights; the note beside them is read.
+        knobs: those that ``module`` was built with, to be held against those of the training; None compares shapes alone.
+
     Raises:
-        WeightsError: the file is missing or damaged, or its tensors are not those of ``module``.
+        WeightsError: the file is missing or damaged, it was trained with other knobs, or its tensors are not those of
+            ``module``.
     """
     state = read_state(path)
+    _check_knobs(path, knobs or {})
     for name, part in module.named_modules():  # parts whose shape is learned from the weights
         if hasattr(part, "adapt_to_weights"):
             part.adapt_to_weights(state, f"{name}." if name else "")
@@ -112,7 +131,17 @@ def load_weights(module: nn.Module, path: str | os.PathLike) -> str:
     if wanted != found:
         raise WeightsError(f"{path} is from another architecture than the configured {_difference(wanted, found)}")
     module.load_state_dict(state)
+    if Path(path).parent.name == RELEASED and process_rank() == 0:
+        _announce(Path(path))
     return file_hash(path)
+
+
+def _announce(path: Path) -> None:
+    note = provenance(path)
+    text = f"These weights came with the bundle: {path}\nThey were trained on the {note.get('data', 'unknown data')}."
+    text += f" {note['notice']}" if note.get("notice") else ""
+    print(f"{_RULE}\n{text}\nWeights of your own in models/ take their place.\n{_RULE}", flush=True)
+    logger.info(text)
 
 
 def with_weights(module: Module, path: str | os.PathLike) -> Module:
@@ -152,6 +181,51 @@ def made_with(path: str | os.PathLike) -> dict[str, Any]:
         **({"window": made["window"]} if "window" in made else {}),
         "versions": versions(),
     }
+
+
+def own_or_released(models_dir: str, bundle_root: str, name: str = "model.pt") -> str:
+    """Path of the weights to use: the user's own in ``models``, or those that came with the bundle where there are none.
+
+    A ``models_dir`` elsewhere is one that somebody has chosen: nothing takes the place of what is missing there.
+
+    Args:
+        models_dir: where training puts the weights.
+        bundle_root: folder of the bundle.
+        name: of the file in either folder.
+
+    Returns:
+        the path in ``models_dir`` also where neither folder has the file.
+    """
+    own, released = Path(models_dir) / name, Path(bundle_root) / RELEASED / name
+    by_default = Path(models_dir).resolve() == (Path(bundle_root) / "models").resolve()
+    return str(released if by_default and not own.is_file() and released.is_file() else own)
+
+
+def trained_knob(weights: str | os.PathLike, knob: str, default: Any) -> Any:
+    """The value that a knob had when the weights were trained, so that networks of any size are built as they were.
+
+    Args:
+        weights: their path; the note beside them is read.
+        knob: id in the training's configuration.
+        default: for weights whose note does not say it, or before there are any.
+    """
+    return provenance(weights).get(_KNOBS, {}).get(knob, default)
+
+
+def _check_knobs(weights: str | os.PathLike, knobs: Mapping[str, Any]) -> None:
+    """Refuse knobs that the weights were not trained with; what their note does not name is not compared.
+
+    Raises:
+        WeightsError: naming each knob with both values.
+    """
+    trained = provenance(weights).get(_KNOBS, {})
+    given = json.loads(json.dumps(dict(knobs), default=str))
+    other = [f"{id} {trained[id]}, not {given[id]}" for id in given if id in trained and trained[id] != given[id]]
+    if other:
+        raise WeightsError(
+            f"{weights} was trained with {', '.join(other)}: leave these settings out, they are read from the note beside "
+            "the weights; or give the --models_dir of weights that were trained with them"
+        )
 
 
 def trained_spacing(weights: str, default: list[float]) -> list[float]:

@@ -72,6 +72,10 @@ PLACES = FOLDERS | {
     "sampler",
     "save_interval",
     "writer",
+    # what the weights' note says; it follows from the rest
+    "data_note",
+    "knobs",
+    "made_from",
 }
 _BATCH_SIZES = ("batch_size", "autoencoder_batch_size")  # of one process
 _DISTRIBUTING = (  # blocks that spread their `module` over several processes, which stays the same
@@ -190,7 +194,7 @@ def settings(id: str | None = None, **facts: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in sorted(_used(config, [id or run_id]) - PLACES - {run_id}):
         value = config[name]
-        if _is_arithmetic(config, name):
+        if _is_arithmetic(config, name) or str(value).startswith("$trained_knob("):  # a knob, by the weights' note
             value = parser.ref_resolver.get_resolved_content(id=name)
         found.update(_leaves(name, value))
     length = f"train{ID_SEP_KEY}trainer{ID_SEP_KEY}max_epochs"

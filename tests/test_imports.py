@@ -29,11 +29,12 @@ ROWS = [
     {"data", "metrics"},
     {"workflow"},
     {"preparation", "handlers", "reports"},
-    {"engines", "cohorts", "evaluation", "audit", "new_bundle", "preflight"},
+    {"engines", "cohorts", "evaluation", "audit", "new_bundle", "preflight", "release"},
 ]
 RANK = {room: rank for rank, row in enumerate(ROWS) for room in row}
-# What a trained bundle can do without: reading raw downloads, inventing data, auditing copies.
-PERIPHERY = {"dicom", "preparation", "preflight", "cohorts", "audit"}
+# What a trained bundle can do without: reading raw downloads, inventing data, auditing copies, making new
+# bundles, releasing.
+PERIPHERY = {"dicom", "preparation", "preflight", "cohorts", "audit", "new_bundle", "release"}
 CORE_LINES = 8000
 
 

@@ -62,7 +62,7 @@ class VolumeSampler:
         parser.update({"bundle_root": str(self.root), **settings})
         self.weights = Path(parser.get_parsed_content("weights"))
         network = parser.get_parsed_content("network_def")
-        weights_sha256 = load_weights(network, self.weights)
+        weights_sha256 = load_weights(network, self.weights, parser.get_parsed_content("knobs"))
         self.network = network.to(self.device).eval()
         self.noise = NoiseLatent(parser.get_parsed_content("latent_shape"))
         self.finish = parser.get_parsed_content("postprocessing")

@@ -18,7 +18,7 @@ from medical_diffusion_components.distributed import gathered, world_size
 from medical_diffusion_components.files import write_atomically
 from medical_diffusion_components.handlers.non_finite import NonFiniteLossError
 from medical_diffusion_components.weights import load_tensors, save_tensors, unwrap
-from medical_diffusion_components.workflow import changes
+from medical_diffusion_components.workflow import changes, without_places
 
 __all__ = ["CheckpointError", "TrainingCheckpoint"]
 
@@ -226,7 +226,7 @@ class TrainingCheckpoint:
                 f"{path} was made by a version before 0.2.0, which did not keep the settings: whether it belongs to this "
                 "training cannot be known. Use another --output_dir to start afresh."
             )
-        before = {**content["settings"], "epoch_length": content["epoch_length"]}
+        before = {**without_places(content["settings"]), "epoch_length": content["epoch_length"]}
         changed = changes(before, {**self._own_settings(), "epoch_length": engine.state.epoch_length})
         if changed:
             raise CheckpointError(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -109,6 +111,14 @@ def is_overlay(file: Path) -> bool:
 
 def read(file: Path) -> dict[str, Any]:
     return ConfigParser.load_config_file(file)
+
+
+def by_default(value: Any) -> Any:
+    """What a knob that the weights' note decides is before there are weights."""
+    found = re.fullmatch(r"\$trained_knob\(@weights, '\w+', (.*)\)", value) if isinstance(value, str) else None
+    if found is None:
+        return value
+    return f"${found[1]}" if "@" in found[1] else ast.literal_eval(found[1])
 
 
 def tiny(bundle: Path, **overrides: Any) -> dict[str, Any]:

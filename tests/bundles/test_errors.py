@@ -168,11 +168,20 @@ def kept(done: Trained) -> dict[str, bytes]:
     return {name: content for name, content in tree(done.folder).items() if name.endswith((".pt", ".json"))}
 
 
-@pytest.mark.parametrize("config", ["train.yaml", "inference.json", "evaluate.yaml"])
-def test_weights_of_another_architecture_are_named_tensor_by_tensor(config: str, finished: Trained) -> None:
+@pytest.mark.parametrize("config", ["inference.json", "evaluate.yaml"])
+def test_a_knob_that_the_weights_were_not_trained_with_is_named(config: str, finished: Trained) -> None:
     before = kept(finished)
     line = last_line(BUNDLE, config, **finished.overrides | {"base_channels": 8})
-    file = "model_autoencoder.pt" if config == "train.yaml" else "model.pt"
+    assert line.startswith(
+        f"Stopped: WeightsError: {finished.models / 'model.pt'} was trained with base_channels 4, not 8: leave"
+    )
+    assert kept(finished) == before
+
+
+def test_weights_of_another_architecture_are_named_tensor_by_tensor(finished: Trained) -> None:
+    before = kept(finished)
+    line = last_line(BUNDLE, "train.yaml", **finished.overrides | {"base_channels": 8})
+    file = "model_autoencoder.pt"
     assert line.startswith(f"Stopped: WeightsError: {finished.models / file} is from another architecture")
     assert re.search(r"encoder\.\S+: expected \(8, 1, 3, 3, 3\), got \(4, 1, 3, 3, 3\)", line)
     assert kept(finished) == before

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from bundle_folders import REPOSITORY, Trained, assert_same, last_line, read, run, tiny, tree, undisturbed
+from monai.bundle import ConfigParser
 from monai.inferers import SlidingWindowInferer
 from monai.networks.nets import SwinUNETR
 from PIL import Image
@@ -68,7 +69,7 @@ def test_weights_are_those_of_a_plain_swin_unetr_and_say_what_they_were_made_fro
     assert found["sha256"] == hashlib.sha256((done.models / "model.pt").read_bytes()).hexdigest()
     assert found["data"] == "embedded template cohort" and "not patients" in found["notice"]
     assert found["cases"] == {"training": len(cases(done, "training")), "validation": 1}
-    assert list(found["classes"]) == CLASSES and found["pretrained"] is None and found["resample"] is False
+    assert list(found["knobs"]["classes"]) == CLASSES and found["pretrained"] is None and found["resample"] is False
     assert "from scratch: no pretrained_weights were given" in done.printed["train.yaml"]
     assert "No dataset_dir was given" in done.printed["train.yaml"]
 
@@ -305,9 +306,10 @@ def test_the_declared_classes_are_those_of_the_configurations() -> None:
     declared = json.loads((BUNDLE / "configs" / "metadata.json").read_text())["network_data_format"]
     names = declared["outputs"]["pred"]["channel_def"]
     for file in ("train.yaml", "evaluate.yaml", "inference.json"):
-        config = read(BUNDLE / "configs" / file)
-        assert {str(value): name for name, value in config["classes"].items()} == names
-        assert config["roi_size"] == declared["inputs"]["image"]["spatial_shape"]
+        config = ConfigParser(read(BUNDLE / "configs" / file))
+        classes = config.get_parsed_content("classes")
+        assert {str(value): name for name, value in classes.items()} == names
+        assert config.get_parsed_content("roi_size") == declared["inputs"]["image"]["spatial_shape"]
 
 
 def test_augmentation_is_that_of_the_paper() -> None:

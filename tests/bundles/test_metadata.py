@@ -110,7 +110,7 @@ def test_monai_label_can_read_the_declared_format(bundle: Path) -> None:
 
 def released_weights(bundle: Path) -> Path | None:
     """The weights that are in the repository; those that somebody has trained in the bundle's folder are not."""
-    name = "models/model.pt"
+    name = "released/model.pt"
     # outside of a repository nothing is listed
     listed = subprocess.run(["git", "-C", str(bundle), "ls-files", name], capture_output=True, text=True, check=False)
     return bundle / name if listed.stdout.strip() else None

@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bundle_folders import BUNDLES, bundles_with, config_files, for_bundles_with, read
+from bundle_folders import BUNDLES, bundles_with, by_default, config_files, for_bundles_with, read
 
 LDM_BUNDLES = bundles_with("train_autoencoder.yaml", "train.yaml")
 STAGES = ("train_autoencoder.yaml", "train.yaml", "evaluate.yaml", "audit.yaml", "inference.json")
 # What a sibling says otherwise on purpose. Files: spacing and pictures come from the data or from the weights' note;
 # montages take fewer steps than the reference sampler; overlays and preparation are their own subject.
 OWN_PER_FILE = {
+    "classes",
     "dataset_dir",
     "imports",
+    "knobs",
     "initialize",
     "made_from",
     "num_inference_steps",
@@ -51,6 +53,7 @@ def is_block(value: Any) -> bool:
 
 def is_knob(value: Any) -> bool:
     """A value that a dataset may have of its own: a number, a size, a text that is no expression, nothing."""
+    value = by_default(value)
     if isinstance(value, str):
         return not value.startswith(("$", "@", "%"))
     return not is_block(value)
@@ -63,6 +66,7 @@ def without_numbers(value: Any) -> Any:
 
 def stages(bundle: Path) -> dict[str, dict]:
     found = {file.name: read(file) for file in config_files(bundle) if file.name in STAGES}
+    found = {name: {id: by_default(value) for id, value in config.items()} for name, config in found.items()}
     # images in training and evaluation, starting noise in inference: two blocks that MONAI wants under one name
     for config in found.values():
         if isinstance(config.get("preprocessing"), dict):

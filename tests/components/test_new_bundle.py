@@ -37,7 +37,7 @@ def test_every_configuration_has_the_new_values(made):
         config = bundle_folders.read(file)
         expected = {"image_size": [16, 32, 12], "compression": [2, 2, 2], "axcodes": "LPS"}
         expected |= {"embedded_cohort": None, "manifest": None, "flip_axis": 0}
-        assert {id: config[id] for id in expected.keys() & config.keys()} == {
+        assert {id: bundle_folders.by_default(config[id]) for id in expected.keys() & config.keys()} == {
             id: value for id, value in expected.items() if id in config
         }
         assert "[1.5, 1.25, 4.0]" in file.read_text() or file.name not in (

@@ -14,8 +14,10 @@ from medical_diffusion_components.files import file_hash, versions
 from medical_diffusion_components.weights import (
     WeightsError,
     load_weights,
+    own_or_released,
     provenance,
     save_weights,
+    trained_knob,
     trained_spacing,
     with_weights,
 )
@@ -135,3 +137,51 @@ def test_a_module_with_weights_is_the_module_itself(tmp_path: Path) -> None:
     assert torch.equal(module.weight, saved.weight)
     with pytest.raises(WeightsError, match="no such file"):
         with_weights(module, tmp_path / "other.pt")
+
+
+def bundle_with(folder: Path, *files: str) -> Path:
+    for file in files:
+        save_weights(nn.Linear(1, 2), folder / file, {"data": "embedded template cohort", "notice": "No patient."})
+    return folder
+
+
+@pytest.mark.parametrize(("files", "expected"), [
+    (["models/model.pt", "released/model.pt"], "models/model.pt"),
+    (["released/model.pt"], "released/model.pt"),
+    (["models/model_autoencoder.pt", "released/model.pt"], "released/model.pt"),
+    ([], "models/model.pt"),
+])  # fmt: skip
+def test_own_weights_come_before_released_ones(tmp_path: Path, files: list[str], expected: str) -> None:
+    bundle = bundle_with(tmp_path, *files)
+    assert own_or_released(f"{bundle}/models", str(bundle)) == f"{bundle}/{expected}"
+    assert own_or_released(f"{bundle}/./models/", str(bundle)).endswith(expected)
+
+
+def test_released_weights_never_take_the_place_of_what_is_missing_elsewhere(tmp_path: Path) -> None:
+    bundle = bundle_with(tmp_path, "released/model.pt")
+    assert own_or_released(f"{bundle}/mine", str(bundle)) == f"{bundle}/mine/model.pt"
+
+
+def test_released_weights_are_announced_and_own_ones_are_not(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    bundle = bundle_with(tmp_path, "released/model.pt", "models/model.pt")
+    load_weights(nn.Linear(1, 2), bundle / "models" / "model.pt")
+    assert capsys.readouterr().out == ""
+    load_weights(nn.Linear(1, 2), bundle / "released" / "model.pt")
+    printed = capsys.readouterr().out
+    assert "came with the bundle" in printed and "embedded template cohort. No patient." in printed
+
+
+def test_knobs_come_from_the_note(tmp_path: Path) -> None:
+    path = save_weights(nn.Linear(1, 1), tmp_path / "model.pt", {"knobs": {"depths": (1, 2), "window": None}})
+    assert trained_knob(path, "depths", [3]) == [1, 2] and trained_knob(path, "window", 7) is None
+    assert trained_knob(path, "heads", [3]) == trained_knob(tmp_path / "other.pt", "heads", [3]) == [3]
+
+
+def test_knobs_that_contradict_the_note_are_refused_by_name(tmp_path: Path) -> None:
+    path = save_weights(nn.Linear(1, 1), tmp_path / "model.pt", {"knobs": {"depths": [1, 2], "heads": 3, "width": 5}})
+    load_weights(nn.Linear(1, 1), path, {"depths": (1, 2), "heads": 3, "of a later version": 1})
+    with pytest.raises(
+        WeightsError, match=r"was trained with depths \[1, 2\], not \[1, 1\], heads 3, not 4: leave"
+    ) as found:
+        load_weights(nn.Linear(1, 1), path, {"depths": [1, 1], "heads": 4, "width": 5})
+    assert "width" not in str(found.value)

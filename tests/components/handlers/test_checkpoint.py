@@ -247,6 +247,12 @@ def test_every_setting_that_differs_is_named_with_both_values(tmp_path: Path) ->
         training(tmp_path, epochs=1, settings={"data": "abc", "seed": 0}).run()
 
 
+def test_what_a_note_says_is_no_setting(tmp_path: Path) -> None:
+    """A version that writes more into the notes beside weights resumes what an earlier one began."""
+    training(tmp_path, epochs=1, settings={"rate": 0.1, "made_from": "$dict(data='abc')"}).run()
+    assert training(tmp_path, epochs=2, settings={"rate": 0.1}).run() is None
+
+
 def test_a_checkpoint_that_does_not_keep_its_settings_is_refused(tmp_path: Path) -> None:
     """As those of version 0.1.0, which kept a few facts under another name."""
     training(tmp_path, epochs=1).run()
