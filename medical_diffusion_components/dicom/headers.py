@@ -10,7 +10,6 @@ Source: DICOM PS3.3 (image plane, image pixel and modality LUT modules), PS3.5 (
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import os
@@ -28,6 +27,7 @@ from medical_diffusion_components.dicom.objects import (
     DICOM_SUFFIXES,
     DIRECTORY,
     IMAGE,
+    hash_of_patient,
     is_dicom,
     kind_of,
     read_start,
@@ -181,7 +181,7 @@ def header_of(dataset: pydicom.Dataset, path: Path, number: int) -> SliceHeader 
         transfer_syntax=transfer_syntax(dataset),
         series_uid=series_uid,
         sop_class=sop_class,
-        patient=hashlib.sha256(parser.raw("patient") or b"").hexdigest()[:16],
+        patient=hash_of_patient((parser.raw("patient") or b"").decode("latin-1").strip("\0")),
         rows=rows,
         columns=columns,
         **fields,

@@ -9,6 +9,7 @@ Source: DICOM PS3.10 section 7 (files), PS3.5 annex A (transfer syntaxes), PS3.4
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,14 +33,20 @@ _FIRST_ELEMENTS = {2: {0, 1, 2, 3}, 8: {0, 1, 5, 6, 8, 0x12, 0x13, 0x14, 0x16, 0
 # value representations that an element of those groups may have
 _VRS = {b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"IS", b"LO", b"LT", b"OB", b"OW", b"PN", b"SH", b"SL", b"SQ"}
 _VRS |= {b"SS", b"ST", b"TM", b"UI", b"UL", b"UN", b"US", b"UT", b"UC", b"UR"}
+# words of an image type that say that the file is no slice of a volume
+_SPECIAL = {"MOSAIC": "mosaic", "LOCALIZER": "localiser"}
 _TAGS = {
+    "image_type": 0x00080008,
     "sop_class": 0x00080016,
     "instance_uid": 0x00080018,
-    "patient": 0x00100020,
     "modality": 0x00080060,
+    "name": 0x00100010,
+    "patient": 0x00100020,
+    "born": 0x00100030,
     "study_uid": 0x0020000D,
     "series_uid": 0x0020000E,
     "position": 0x00200032,
+    "frame_of_reference": 0x00200052,
     "frames": 0x00280008,
     "rows": 0x00280010,
 }
@@ -49,8 +56,9 @@ class DicomObject(NamedTuple):
     """One DICOM file.
 
     ``kind`` is ``"image"``, ``"DICOMDIR"``, ``"secondary capture"``, or the name of an object without an image. The
-    others are empty where the header is silent; ``patient`` and ``instance`` are hashes, ``frames`` is 1 unless the
-    header says otherwise.
+    others are empty where the header is silent; ``patient``, ``person`` (name with date of birth), ``space`` (the frame of
+    reference) and ``instance`` are hashes, ``frames`` is 1 unless the header says otherwise. ``special`` is ``"localiser"``
+    or ``"mosaic"`` where the image type says so.
     """
 
     kind: str
@@ -60,6 +68,9 @@ class DicomObject(NamedTuple):
     instance: str = ""
     modality: str = ""
     frames: int = 1
+    person: str = ""
+    space: str = ""
+    special: str = ""
 
 
 def is_dicom(start: bytes) -> bool:
@@ -113,7 +124,7 @@ def identify(path: Path) -> DicomObject:
         Exception: of any kind, by pydicom, if the header is damaged; ValueError if it names no series.
     """
     dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS.values()), force=True)
-    values = {name: str(dataset[tag].value or "").strip() for name, tag in _TAGS.items() if tag in dataset}
+    values = {name: _text(dataset.get_item(tag).value) for name, tag in _TAGS.items() if tag in dataset}
     sop_class = values.get("sop_class") or str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
     kind = kind_of(sop_class, has_rows="rows" in values)
     if kind is None or (kind == IMAGE and "series_uid" not in values):
@@ -124,11 +135,23 @@ def identify(path: Path) -> DicomObject:
         kind,
         values.get("series_uid", ""),
         values.get("study_uid", ""),
-        _short_hash(values.get("patient", "")),
+        hash_of_patient(values.get("patient", "")),
         _short_hash(values.get("instance_uid", "")),
         values.get("modality", ""),
         int(values["frames"]) if values.get("frames", "").isdecimal() else 1,
+        _person(values.get("name", ""), values.get("born", "")),
+        _short_hash(values.get("frame_of_reference", "")),
+        next((kind for word, kind in _SPECIAL.items() if word in values.get("image_type", "").upper()), ""),
     )
+
+
+def hash_of_patient(patient: str) -> str:
+    """Hash of a PatientID in which upper and lower case, and blanks, count for nothing; empty for an empty one.
+
+    ``"P 1"``, ``"p1"`` and ``"P1 "`` are typed by different hands for one patient. That two patients differ in nothing else
+    is less likely, and joining them harms less than parting one.
+    """
+    return _short_hash(re.sub(r"\s", "", patient).casefold())
 
 
 def kind_of(sop_class: str, has_rows: bool) -> str | None:
@@ -143,5 +166,16 @@ def kind_of(sop_class: str, has_rows: bool) -> str | None:
     return "private object" if sop_class and not sop_class.startswith("1.2.840.10008.") else None
 
 
+def _text(value: object) -> str:
+    """A value of an element as it stands in the file: names in any character set are only compared."""
+    return value.decode("latin-1").strip(" \0") if isinstance(value, bytes) else str(value or "").strip()
+
+
+def _person(name: str, born: str) -> str:
+    """Hash of a name with a date of birth, or empty where one of them is."""
+    letters = re.sub(r"[\s^]", "", name).casefold()
+    return _short_hash(f"{letters} {born}") if letters and born else ""
+
+
 def _short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12] if text else ""
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:12] if text else ""

@@ -14,6 +14,7 @@ import numpy as np
 from medical_diffusion_components.dicom.refusal import SeriesRefused
 from medical_diffusion_components.orientation import world_axes
 from medical_diffusion_components.preparation.inventory import RawCase
+from medical_diffusion_components.preparation.steps.itk_volume import check_itk_header
 from medical_diffusion_components.preparation.steps.load_scan import LoadScan, acquisition_plane
 from medical_diffusion_components.preparation.steps.nifti_header import check_nifti_header
 from medical_diffusion_components.transforms.volume_error import VolumeError
@@ -182,7 +183,7 @@ def _itk_grid(case: RawCase, load: LoadScan) -> _Grid:
     for axis in axes:
         affine[:3, axis] = np.asarray(header.GetDirection(axis)) * header.GetSpacing(axis)
         affine[axis, 3] = header.GetOrigin(axis)
-    return _Grid(shape, _TO_RAS @ affine)
+    return _Grid(shape, _TO_RAS @ affine, remarks=check_itk_header(path))
 
 
 def _array_grid(case: RawCase, load: LoadScan) -> _Grid:

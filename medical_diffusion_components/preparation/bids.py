@@ -100,21 +100,43 @@ def keep_one_per_session(scans: Iterable[str]) -> set[str]:
     return {min(held, key=order) for held in sessions.values()}
 
 
-def read_participants(tables: Iterable[Path]) -> dict[str, dict[str, str]]:
-    """``participant_id`` (with ``sub-``) -> its age, sex and group, as far as they are known.
+def read_table(path: Path) -> str:
+    """The text of a table in UTF-8, or in UTF-16 as spreadsheets write it.
 
     Raises:
-        ValueError: a table without ``participant_id``, or with one participant twice and differently.
+        ValueError: it is neither.
+    """
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path.name}: expected a text in UTF-8, but byte {error.start} is none: save it so"
+        ) from error
+
+
+def about_participant(people: Mapping[str, Mapping[str, str]], subject: str) -> Mapping[str, str]:
+    """What the table says of a subject, whether either of them has ``sub-`` in front of the name or not."""
+    bare = subject.removeprefix("sub-")
+    return next((people[name] for name in (subject, bare, f"sub-{bare}") if subject and name in people), {})
+
+
+def read_participants(tables: Iterable[Path]) -> dict[str, dict[str, str]]:
+    """``participant_id``, as it stands in the table -> its age, sex and group, as far as they are known.
+
+    Raises:
+        ValueError: a table that is no text, or has no ``participant_id``, or one participant twice and differently.
     """
     people: dict[str, dict[str, str]] = {}
     for table in tables:
-        with open(table, newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file, delimiter="\t")
-            if "participant_id" not in (rows.fieldnames or ()):
-                raise ValueError(f"{table.name}: expected a column participant_id, got {rows.fieldnames}")
-            for row in rows:
-                person = row["participant_id"].strip()
-                known = {key: row[key].strip() for key in CARRIED if row.get(key, "").strip() not in ("", "n/a")}
-                if people.setdefault(person, known) != known:
-                    raise ValueError(f"{table.name}: a participant is listed twice with different values")
+        rows = csv.DictReader(read_table(table).splitlines(), delimiter="\t")
+        if "participant_id" not in (rows.fieldnames or ()):
+            raise ValueError(f"{table.name}: expected a column participant_id, got {rows.fieldnames}")
+        for row in rows:
+            person = (row["participant_id"] or "").strip()
+            cells = {key: (row.get(key) or "").strip() for key in CARRIED}  # a short row has None
+            known = {key: value for key, value in cells.items() if value.lower() not in ("", "n/a")}
+            if people.setdefault(person, known) != known:
+                raise ValueError(f"{table.name}: a participant is listed twice with different values")
+    people.pop("", None)
     return people

@@ -19,7 +19,7 @@ from medical_diffusion_components.files import write_json
 __all__ = ["IndexedFile", "index_dicom"]
 
 NO_DICOM, DAMAGED = "", "damaged"
-_VERSION = 2  # of the index file
+_VERSION = 3  # of the index file
 _HEADER_THREADS = 8  # reading headers waits for the disk more than for the processor
 
 
@@ -38,6 +38,9 @@ class IndexedFile(NamedTuple):
     instance: str = ""
     modality: str = ""
     frames: int = 1
+    person: str = ""
+    space: str = ""
+    special: str = ""
 
 
 def index_dicom(

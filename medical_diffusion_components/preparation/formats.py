@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from pathlib import Path
 
 __all__ = ["VOLUME_ENDING", "kind_of_volume", "voxel_files", "why_no_scan"]
@@ -35,6 +37,8 @@ _NOT_READ = (
     ".gipl",
     ".vtk",
 )
+_GZIP = b"\x1f\x8b"
+_NIFTI_HEADER = 348  # bytes, with the mark of the format within
 VOLUME_ENDING = r"(\.nii)?\.gz$|\.(nii|npy|nrrd|nhdr|mha|mhd|hdr)$"  # of a name in any case
 
 
@@ -56,9 +60,24 @@ def voxel_files(path: Path) -> list[Path]:
     return sorted(other for other in path.parent.iterdir() if other.name.lower() in wanted)
 
 
+def holds_nifti(path: Path) -> bool:
+    """Whether a file begins like NIfTI in one file, compressed or not, whatever its name is."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(_NIFTI_HEADER)
+        if start[:2] == _GZIP:
+            with gzip.open(path) as unpacked:
+                start = unpacked.read(_NIFTI_HEADER)
+    except (OSError, EOFError, zlib.error):
+        return False  # unreadable, or no gzip after all
+    return start[344:348] == b"n+1\0" or start[4:8] == b"n+2\0"
+
+
 def why_no_scan(path: Path) -> str:
     """The reason for which a file that is no volume and no DICOM is left aside."""
     name = path.name.lower()
+    if holds_nifti(path):
+        return "NIfTI by its content, not by its name: rename it to .nii or .nii.gz"
     if name.endswith(_ARCHIVES):
         return "archive, not opened"
     if name.endswith(_NOT_READ):

@@ -6,7 +6,6 @@ scan is whose. What a scan contains is not looked at here, except in files whose
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections import Counter, defaultdict
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 from medical_diffusion_components.data.label_maps import is_label_file
 from medical_diffusion_components.files import file_hash, files_below
 from medical_diffusion_components.preparation.bids import (
+    about_participant,
     bids_roots,
     entities_of,
     is_derivative,
@@ -25,6 +25,7 @@ from medical_diffusion_components.preparation.bids import (
     parse_select,
     read_participants,
 )
+from medical_diffusion_components.preparation.case_ids import case_ids, short_hash
 from medical_diffusion_components.preparation.dicom_index import DAMAGED, NO_DICOM, IndexedFile, index_dicom
 from medical_diffusion_components.preparation.formats import VOLUME_ENDING, kind_of_volume, voxel_files, why_no_scan
 from medical_diffusion_components.preparation.patients import (
@@ -39,6 +40,11 @@ __all__ = ["Inventory", "RawCase", "Selection", "take_inventory"]
 
 _MIN_SLICES = 3  # of a volume
 _IMAGE = "image"
+# why series that call themselves so are left aside
+_SPECIAL = {
+    "localiser": "localiser, by its image type",
+    "mosaic": "mosaic (all slices in one picture): convert it to NIfTI, as with dcm2niix",
+}
 
 
 class RawCase(NamedTuple):
@@ -143,8 +149,9 @@ def take_inventory(
 ) -> Inventory:
     """Find the scans of a folder and account for every file in it.
 
-    The case id is the path inside the folder, with ``_`` for ``/`` and ``-`` for whatever may not stand in a file's name;
-    part of a hash of the series UID is added where several series would have one id.
+    The case id is the path inside the folder, with ``_`` for ``/`` and ``-`` for whatever may not stand in a file's name.
+    Part of a hash is added where ids would be the same, or differ in upper and lower case alone, which some disks do not
+    tell apart: of the series UID for series that share a folder, else of the path.
 
     Args:
         raw_dir: the folder.
@@ -165,14 +172,14 @@ def take_inventory(
         raise FileNotFoundError(_nothing(inventory))
     tables = [path for path in files if path.name == "participants.tsv"]
     people = read_participants(tables)
-    ids = _case_ids(found)
+    ids = case_ids([(scan.name, scan.suffix, scan.scan.path) for scan in found])
     table = {} if selection.patients is None else read_patient_table(selection.patients)
     signs = [_signs(scan, case_id, selection, table, people) for scan, case_id in zip(found, ids)]
     grouping = group_patients(_beside_dicom(found, signs))
     inventory.decided_by = grouping.decided_by
     inventory.remarks += grouping.remarks
     for scan, case_id, patient in sorted(zip(found, ids, grouping.patients), key=lambda item: item[1]):
-        about = people.get(scan.signs.get("subject", ""), {})
+        about = about_participant(people, scan.signs.get("subject", ""))
         inventory.cases.append(RawCase(case_id, patient, None, scan.scan, about=about))
         inventory.files_of[case_id] = [path.relative_to(root).as_posix() for path in scan.files]
     _remark_on_suffixes(inventory, found, selection)
@@ -250,20 +257,24 @@ def _series(inventory: Inventory, index: Mapping[Path, IndexedFile]) -> list[_Fo
     inventory.leave("copy of a slice", sorted(copies))
     for (study, uid), slices in sorted(series.items()):
         files = [record.path for record in slices if record.path not in copies]
+        kinds = {record.special for record in slices}
+        if len(kinds) == 1 and (special := kinds.pop()):
+            inventory.leave(_SPECIAL[special], files)
+            continue
         if sum(record.frames for record in slices if record.path not in copies) < _MIN_SLICES:
             inventory.leave(f"series of fewer than {_MIN_SLICES} slices (localiser, screenshot)", files)
             continue
         folders = sorted({path.parent for path in files})
         name = Path(os.path.commonpath(folders)).relative_to(root).as_posix()
         candidates = tuple(str(path) for folder in folders for path in beside[folder] if path not in copies)
-        signs = {"patient": _join(record.patient for record in slices), "study": _short_hash(study)}
-        signs["subject"] = entities_of(f"{name}/x").subject
+        signs = {kind: _join(getattr(record, kind) for record in slices) for kind in ("patient", "space", "person")}
+        signs |= {"study": short_hash(study), "subject": entities_of(f"{name}/x").subject}
         if len(folders) > 1:
             inventory.remarks.append(
                 f"the slices of one series lie in {len(folders)} folders below {name}: read as one"
             )
         scan = RawScan(os.path.commonpath(folders), uid, files=candidates)
-        found.append(_Found(name, name, scan, files, signs, f"series_{_short_hash(uid)}"))
+        found.append(_Found(name, name, scan, files, signs, f"series_{short_hash(uid)}"))
     with_slices = {path.parent for scan in found for path in scan.files}
     for folder, paths in beside.items():
         damaged = [path for path in paths if index[path].kind == DAMAGED]
@@ -339,22 +350,6 @@ def _beside_dicom(found: Sequence[_Found], signs: list[dict[str, str]]) -> list[
     return signs
 
 
-def _case_ids(found: Sequence[_Found]) -> list[str]:
-    """An id for each scan: its name, with a suffix where others have that name, too, or where it has none."""
-    plain = [_case_id(scan.name) for scan in found]
-    often = Counter(plain)
-    ids = []
-    for scan, name in zip(found, plain):
-        needed = scan.suffix and (often[name] > 1 or scan.name == ".")
-        ids.append(_case_id(f"{scan.name}/{scan.suffix}") if needed else name)
-    first: dict[str, _Found] = {}
-    for scan, case_id in zip(found, ids):
-        if first.setdefault(case_id, scan) is not scan:
-            paths = f"{first[case_id].scan.path} and {scan.scan.path}"
-            raise ValueError(f"{paths} would both be case {case_id}: rename one of them")
-    return ids
-
-
 def _remark_on_suffixes(inventory: Inventory, found: Sequence[_Found], selection: Selection) -> None:
     suffixes = Counter(entities_of(scan.inside).values.get("suffix") for scan in found)
     suffixes.pop(None, None)
@@ -372,11 +367,3 @@ def _nothing(inventory: Inventory) -> str:
 
 def _join(values: Iterable[str]) -> str:
     return min((value for value in values if value), default="")
-
-
-def _case_id(inside: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]", "-", inside.replace("/", "_")).strip("._-") or f"case_{_short_hash(inside)}"
-
-
-def _short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12] if text else ""

@@ -1,12 +1,14 @@
 """Whose scan is whose: scans that share any sign of a patient belong to one patient.
 
 A patient in two splits falsifies every later number, so doubt joins and never parts: scans are of one patient if they share
-a PatientID, a study, or a subject's name, even where another sign differs.
+a PatientID, a study, a frame of reference, or a subject's name, even where another sign differs. A name with a date of
+birth joins nothing, since anonymisation writes the same ones everywhere; patients that share them are remarked on.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
 import re
 from collections import Counter, defaultdict
@@ -14,8 +16,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from medical_diffusion_components.preparation.bids import read_table
+
 __all__ = ["Grouping", "group_patients", "read_patient_table"]
 
+_NO_IDS = """0 00 000 0000 1 anon anonym anonymous anonymized anonymised anonymousid none n/a na null unknown unk test
+patient patientid deidentified removed xxx noid"""
+PLACEHOLDERS = frozenset(
+    hashlib.sha256(text.encode()).hexdigest()[:12] for text in _NO_IDS.split()
+)  # as hash_of_patient has them
 # what tells patients apart, the most trusted first, and how dataset.json says it
 SIGNS = {
     "table": "the table given as --patients",
@@ -23,6 +32,7 @@ SIGNS = {
     "patient": "PatientID of DICOM",
     "subject": "the name of the subject (BIDS)",
     "study": "the study (StudyInstanceUID), since PatientID is empty",
+    "space": "the frame of reference, since there is neither PatientID nor study",
     "file": "nothing: each scan is taken for a patient of its own",
 }
 
@@ -39,8 +49,8 @@ def group_patients(signs: Sequence[Mapping[str, str]]) -> Grouping:
     """Group scans by their signs.
 
     Args:
-        signs: of each scan: kind (a key of ``SIGNS``) -> value; ``file`` at least. With ``table`` or ``pattern`` the
-            others do not count.
+        signs: of each scan: kind (a key of ``SIGNS``, or ``person``) -> value; ``file`` at least. With ``table`` or
+            ``pattern`` the others do not count.
     """
     signs = [_decisive(own) for own in signs]
     parent = list(range(len(signs)))
@@ -52,7 +62,7 @@ def group_patients(signs: Sequence[Mapping[str, str]]) -> Grouping:
 
     first: dict[tuple[str, str], int] = {}
     for scan, own in enumerate(signs):
-        for sign in own.items():
+        for sign in ((kind, value) for kind, value in own.items() if kind in SIGNS):
             parent[top(scan)] = top(first.setdefault(sign, scan))
     groups: dict[int, list[int]] = defaultdict(list)
     for scan in range(len(signs)):
@@ -65,7 +75,7 @@ def group_patients(signs: Sequence[Mapping[str, str]]) -> Grouping:
         decided[SIGNS[kind]] += 1
         for scan in members:
             patients[scan] = min(names)
-    return Grouping(tuple(patients), dict(decided), tuple(_remarks(signs, groups, torn)))
+    return Grouping(tuple(patients), dict(decided), tuple(_remarks(signs, patients, torn)))
 
 
 def read_patient_table(path: str | os.PathLike) -> dict[str, str]:
@@ -75,7 +85,7 @@ def read_patient_table(path: str | os.PathLike) -> dict[str, str]:
         ValueError: a line without both, or a file under two patients.
     """
     path = Path(path).expanduser()
-    text = path.read_text(encoding="utf-8-sig")
+    text = read_table(path)
     table: dict[str, str] = {}
     for number, row in enumerate(csv.reader(text.splitlines(), delimiter="\t" if "\t" in text else ","), start=1):
         cells = [cell.strip() for cell in row]
@@ -118,18 +128,19 @@ def _decisive(own: Mapping[str, str]) -> dict[str, str]:
         if kind in own:
             return {kind: own[kind]}
     known = {kind: value for kind, value in own.items() if value}
-    if len(known) > 1:
+    if len(known.keys() & SIGNS.keys()) > 1:
         known.pop("file", None)
     return known
 
 
-def _remarks(signs: Sequence[Mapping[str, str]], groups: Mapping[int, list[int]], torn: int) -> list[str]:
+def _remarks(signs: Sequence[Mapping[str, str]], patients: Sequence[str], torn: int) -> list[str]:
     remarks = []
     if torn:
         remarks.append(
-            f"{torn} patients have several PatientIDs within one study or subject: each is taken as one patient"
+            f"{torn} patients have several PatientIDs within one study, frame of reference or subject: each is taken as "
+            "one patient"
         )
-    alone = sum(set(own) == {"file"} for own in signs)
+    alone = sum("file" in own for own in signs)
     if alone and len(signs) > 1:
         remarks.append(
             f"nothing tells whose {alone} of the scans are: each is taken for a patient of its own. If some are of one "
@@ -143,7 +154,22 @@ def _remarks(signs: Sequence[Mapping[str, str]], groups: Mapping[int, list[int]]
         )
     ids = {own["patient"] for own in signs if "patient" in own}
     studies = {own["study"] for own in signs if "patient" in own and "study" in own}
-    if len(ids) == 1 and len(studies) > 1 and len(groups) == 1:
+    placeholders = sum(own.get("patient") in PLACEHOLDERS for own in signs)
+    if placeholders and len(studies) > 1:
+        remarks.append(
+            f"the PatientID of {placeholders} scans reads like none (unknown, anonymous, 0): those of one such PatientID "
+            "are taken for one patient. Tell patients apart with --patients or --patient_pattern"
+        )
+    namesakes: dict[str, set[str]] = defaultdict(set)
+    for own, patient in zip(signs, patients):
+        namesakes[own.get("person", "")].add(patient)
+    namesakes.pop("", None)
+    if shared := sum(len(same) > 1 for same in namesakes.values()):
+        remarks.append(
+            f"{shared} names with a date of birth stand under several PatientIDs, taken for several patients. If they are "
+            "of one person each, say so with --patients"
+        )
+    if len(ids) == 1 and len(studies) > 1 and len(set(patients)) == 1:
         remarks.append(
             f"all {len(studies)} studies bear one PatientID and are taken for one patient. If it was left by "
             "anonymisation, tell patients apart with --patients or --patient_pattern"

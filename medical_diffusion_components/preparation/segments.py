@@ -59,10 +59,11 @@ def read_nrrd_header(path: str | os.PathLike) -> dict[str, str]:
             raise ValueError(f"{path}: not a NRRD file: expected it to start with 'NRRD000.', got {start!r}")
         read = start + file.read(_MAX_HEADER_BYTES)
     head, blank_line, _ = read.replace(b"\r\n", b"\n").partition(b"\n\n")
-    if not blank_line:
+    is_detached = re.search(rb"^data ?file:", head, re.MULTILINE) is not None  # such a header ends with its file
+    if not blank_line and not is_detached:
         raise ValueError(f"{path}: the NRRD header has no end (no blank line in {len(read)} bytes)")
     header: dict[str, str] = {}
-    for number, line in enumerate(head.decode("utf-8", errors="replace").split("\n")[1:], start=2):
+    for number, line in enumerate(head.decode("utf-8", errors="replace").rstrip("\n").split("\n")[1:], start=2):
         if line.startswith("#"):
             continue
         field = _FIELD.fullmatch(line)

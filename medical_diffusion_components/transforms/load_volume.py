@@ -55,7 +55,7 @@ class LoadVolume(Transform):
         try:
             voxels, affine = _read(Path(filename))
         except Exception as error:  # nibabel, gzip and zlib raise a dozen kinds
-            cause = " ".join(str(error).split()) or type(error).__name__
+            cause = _wrong_name(Path(filename)) or " ".join(str(error).split()) or type(error).__name__
             raise VolumeError(
                 f"{filename}: cannot be read as a NIfTI volume, it may be damaged or incomplete: {cause}"
             ) from error
@@ -93,6 +93,16 @@ class LoadVolumed(NamesItsFailure, MapTransform):
             with self.remembering_failure():
                 data[key] = self.load(data[key])
         return data
+
+
+def _wrong_name(path: Path) -> str:
+    """What is wrong with the name of a file whose content is compressed and its name does not say so, or the reverse."""
+    with path.open("rb") as file:
+        start = file.read(2)
+    is_gzip, named_gzip = start == b"\x1f\x8b", path.suffix.lower() == ".gz"
+    if is_gzip == named_gzip or not start:
+        return ""
+    return f"it {'is' if is_gzip else 'is not'} compressed: rename it to {'.nii.gz' if is_gzip else '.nii'}"
 
 
 def _read(path: Path) -> tuple[torch.Tensor, np.ndarray]:

@@ -3,17 +3,49 @@
 from __future__ import annotations
 
 import os
+import re
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.utils import ImageMetaKey
 
+from medical_diffusion_components.preparation.segments import read_nrrd_header
 from medical_diffusion_components.transforms.volume_error import VolumeError
 
-__all__ = ["read_with_itk"]
+__all__ = ["check_itk_header", "read_with_itk"]
 
+REMARKS_KEY = "remarks"
+_PATIENT = ("left", "right")  # one of them begins the name of each space that is fixed to the patient
+_SPACES = {"ras", "las", "lps"}
+_MAX_HEADER_BYTES = 1 << 16
 _TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def check_itk_header(path: str | os.PathLike) -> tuple[str, ...]:
+    """What the header leaves out, where ITK would take 1 mm and the usual axes for granted: remarks on it.
+
+    Raises:
+        VolumeError: no spacing is stated, or one in another unit than mm.
+    """
+    name = os.fspath(path)
+    if name.lower().endswith((".nrrd", ".nhdr")):
+        fields = read_nrrd_header(name)
+        units = {unit for unit in re.findall(r'"([^"]*)"', fields.get("space units", "")) if unit not in ("", "mm")}
+        if units:
+            raise VolumeError(f"{name}: expected mm, the header says {', '.join(sorted(units))}: convert it to mm")
+        has_spacing = "space directions" in fields or "spacings" in fields
+        space = fields.get("space", "").lower()
+        has_axes = "space directions" in fields and (space.startswith(_PATIENT) or space[:3] in _SPACES)
+    else:
+        with open(name, "rb") as file:
+            head = file.read(_MAX_HEADER_BYTES).split(b"ElementDataFile")[0].decode("latin-1")
+        keys = {line.partition("=")[0].strip() for line in head.splitlines()}
+        has_spacing = bool(keys & {"ElementSpacing", "ElementSize"})
+        has_axes = bool(keys & {"TransformMatrix", "Rotation", "Orientation"})
+    if not has_spacing:
+        raise VolumeError(f"{name}: the header does not say how large a voxel is: convert the scan again")
+    return () if has_axes else ("orientation_unknown",)
 
 
 def read_with_itk(path: str | os.PathLike) -> MetaTensor:
@@ -48,6 +80,6 @@ def read_with_itk(path: str | os.PathLike) -> MetaTensor:
         raise VolumeError(f"{path}: cannot be read as a {what} volume of one layer: {cause}") from error
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = direction * spacing, origin
-    meta = {ImageMetaKey.FILENAME_OR_OBJ: path}
+    meta = {ImageMetaKey.FILENAME_OR_OBJ: path, REMARKS_KEY: check_itk_header(path)}
     volume = torch.from_numpy(np.ascontiguousarray(voxels, dtype=np.float32)[None])
     return MetaTensor(volume, affine=torch.from_numpy(_TO_RAS @ affine), meta=meta)

@@ -17,7 +17,7 @@ from monai.transforms import MapTransform, Orientation, Transform
 from monai.transforms.utils import TransformBackends
 from monai.utils import ImageMetaKey, MetaKeys
 
-from medical_diffusion_components.preparation.steps.itk_volume import read_with_itk
+from medical_diffusion_components.preparation.steps.itk_volume import REMARKS_KEY, read_with_itk
 from medical_diffusion_components.preparation.steps.load_slice_stack import LoadSliceStack
 from medical_diffusion_components.preparation.steps.nifti_header import check_nifti_header
 from medical_diffusion_components.preparation.steps.notes import add_note
@@ -27,7 +27,6 @@ from medical_diffusion_components.transforms.volume_error import NamesItsFailure
 __all__ = ["LoadScan", "LoadScand", "RawScan"]
 
 PADDING_KEY, PADDING_LIMIT_KEY = "padding_value", "padding_limit"
-REMARKS_KEY = "remarks"
 _PLANES = ("sagittal", "coronal", "axial")  # their slices follow one another to the right, to the front, upwards
 _MIN_SLICES = 3
 _THICK = 1.5  # times the next spacing: slices that are thicker have a plane

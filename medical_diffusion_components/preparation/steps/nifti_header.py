@@ -17,6 +17,8 @@ from medical_diffusion_components.transforms.volume_error import VolumeError
 __all__ = ["NiftiHeader", "check_nifti_header"]
 
 _ALLOWED = 0.01  # of a voxel, at the corners of the volume
+_SPACING = 0.01  # by which the sizes of voxels may differ that a header states twice
+_UNITS = {0: "unknown", 1: "meter", 2: "mm", 3: "micron"}
 _MILLIMETRES = {"mm": 1.0, "unknown": 1.0, "meter": 1000.0, "micron": 0.001}
 
 
@@ -31,7 +33,9 @@ def check_nifti_header(path: str, affine_from: Literal["refuse", "sform", "qform
     """Compare the two transforms, and bring the unit to millimetres.
 
     Raises:
-        VolumeError: both transforms are set, differ by more than 1 % of a voxel, and ``affine_from`` is ``"refuse"``.
+        VolumeError: both transforms are set, differ by more than 1 % of a voxel, and ``affine_from`` is ``"refuse"``; the
+            sform stands alone, and its voxels are not of the sizes in ``pixdim``, unless ``affine_from`` is ``"sform"``;
+            or the unit has a code that the standard does not know.
     """
     image = nib.load(path)
     header = image.header
@@ -50,11 +54,30 @@ def check_nifti_header(path: str, affine_from: Literal["refuse", "sform", "qform
                 )
             affine = sform if affine_from == "sform" else qform
             remarks.append(f"affine_from_{affine_from}")
-    scale = _MILLIMETRES[header.get_xyzt_units()[0]]
+    elif sform is not None:
+        _compare_spacing(path, sform, np.abs(np.asarray(header["pixdim"][1:4], dtype=float)), affine_from, remarks)
+    code = int(header["xyzt_units"]) % 8
+    if code not in _UNITS:
+        raise VolumeError(f"{path}: expected a unit of length (0 to 3) in xyzt_units, got {code}: mend the header")
+    scale = _MILLIMETRES[_UNITS[code]]
     if scale != 1:
         affine = np.diag([scale, scale, scale, 1]) @ affine
         remarks.append("unit_not_millimetres")
     return NiftiHeader(None if np.array_equal(affine, image.affine) else affine.astype(np.float64), tuple(remarks))
+
+
+def _compare_spacing(path: str, sform: np.ndarray, stated: np.ndarray, affine_from: str, remarks: list[str]) -> None:
+    """Refuse a file that states two sizes of its voxels, or say in ``remarks`` that one was believed."""
+    sizes = nib.affines.voxel_sizes(sform)
+    if (np.abs(stated - sizes) <= _SPACING * sizes).all() or not stated.any():  # nothing stated is no contradiction
+        return
+    if affine_from != "sform":
+        numbers = " x ".join(f"{size:.4g}" for size in stated)
+        raise VolumeError(
+            f"{path}: the sform has voxels of {_sizes(sform)} mm, the sizes in the header (pixdim) are {numbers} mm: mend "
+            "the header, or believe the sform with --affine_from sform"
+        )
+    remarks.append("affine_from_sform")
 
 
 def _largest_distance(one: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import nibabel as nib
@@ -218,3 +219,62 @@ def test_a_bids_data_set_gives_one_scan_a_session(tmp_path):
     assert inventory.num_aside["BIDS derivatives or source data"] == 1
     with pytest.raises(ValueError, match=r"the suffixes there are \['T1w', 'T2w'\]"):
         take(tmp_path, None, None, "suffix=bold")
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [("LOCALIZER", "localiser, by its image type"), ("MOSAIC", "mosaic (all slices in one picture): convert it")],
+)
+@pytest.mark.parametrize("number", [1, 9])
+def test_series_that_call_themselves_no_volume_are_left_aside(tmp_path, word, reason, number):
+    def adjust(dataset, _):
+        dataset.ImageType = ["ORIGINAL", "PRIMARY", word]
+
+    dicom(tmp_path / "a", series="1.2.1")
+    dicom(tmp_path / "b", series="1.2.2", number=number, adjust=adjust)
+    inventory = take(tmp_path)
+    assert [case.case_id for case in inventory.cases] == ["a"]
+    ((left, count),) = inventory.num_aside.items()
+    assert left.startswith(reason) and count == number
+
+
+def test_nifti_under_another_name_is_left_aside_as_such(tmp_path):
+    nifti(tmp_path / "good.nii.gz")
+    for name in ("a.nii.gz", "b.nii.gz", "c.nii"):
+        nifti(tmp_path / name)
+    (tmp_path / "a.nii.gz").rename(tmp_path / "a.nii.gz (1)")
+    (tmp_path / "b.nii.gz").rename(tmp_path / "b.gz")
+    (tmp_path / "c.nii").rename(tmp_path / "c")
+    (tmp_path / "d.gz").write_bytes(b"\x1f\x8bno")
+    assert take(tmp_path).num_aside == {
+        "NIfTI by its content, not by its name: rename it to .nii or .nii.gz": 3,
+        "archive, not opened": 1,
+    }
+
+
+@pytest.mark.parametrize("pair", [("M\u00fcller", "M\u00f6ller"), ("T1", "t1"), ("x/1", "x_1"), ("a b", "a\nb")])
+def test_case_ids_keep_what_tells_names_apart_on_any_disk(tmp_path, pair):
+    for name in pair:
+        nifti(tmp_path / f"{name}.nii.gz")
+    first, second = (case.case_id for case in take(tmp_path).cases)
+    assert first.lower() != second.lower()
+    assert (first + second).isascii() and (first + second).isprintable() and "/" not in first + second
+
+
+def test_names_that_are_no_text_or_too_long_become_case_ids(tmp_path):
+    raw = tmp_path / "raw"
+    nifti(raw / "q.nii.gz")
+    (raw / "q.nii.gz").rename(raw / os.fsdecode(b"\xe4\xf6.nii.gz"))
+    nifti(raw / ("x" * 140) / ("y" * 140 + ".nii.gz"))
+    ids = [case.case_id for case in take(raw).cases]
+    assert all(name.isascii() and len(name) <= 150 for name in ids)
+
+
+def test_links_that_go_in_circles_end(tmp_path):
+    nifti(tmp_path / "p" / "a.nii.gz")
+    (tmp_path / "p" / "loop").symlink_to(tmp_path)
+    (tmp_path / "s").symlink_to(tmp_path / "t")
+    (tmp_path / "t").symlink_to(tmp_path / "s")
+    inventory = take(tmp_path)
+    assert [case.case_id for case in inventory.cases] == ["p_a"]
+    assert inventory.num_aside == {"broken link": 2, "link to a folder seen already": 1}

@@ -137,3 +137,13 @@ def test_axes_are_turned_to_where_they_are_asked_to_point(tmp_path, axcodes):
 def test_letters_that_are_no_axes_are_refused():
     with pytest.raises(ValueError, match="got 'sagittal'"):
         LoadVolume("sagittal")
+
+
+@pytest.mark.parametrize(
+    ("written", "named", "right"), [("a.nii.gz", "b.nii", ".nii.gz"), ("a.nii", "b.nii.gz", ".nii")]
+)
+def test_a_name_that_says_wrongly_whether_a_file_is_compressed_is_explained(tmp_path, written, named, right):
+    nib.save(nib.Nifti1Image(np.zeros((3, 4, 5), np.float32), np.eye(4)), tmp_path / written)
+    (tmp_path / written).rename(tmp_path / named)
+    with pytest.raises(VolumeError, match=rf"compressed: rename it to {right}$"):
+        LoadVolume()(tmp_path / named)

@@ -14,8 +14,9 @@ def write(path, sform=None, qform=None, unit="mm"):
     image = nib.Nifti1Image(VOXELS, np.eye(4))
     image.set_sform(np.eye(4) if sform is None else sform, 0 if sform is None else 1)
     image.set_qform(np.eye(4) if qform is None else qform, 0 if qform is None else 1)
-    if qform is not None:
-        image.header["pixdim"][1:4] = nib.affines.voxel_sizes(qform)
+    given = sform if qform is None else qform
+    if given is not None:
+        image.header["pixdim"][1:4] = nib.affines.voxel_sizes(given)
     image.header.set_xyzt_units(unit)
     nib.save(image, path)
     return str(path)
@@ -69,3 +70,36 @@ def test_spacings_planes_and_slices_beyond_belief_are_refused(tmp_path):
     nib.save(nib.Nifti1Image(VOXELS[..., :1], np.eye(4)), tmp_path / "c.nii")
     with pytest.raises(VolumeError, match="at least 3 slices each way"):
         LoadScan()(tmp_path / "c.nii")
+
+
+@pytest.mark.parametrize("stated", [(1.0, 1.0, 1.0), (1.0, 2.0, 3.1)])
+def test_sizes_in_the_header_that_are_not_those_of_a_lone_sform_are_refused_or_overruled(tmp_path, stated):
+    image = nib.Nifti1Image(VOXELS, np.diag([1.0, 2, 3, 1]))
+    image.header["pixdim"][1:4] = stated
+    path = str(tmp_path / "a.nii")
+    nib.save(image, path)
+    for choice in ("refuse", "qform"):
+        with pytest.raises(VolumeError, match="1 x 2 x 3 mm, the sizes in the header .* --affine_from sform"):
+            LoadScan(affine_from=choice)(path)
+    data = LoadScand("image", affine_from="sform")({"image": path})
+    assert np.linalg.norm(np.asarray(data["image"].affine)[:3, :3], axis=0) == pytest.approx((1, 2, 3))
+    assert data["notes"] == {"affine_from_sform": True}
+
+
+def test_one_transform_whose_code_is_zero_is_none(tmp_path):
+    affine = np.diag([-1.0, 1, 2, 1])
+    for name, (sform, qform) in {"q.nii": (None, affine), "s.nii": (affine, None)}.items():
+        data = LoadScand("image")({"image": write(tmp_path / name, sform, qform)})
+        expected = nib.as_closest_canonical(nib.Nifti1Image(VOXELS, affine))
+        np.testing.assert_array_equal(data["image"].numpy()[0], expected.get_fdata())
+        assert "notes" not in data
+
+
+def test_microns_become_millimetres_and_an_unknown_unit_is_refused(tmp_path):
+    data = LoadScand("image")({"image": write(tmp_path / "a.nii", np.diag([1000.0, 2000, 3000, 1]), unit="micron")})
+    np.testing.assert_allclose(np.diag(data["image"].affine)[:3], (1, 2, 3), rtol=1e-5)
+    image = nib.load(write(tmp_path / "b.nii", np.eye(4)))
+    image.header["xyzt_units"] = 5
+    nib.save(image, tmp_path / "c.nii")
+    with pytest.raises(VolumeError, match=r"expected a unit of length \(0 to 3\) in xyzt_units, got 5"):
+        LoadScan()(str(tmp_path / "c.nii"))

@@ -1,0 +1,51 @@
+"""What a case is called: by its place in the folder, in letters that any disk and any program takes."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+__all__ = ["case_ids", "short_hash"]
+
+_LONGEST = 150  # characters: with what is added to it, a file's name stays below the 255 bytes of most disks
+
+
+def case_ids(scans: Sequence[tuple[str, str, str]]) -> list[str]:
+    """An id for each scan: its name with ``_`` for ``/`` and ``-`` for whatever may not stand in a file's name.
+
+    Where ids would be the same, or differ in upper and lower case alone, which some disks do not tell apart, something is
+    added: the scan's suffix, or part of a hash of its name if it has none.
+
+    Args:
+        scans: name, suffix (may be empty) and path of each.
+
+    Raises:
+        ValueError: two scans of one name and without a suffix, such as ``a.nii`` beside ``a.nii.gz``.
+    """
+    plain = [_case_id(name) for name, _, _ in scans]
+    often = Counter(case_id.lower() for case_id in plain)
+    ids = []
+    for (name, suffix, _), case_id in zip(scans, plain):
+        needed = suffix and (often[case_id.lower()] > 1 or name == ".")
+        ids.append(_case_id(f"{name}/{suffix}") if needed else case_id)
+    often = Counter(case_id.lower() for case_id in ids)
+    first: dict[str, int] = {}
+    for place, (name, suffix, path) in enumerate(scans):
+        case_id = ids[place]
+        if often[case_id.lower()] > 1 and not suffix:
+            ids[place] = f"{case_id}_{short_hash(name)[:8]}"
+        if (other := first.setdefault(ids[place], place)) != place:
+            raise ValueError(f"{scans[other][2]} and {path} would both be case {case_id}: rename one of them")
+    return ids
+
+
+def short_hash(text: str) -> str:
+    """12 hexadecimal digits of a hash, or empty for an empty text."""
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:12] if text else ""
+
+
+def _case_id(name: str) -> str:
+    case_id = re.sub(r"[^A-Za-z0-9._-]", "-", name.replace("/", "_")).strip("._-") or f"case_{short_hash(name)}"
+    return case_id if len(case_id) <= _LONGEST else f"{case_id[: _LONGEST - 13]}_{short_hash(name)}"

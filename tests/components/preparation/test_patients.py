@@ -1,0 +1,97 @@
+"""Whose scan is whose, where hands, hospitals and anonymisers have written it differently."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+from dicom_writing import stable_uid, write_series
+
+from medical_diffusion_components.preparation.bids import read_participants
+from medical_diffusion_components.preparation.inventory import take_inventory
+from medical_diffusion_components.preparation.steps import LoadScan
+
+AFFINE = np.diag([1.0, 1, 2, 1])
+
+
+def scan(folder, patient, **elements):
+    def adjust(dataset, _):
+        for name, value in elements.items():
+            setattr(dataset, name, value)
+
+    uids = {"series_uid": stable_uid("series", folder.name), "study_uid": stable_uid("study", folder.name)}
+    volume = np.random.default_rng(0).integers(0, 99, (6, 5, 4))
+    write_series(folder, volume, AFFINE, modality="MR", patient_id=patient, adjust=adjust, **uids)
+
+
+def nifti(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(np.random.default_rng(0).normal(size=(6, 5, 4)).astype(np.float32), AFFINE), path)
+
+
+def patients(root):
+    inventory = take_inventory(root)
+    return {case.case_id: case.patient_id for case in inventory.cases}, inventory.remarks
+
+
+@pytest.mark.parametrize("other", ["p1", "P1   ", " P1", "P 1"])
+def test_case_and_blanks_of_a_patient_id_count_for_nothing(tmp_path, other):
+    for name, patient in {"a": "P1", "b": other, "c": "P2"}.items():
+        scan(tmp_path / name, patient)
+    found, _ = patients(tmp_path)
+    assert found["a"] == found["b"] != found["c"]
+
+
+def test_slices_of_one_series_may_write_the_patient_id_differently(tmp_path):
+    scan(tmp_path / "a", "P1", StudyInstanceUID="1.5")
+    for number, path in enumerate(sorted((tmp_path / "a").iterdir())):
+        if number % 2:
+            content = path.read_bytes()
+            assert content.count(b"LO\x02\0P1") == 1
+            path.write_bytes(content.replace(b"LO\x02\0P1", b"LO\x02\0p1"))
+    (case,) = take_inventory(tmp_path).cases
+    assert LoadScan()(case.scan).shape == (1, 6, 5, 4)
+
+
+def test_one_frame_of_reference_under_two_patient_ids_is_one_patient_and_that_is_said(tmp_path):
+    for name, frame in {"a": "1.7", "b": "1.7", "c": "1.8"}.items():
+        scan(tmp_path / name, f"P {name}", FrameOfReferenceUID=frame)
+    found, remarks = patients(tmp_path)
+    assert found["a"] == found["b"] != found["c"]
+    assert any("several PatientIDs within one study, frame of reference" in remark for remark in remarks)
+
+
+def test_a_name_with_a_date_of_birth_under_two_patient_ids_is_said_and_joins_nothing(tmp_path):
+    for name, born in {"a": "19500101", "b": "19500101", "c": "19600101"}.items():
+        scan(tmp_path / name, f"P {name}", PatientName="Miller^Anna", PatientBirthDate=born)
+    found, remarks = patients(tmp_path)
+    assert len(set(found.values())) == 3
+    assert any(remark.startswith("1 names with a date of birth") for remark in remarks)
+    assert not any("Miller" in remark or "1950" in remark for remark in remarks)
+
+
+@pytest.mark.parametrize("placeholder", ["ANONYMOUS", "Unknown", "0", "N/A"])
+def test_a_patient_id_that_reads_like_none_is_said(tmp_path, placeholder):
+    for name, patient in {"a": placeholder, "b": placeholder, "c": "P7"}.items():
+        scan(tmp_path / name, patient)
+    found, remarks = patients(tmp_path)
+    assert found["a"] == found["b"] != found["c"]
+    assert any(remark.startswith("the PatientID of 2 scans reads like none") for remark in remarks)
+
+
+def test_tables_of_participants_are_read_as_people_write_them(tmp_path):
+    content = "participant_id\tage\tsex\n01\t70\n\nsub-02\tN/A\tM\nsub-02\tn/a\tM\n"
+    (tmp_path / "participants.tsv").write_text(content, encoding="utf-16")
+    for name in ("01", "02"):
+        nifti(tmp_path / f"sub-{name}" / "anat" / f"sub-{name}_T1w.nii.gz")
+    assert [case.about for case in take_inventory(tmp_path).cases] == [{"age": "70"}, {"sex": "M"}]
+
+
+def test_a_table_that_is_no_utf_8_or_contradicts_itself_is_named(tmp_path):
+    table = tmp_path / "participants.tsv"
+    table.write_bytes("participant_id\tgroup\nsub-01\tgesünder\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"participants.tsv: expected a text in UTF-8, but byte 31"):
+        read_participants([table])
+    table.write_text("participant_id\tage\nsub-01\t70\nsub-01\t71\n")
+    with pytest.raises(ValueError, match="listed twice with different values"):
+        read_participants([table])
