@@ -1,4 +1,4 @@
-"""Tells a label map from an image: whole numbers, few of them, in connected regions."""
+"""Tells a label map from an image: whole numbers, few of them, in connected regions; or hardly any numbers at all."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ from medical_diffusion_components.transforms.volume_error import VolumeError
 __all__ = ["is_label_file", "looks_like_labels"]
 
 _MOST_LABELS = 256
+_FEWEST_LEVELS = 8  # no image has fewer intensities
+_MOST_PARCELS = 4096  # labels of a fine parcellation
+_GLANCE = 4096  # voxels that show whether there are hardly any intensities
+_MIDDLE = 32  # voxels to each side of the centre
 _EQUAL_NEIGHBOURS = 0.8  # share of neighbouring voxels, both inside some label, that have one label
 _NAMED_LIKE_LABELS = re.compile(
     r"(?:^|[^a-z])(seg|dseg|aseg|aparc|segmentations?|labels?|labelmap|masks?|roi|rois|gt|annotations?|lesions?)(?:[^a-z]|$)"
@@ -25,14 +29,28 @@ def looks_like_labels(volume: np.ndarray) -> bool:
     values = volume.reshape(volume.shape[-3:])
     sample = values[::4, ::4, ::4]
     # nearly all images end here, before anything is done with all of their voxels
-    if not np.array_equal(sample, np.round(sample)) or len(np.unique(sample)) > _MOST_LABELS:
+    few = np.unique(sample.ravel()[:: 1 + sample.size // _GLANCE])
+    if len(few) > _FEWEST_LEVELS and not np.array_equal(sample, np.round(sample)):
         return False
-    if not np.array_equal(values, np.round(values)) or len(np.unique(values)) > _MOST_LABELS:
-        return False
+    levels, counts = np.unique(sample, return_counts=True)
+    if len(levels) > _MOST_LABELS:
+        commonest = float(levels[counts.argmax()])  # perhaps the air of a picture that was cut off below
+        middle = tuple(slice(max(0, n // 2 - _MIDDLE), n // 2 + _MIDDLE) for n in values.shape)
+        return len(levels) <= _MOST_PARCELS and _in_regions(values[middle], [0.0, commonest])
+    levels = np.unique(values)
+    if len(levels) <= _FEWEST_LEVELS:
+        return True
+    return len(levels) <= _MOST_LABELS and np.array_equal(levels, np.round(levels)) and _in_regions(values, [0.0])
+
+
+def _in_regions(values: np.ndarray, background: list[float]) -> bool:
+    """Whether most neighbours, both outside the background, are equal."""
     equal = both = 0
+    outside = ~np.isin(values, background)
     for axis in range(3):
         first, second = np.moveaxis(values, axis, 0)[:-1], np.moveaxis(values, axis, 0)[1:]
-        inside = (first != 0) & (second != 0)
+        known = np.moveaxis(outside, axis, 0)
+        inside = known[:-1] & known[1:]
         both += int(inside.sum())
         equal += int((inside & (first == second)).sum())
     return both > 0 and equal >= _EQUAL_NEIGHBOURS * both

@@ -14,12 +14,74 @@ logger = logging.getLogger(__name__)
 
 # words of a name: "Left-Hippocampus", "lung_R", "ctx-lh-insula", "leftVentricle"
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-_SIDES = frozenset({"left", "right", "l", "r", "lh", "rh", "lt", "rt", "sinister", "dexter", "sin", "dex"})
+_SIDES = frozenset(
+    [
+        "left",
+        "right",
+        "l",
+        "r",
+        "lh",
+        "rh",
+        "lt",
+        "rt",
+        "sinister",
+        "sinistra",
+        "sinistrum",
+        "dexter",
+        "dextra",
+        "dextrum",
+        "sin",
+        "dex",
+        "sx",
+        "dx",
+        "links",
+        "linke",
+        "linker",
+        "linkes",
+        "linken",
+        "rechts",
+        "rechte",
+        "rechter",
+        "rechtes",
+        "rechten",
+        "gauche",
+        "droit",
+        "droite",
+        "izquierdo",
+        "izquierda",
+        "derecho",
+        "derecha",
+        "sinistro",
+        "destro",
+        "destra",
+        "esquerdo",
+        "esquerda",
+        "direito",
+        "direita",
+        "lul",
+        "lll",
+        "rul",
+        "rml",
+        "rll",
+        "lv",
+        "rv",
+        "la",
+        "ra",
+    ]  # the last: lobes of lungs, chambers of hearts
+)
+# words in which a side is glued to a structure ("leftkidney", "KIDNEYLEFT"), and those that only look so
+_GLUED = re.compile(r"left|right")
+_OTHER = re.compile(r"bright|upright|leftover|copyright|wright|cleft")
 
 
 def sided_classes(names: Iterable[str]) -> list[str]:
     """The names that say left or right, in their order."""
-    return [name for name in names if _SIDES & {word.lower() for word in _WORD.findall(str(name))}]
+    return [name for name in names if _is_sided(str(name))]
+
+
+def _is_sided(name: str) -> bool:
+    words = {word.lower() for word in _WORD.findall(name)}
+    return bool(_SIDES & words) or any(_GLUED.search(_OTHER.sub("", word)) for word in words)
 
 
 def axes_to_flip(flip_axes: Sequence[int], classes: Iterable[str], axcodes: str = "RAS") -> list[int]:

@@ -87,6 +87,8 @@ class SliceHeader(NamedTuple):
     temporal: float | None
     trigger_time: float | None
     image_type: str | None
+    was_lossy: str | None
+    has_lut: bool  # a table instead of slope and intercept
 
 
 class FolderScan(NamedTuple):
@@ -171,7 +173,7 @@ def header_of(dataset: pydicom.Dataset, path: Path, number: int) -> SliceHeader 
         **{name: parser.uid(name) for name in ("study_uid", "instance_uid", "frame_of_reference")},
         **{name: parser.decimal(name, strict=True) for name in _OPTIONAL_DECIMALS},
         **{name: parser.decimal(name, strict=False) for name in _WITNESSES},
-        **{name: parser.text(name) for name in ("image_type", "rescale_type")},
+        **{name: parser.text(name) for name in ("image_type", "rescale_type", "was_lossy")},
     }
     return SliceHeader(
         path=path,
@@ -184,6 +186,7 @@ def header_of(dataset: pydicom.Dataset, path: Path, number: int) -> SliceHeader 
         patient=hash_of_patient((parser.raw("patient") or b"").decode("latin-1").strip("\0")),
         rows=rows,
         columns=columns,
+        has_lut=_TAGS["lut"] in dataset,
         **fields,
     )
 
@@ -239,6 +242,8 @@ _TAGS = {
     "intercept": 0x00281052,
     "slope": 0x00281053,
     "rescale_type": 0x00281054,
+    "was_lossy": 0x00282110,
+    "lut": 0x00283000,
 }
 _KEYWORDS = {name: pydicom.datadict.keyword_for_tag(tag) for name, tag in _TAGS.items()}
 _OPTIONAL_DECIMALS = ("thickness", "echo_time", "slope", "intercept", "frames", "gantry_tilt")

@@ -45,13 +45,18 @@ def check_pixel_format(header: SliceHeader) -> None:
     """Refuse, from the header alone, what :func:`read_stored_slices` could not read.
 
     Raises:
-        SeriesRefused: colour, inverted grey scale, odd bit layouts, compression without a
-            lossless decoder, or a file too small for its rows and columns.
+        SeriesRefused: colour, inverted grey scale, a table instead of slope and intercept, odd bit layouts, compression
+            without a lossless decoder, or a file too small for its rows and columns.
     """
     if header.samples != 1 or header.photometric != "MONOCHROME2":
         raise SeriesRefused(
             Refusal.UNSUPPORTED_PIXELS,
             f"expected one MONOCHROME2 sample a pixel, got {header.samples} of {header.photometric}",
+        )
+    if header.has_lut:
+        raise SeriesRefused(
+            Refusal.UNSUPPORTED_PIXELS,
+            "expected RescaleSlope and RescaleIntercept, got a table of values (ModalityLUTSequence)",
         )
     allocated, stored, high_bit, representation = header.bits
     if allocated not in (8, 16) or not 0 < stored <= allocated or high_bit != stored - 1 or representation > 1:

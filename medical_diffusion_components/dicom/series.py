@@ -53,7 +53,8 @@ class SeriesGroup(NamedTuple):
 
     ``doubts`` are the reasons, found while sorting the whole folder, why this group may lack slices or hold
     wrong ones; a group with doubts is refused when it is read. ``split_by`` names the element, and the
-    group's value of it, that separates this group from others at the same positions.
+    group's value of it, that separates this group from others at the same positions. ``remarks`` name what a person should
+    know: see :func:`_remarks`.
     """
 
     folder: str
@@ -66,6 +67,7 @@ class SeriesGroup(NamedTuple):
     slices: tuple[SliceHeader, ...]
     num_other_files: int
     doubts: tuple[tuple[Refusal, str], ...]
+    remarks: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -97,6 +99,7 @@ class DicomVolume(NamedTuple):
     padding_limit: float | None
     transfer_syntax: str
     num_other_files: int
+    remarks: tuple[str, ...] = ()
 
 
 def find_series(folder: str | Path, files: Iterable[Path] | None = None) -> list[SeriesGroup]:
@@ -220,6 +223,7 @@ def read_volume(group: SeriesGroup) -> DicomVolume:
         padding_limit=None if first.padding_limit is None else first.padding_limit * slope + intercept,
         transfer_syntax=first.transfer_syntax,
         num_other_files=group.num_other_files,
+        remarks=group.remarks,
     )
 
 
@@ -338,4 +342,17 @@ def _make_group(
         slices=tuple(stack),
         num_other_files=scan.num_other,
         doubts=tuple(folder_doubts(stack, others, scan)),
+        remarks=_remarks(stack, [header for header in scan.headers if header.series_uid == first.series_uid]),
     )
+
+
+def _remarks(stack: Sequence[SliceHeader], series: Sequence[SliceHeader]) -> tuple[str, ...]:
+    """``derived_image``: computed from other images; ``was_lossy``: compressed with loss at some time, unpacked since;
+    ``first_slices_absent``: the slices of the series are numbered from more than 1 on, so that some may be lost."""
+    numbers = [header.instance_number for header in series if header.instance_number is not None]
+    found = {
+        "derived_image": any((header.image_type or "").upper().startswith("DERIVED") for header in stack),
+        "was_lossy": any(header.was_lossy == "01" for header in stack),
+        "first_slices_absent": bool(numbers) and min(numbers) > 1,
+    }
+    return tuple(name for name, holds in found.items() if holds)

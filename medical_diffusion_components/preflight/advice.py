@@ -17,7 +17,7 @@ _ADVICE = (
     (r"slices each way", "a localiser or a single slice: put it elsewhere"),
     (r"modality", "put series of other modalities elsewhere, or --modality null"),
     (r"Hounsfield", "convert again from DICOM, or believe it with --check_hounsfield false"),
-    (r"label map", "nothing: it is left aside"),
+    (r"label map|every voxel is", "nothing: it is left aside"),
     (r"right angles|sheared", "resample the file to a grid with right angles"),
     (r"three axes|3 dimensions|4D|time", "split the file into volumes, one a file"),
     (r"array without spacing", "convert arrays to NIfTI, which has a spacing"),
@@ -35,6 +35,10 @@ _REMARKS = {
     "unit_not_millimetres": "brought to millimetres: look at the sizes in the table",
     "affine_from_sform": "the sform was taken, as set",
     "affine_from_qform": "the qform was taken, as set",
+    "derived_image": "computed from other images (DERIVED): put it elsewhere, unless it is what you want",
+    "was_lossy": "was compressed with loss at some time: look at the picture",
+    "first_slices_absent": "its slices are numbered from more than 1 on: look whether some are missing",
+    "few_voxels_set_the_limits": "a few very bright voxels darken the rest: --limits_from percentiles --limits [0.0,99.9]",
     "skull": "looks like a head: --brain_extraction, unless it is meant to have its skull",
 }
 

@@ -161,6 +161,7 @@ def _dicom_grid(case: RawCase, load: LoadScan) -> _Grid:
         (group.columns, group.rows, len(group.slices)),
         np.asarray(stack.affine),
         group.modality or "",
+        remarks=group.remarks,
         refused=f"expected modality {load.modality}, got {group.modality}" if wrong else "",
     )
 

@@ -38,8 +38,12 @@ _BLOCKS = 6  # of a signature, each way
 _GZIP_LEVEL = 1  # float voxels hardly compress; higher levels cost time and save next to nothing
 
 
-class LabelMapError(ValueError):
-    """The scan is a label map."""
+class NotAScanError(ValueError):
+    """The scan is no image: a label map, or a volume of one value, such as an empty mask."""
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(reason, text)
+        self.reason, self.text = reason, text
 
 
 class CaseResult(NamedTuple):
@@ -86,7 +90,7 @@ def prepare_case(case: RawCase, steps: Sequence[Callable], raw_dir: str, dataset
             note = {"source": source, "settings": settings, "outputs": outputs, "versions": versions()}
             write_json(_note_path(Path(dataset_dir), case), note)
     except Exception as error:
-        status = "aside" if isinstance(error, LabelMapError) else "refused"
+        status = "aside" if isinstance(error, NotAScanError) else "refused"
         (reason, text), outputs = why_refused(error), ()
         text = text.replace(str(raw_dir).rstrip("/") + "/", "")
     return CaseResult(*case[:3], status, reason, text, tuple(outputs), seconds, peak_memory())
@@ -168,7 +172,7 @@ def run_steps(case: RawCase, steps: Sequence[Callable], seconds: dict[str, float
     """Run a case through the steps; the time of each is added to ``seconds``.
 
     Raises:
-        LabelMapError: the scan is a label map.
+        NotAScanError: the scan is a label map, or of one value.
         Exception: whatever a step raises.
     """
     items: list[dict] = [{IMAGE_KEY: case.scan, "case_id": case.case_id, **case.companions}]
@@ -188,7 +192,11 @@ def _refuse_labels(items: Sequence[Mapping[str, Any]], case: RawCase) -> None:
     for item in items:
         image = item.get(IMAGE_KEY)
         if isinstance(image, MetaTensor) and looks_like_labels(image.numpy()):
-            raise LabelMapError(f"{Path(case.scan.path).name}: few whole numbers in regions: a label map, not an image")
+            name, low = Path(case.scan.path).name, float(image.min())
+            if low == float(image.max()):
+                text = f"{name}: every voxel is {low:g}: an empty mask, or a scan without a picture"
+                raise NotAScanError("one_value", text)
+            raise NotAScanError("label_map", f"{name}: few whole numbers in regions: a label map, not an image")
 
 
 def _write(case: RawCase, items: Sequence[Mapping[str, Any]], dataset_dir: Path) -> list[dict]:
@@ -253,8 +261,8 @@ def why_refused(error: Exception) -> tuple[str, str]:
     """Code and text of a refusal."""
     if isinstance(error, SeriesRefused):
         return error.reason.value, error.text
-    if isinstance(error, LabelMapError):
-        return "label_map", str(error)
+    if isinstance(error, NotAScanError):
+        return error.reason, error.text
     if isinstance(error, VolumeError):
         return "unusable_volume", str(error)
     text = " ".join(str(error).split())[:500]

@@ -118,7 +118,7 @@ class Preparation:
         """Prepare what is not there yet, then write the datalist and the report.
 
         Raises:
-            TooManyRefused: after everything is written.
+            TooManyRefused, or ValueError if no volume was made: after everything is written.
             FileNotFoundError, ValueError: the folder or the manifest cannot be used; nothing is written.
             BlockingIOError: another process is preparing the same folder.
         """
@@ -160,6 +160,8 @@ class Preparation:
                 f"{report.refused_share:.1%} of the cases were refused, {self.max_refused_share:.1%} are allowed "
                 f"(max_refused_share): the reasons are in {self.dataset_dir / 'report.md'}"
             )
+        if not any(result.outputs for result in report.results):
+            raise ValueError(f"no volume was made; the reasons are in {self.dataset_dir / 'report.md'}")
         return report
 
     def take_inventory(self) -> Inventory:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping
 
 import torch
@@ -16,6 +17,8 @@ from medical_diffusion_components.transforms.volume_error import NamesItsFailure
 __all__ = ["FillPadding", "FillPaddingd"]
 
 _MIN_SHARE = 2e-3  # of the voxels that have the lowest value, if it is to be padding
+_SIGNED = 32767.0  # the highest number of 16 bits with a sign
+_BEYOND_CT = 30_000.0  # Hounsfield units; metal ends at 30,710 on extended scales
 _GAP = 3.0  # times the range of all other voxels: how far below them that value lies
 
 
@@ -24,7 +27,8 @@ class FillPadding(Transform):
 
     Scanners fill the corners of the square around a round field of view with a number: the one that the DICOM header names,
     or all from that to a second one (``meta["padding_value"]``, ``meta["padding_limit"]``, from ``LoadScan``). Where the
-    header is silent, a number that many voxels share and that lies far below all others is padding, such as -32768 in MR.
+    header is silent, a number that many voxels share and that lies far below or above all others is padding, such as -32768
+    or 65535 in MR. So are voxels that are no number (NaN), if there are many; a few are damage.
 
     Args:
         air: intensity of the background, such as -1000 Hounsfield units; what lies below becomes it, too. None: the
@@ -34,7 +38,7 @@ class FillPadding(Transform):
         (C, H, W, D) -> (C, H, W, D)
 
     Raises:
-        VolumeError: all voxels are padding.
+        VolumeError: all voxels are padding; or negative numbers have been stored without their sign.
     """
 
     backend = (TransformBackends.TORCH,)
@@ -46,8 +50,9 @@ class FillPadding(Transform):
         if self.air is not None:
             filled = img.clamp(min=self.air)
             first, last = (getattr(img, "meta", {}).get(key) for key in (PADDING_KEY, PADDING_LIMIT_KEY))
+            highest = float(filled.max())  # NaN if a voxel is
             is_above = first is not None and max(first, first if last is None else last) > self.air
-            outside = self.padding(img) if is_above else None
+            outside = self.padding(img) if is_above or not highest < _BEYOND_CT else None
             return filled if outside is None else filled.masked_fill_(outside, self.air)
         outside = self.padding(img)
         if outside is None:
@@ -65,16 +70,39 @@ class FillPadding(Transform):
             low, high = sorted((first, first if last is None else last))
             outside = (img >= low) & (img <= high)
             return outside if bool(outside.any()) else None
-        if self.air is not None:
-            return None  # what lies below air becomes air in any case
-        lowest = img.min()
-        outside = img == lowest
-        share = float(outside.float().mean())
-        if not _MIN_SHARE <= share < 1:
-            return None
-        others = torch.as_tensor(img)[~torch.as_tensor(outside)]
-        is_far = float(others.min() - lowest) > _GAP * float(others.max() - others.min())
-        return outside if is_far and float(lowest) < 0 else None
+        lowest, highest = float(img.min()), float(img.max())
+        if math.isnan(lowest):
+            outside = torch.isnan(img)
+            return outside if float(outside.float().mean()) >= _MIN_SHARE else None
+        if highest >= _SIGNED:
+            _check_sign(img)
+            if (outside := _far(img, highest)) is not None:
+                return outside
+        # with a value for air, what lies below it becomes air in any case
+        return _far(img, lowest) if self.air is None and lowest < 0 else None
+
+
+def _far(img: torch.Tensor, value: float) -> torch.Tensor | None:
+    """Where the volume has this value, if many voxels have it and it lies far from all others."""
+    outside = img == value
+    if not _MIN_SHARE <= float(outside.float().mean()) < 1:
+        return None
+    others = torch.as_tensor(img)[~torch.as_tensor(outside)]
+    low, high = float(others.min()), float(others.max())
+    return outside if max(low - value, value - high) > _GAP * (high - low) else None
+
+
+def _check_sign(img: torch.Tensor) -> None:
+    """Refuse values of 16 bits that lie at both ends and nowhere between: those above were negative."""
+    voxels = torch.as_tensor(img)
+    above = voxels > _SIGNED
+    between = (voxels > _SIGNED / 2) & (voxels < 1.5 * _SIGNED)
+    is_wrapped = float(voxels.max()) < 2 * (_SIGNED + 1) and not bool(between.any())
+    if is_wrapped and len(voxels[above].unique()) > 1 and float(voxels.min()) >= 0:
+        raise VolumeError(
+            f"{file_name(img)}: intensities lie below {_SIGNED / 2:.0f} and above {1.5 * _SIGNED:.0f}, none between: "
+            "negative numbers without their sign (PixelRepresentation?)"
+        )
 
 
 class FillPaddingd(NamesItsFailure, MapTransform):

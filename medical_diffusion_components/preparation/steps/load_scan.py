@@ -153,6 +153,7 @@ class LoadScan(Transform):
             ImageMetaKey.FILENAME_OR_OBJ: scan.path,
             PADDING_KEY: series.padding_value,
             PADDING_LIMIT_KEY: series.padding_limit,
+            REMARKS_KEY: series.remarks,
         }
         return MetaTensor(torch.from_numpy(series.array)[None], affine=torch.from_numpy(series.affine), meta=meta)
 

@@ -16,6 +16,8 @@ from medical_diffusion_components.transforms.volume_error import NamesItsFailure
 
 __all__ = ["ScaleToRange", "ScaleToRanged"]
 
+_DARK = 0.2  # of the range
+
 
 class ScaleToRange(Transform):
     """Map intensities linearly so that the lower limit becomes -1 and the upper one 1; what lies outside is cut off.
@@ -67,6 +69,12 @@ class ScaleToRange(Transform):
         return low, high
 
 
+def _is_dark(scaled: torch.Tensor) -> bool:
+    """Whether all but a thousandth of the voxels lie in the lowest fifth of the range: a few bright ones set its end."""
+    voxels = np.asarray(scaled).ravel()
+    return bool(np.quantile(voxels, 0.999) < 2 * _DARK - 1)
+
+
 class ScaleToRanged(NamesItsFailure, MapTransform):
     """Dictionary form of :class:`ScaleToRange`; notes the limits of each case, from which intensities follow."""
 
@@ -94,4 +102,6 @@ class ScaleToRanged(NamesItsFailure, MapTransform):
             with self.remembering_failure():
                 add_note(data, "intensity_limits", list(self.scale.limits(data[key])))
                 data[key] = self.scale(data[key])
+                if self.scale.limits_from == "volume" and _is_dark(data[key]):
+                    add_note(data, "few_voxels_set_the_limits", True)
         return data

@@ -13,6 +13,30 @@ def test_sides_are_words_of_a_name_and_no_parts_of_words() -> None:
     assert sided_classes([*others, *sided]) == sided
 
 
+def test_sides_are_known_however_people_and_tools_write_them() -> None:
+    sided = [
+        "leftkidney",
+        "KIDNEYLEFT",
+        "Lunge links",
+        "rechte Niere",
+        "rein gauche",
+        "pulmón izquierdo",
+        "rene destro",
+    ]
+    sided += [
+        "hippocampus_lh",
+        "Kidney-Rt",
+        "LUL",
+        "lung RML",
+        "LV myocardium",
+        "arteria carotis dextra",
+        "kidneyR",
+        "1_left",
+    ]
+    others = ["Herz", "Niere", "Leber", "foie", "lunge", "rectum", "rim", "bright_T2", "leftover"]
+    assert sided_classes([*others, *sided]) == sided
+
+
 @pytest.mark.parametrize(("axcodes", "kept"), [("RAS", [1, 2]), ("LPS", [1, 2]), ("PSR", [0, 1]), ("ARS", [0, 2])])
 def test_only_the_axis_from_left_to_right_is_left_out_and_a_remark_says_so(
     axcodes: str, kept: list[int], caplog: pytest.LogCaptureFixture

@@ -227,3 +227,15 @@ def test_a_document_beside_slices_without_suffix_is_no_lost_slice(series, case, 
     series(names=[f"IM{k:04d}" for k in range(30)])
     (case / "REPORT").write_bytes(content.ljust(200))
     assert read_series(case).num_other_files == 1
+
+
+def test_a_table_of_values_instead_of_slope_and_intercept_is_refused(series, case):
+    def adjust(dataset, _):
+        table = pydicom.Dataset()
+        table.LUTDescriptor, table.ModalityLUTType = [4, 0, 16], "US"
+        table.add_new(0x00283006, "OW", np.arange(4, dtype="<u2").tobytes())
+        dataset.ModalityLUTSequence = [table]
+
+    series(modality="MR", adjust=adjust)
+    with pytest.raises(SeriesRefused, match="got a table of values"):
+        read_series(case)

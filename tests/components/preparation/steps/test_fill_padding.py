@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
@@ -68,3 +69,38 @@ def test_zeros_are_a_background_however_far_below_all_others():
 def test_a_scan_of_padding_alone_is_refused():
     with pytest.raises(VolumeError, match="every voxel is padding"):
         FillPadding()(MetaTensor(torch.full((1, 3, 3, 3), -5.0), meta={PADDING_KEY: -5.0}))
+
+
+def test_a_number_far_above_all_others_is_padding_with_and_without_a_value_for_air():
+    body = np.random.default_rng(0).integers(0, 900, (1, 8, 8, 8)).astype(np.float32)
+    for air, highest in ((None, 65535.0), (-1000.0, 32767.0)):
+        padded = body.copy()
+        padded[:, :2, :2] = highest
+        filled = FillPadding(air)(MetaTensor(padded)).numpy()
+        assert (filled[:, :2, :2] == (body.min() if air is None else air)).all()
+        np.testing.assert_array_equal(filled[:, 2:], body[:, 2:])
+
+
+def test_many_voxels_that_are_no_number_are_padding_and_a_few_are_left_to_be_refused():
+    body = np.random.default_rng(0).integers(-5, 900, (1, 20, 20, 20)).astype(np.float32)
+    for air in (None, -1000.0):
+        padded = body.copy()
+        padded[:, :4] = np.nan
+        filled = FillPadding(air)(MetaTensor(padded)).numpy()
+        assert (filled[:, :4] == (body[:, 4:].min() if air is None else air)).all()
+        padded = body.copy()
+        padded[0, 3, 3, 3] = np.nan
+        assert np.isnan(FillPadding(air)(MetaTensor(padded)).numpy()).sum() == 1
+
+
+def test_a_saturated_maximum_is_no_padding():
+    body = np.random.default_rng(0).integers(0, 65000, (1, 8, 8, 8)).astype(np.float32)
+    body[:, :3, :3] = 65535
+    np.testing.assert_array_equal(FillPadding()(MetaTensor(body)).numpy(), body)
+
+
+def test_negative_numbers_without_their_sign_are_refused():
+    body = np.random.default_rng(0).integers(-300, 900, (1, 8, 8, 8))
+    with pytest.raises(VolumeError, match="negative numbers without their sign"):
+        FillPadding()(MetaTensor((body % 65536).astype(np.float32)))
+    np.testing.assert_array_equal(FillPadding()(MetaTensor(body.astype(np.float32))).numpy(), body)

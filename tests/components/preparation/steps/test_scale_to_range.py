@@ -55,3 +55,12 @@ def test_a_volume_without_contrast_is_refused():
 def test_limits_that_make_no_sense_are_refused(arguments):
     with pytest.raises(ValueError):
         ScaleToRange(*arguments)
+
+
+def test_a_few_bright_voxels_that_darken_all_others_are_remarked_on():
+    volume = torch.rand(1, 20, 20, 20) * 900
+    assert "few_voxels_set_the_limits" not in ScaleToRanged("image")({"image": volume})["notes"]
+    volume[0, 3, 3, 3] = 32767
+    assert ScaleToRanged("image")({"image": volume})["notes"]["few_voxels_set_the_limits"] is True
+    percentiles = ScaleToRanged("image", "percentiles", [0.0, 99.9])({"image": volume})
+    assert "few_voxels_set_the_limits" not in percentiles["notes"]
