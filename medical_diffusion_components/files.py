@@ -13,9 +13,19 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["FilesBelow", "file_hash", "files_below", "folder_setting", "versions", "write_atomically", "write_json"]
+__all__ = [
+    "PACKAGE_NAME",
+    "FilesBelow",
+    "file_hash",
+    "files_below",
+    "folder_setting",
+    "versions",
+    "write_atomically",
+    "write_folder_atomically",
+    "write_json",
+]
 
-_PACKAGE = "medical-diffusion-bundles"
+PACKAGE_NAME = "medical-diffusion-bundles"
 
 
 class FilesBelow(NamedTuple):
@@ -119,6 +129,34 @@ def write_atomically(path: str | os.PathLike, write: Callable[[Path], object]) -
     return path
 
 
+def write_folder_atomically(path: str | os.PathLike, write: Callable[[Path], object]) -> Path:
+    """Let ``write`` fill a temporary folder beside ``path``, then rename it: ``path`` never holds a part of its files.
+
+    A folder that was at ``path`` gives way as a whole, once the new one is complete. Killed between its two renames, the
+    process leaves no folder at ``path``.
+
+    Raises:
+        OSError: the folder cannot be made or written, or the disk is full; what was at ``path`` is untouched.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".", suffix=f"_{path.name}") as name:
+        new, old = Path(name) / "new", Path(name) / "old"
+        new.mkdir()
+        try:
+            write(new)
+            for file in files_below(new).files:
+                with open(file, "rb") as content:
+                    os.fsync(content.fileno())
+        except OSError as error:
+            free = shutil.disk_usage(path.parent).free / 2**20
+            raise OSError(f"cannot write {path} ({free:,.0f} MiB free on its disk): {error}") from error
+        if path.exists():
+            os.replace(path, old)
+        os.replace(new, path)
+    return path
+
+
 def write_json(path: str | os.PathLike, content: Mapping[str, Any], indent: int | None = 2) -> Path:
     """Write ``content`` as valid JSON, whole or not at all.
 
@@ -167,11 +205,11 @@ def file_hash(path: str | os.PathLike) -> str:
 def versions() -> dict[str, str]:
     """Versions of this package and of what its results depend on; a checkout that is not installed says so itself."""
     found = {}
-    for name in (_PACKAGE, "monai", "torch", "numpy"):
+    for name in (PACKAGE_NAME, "monai", "torch", "numpy"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
-            if name != _PACKAGE:
+            if name != PACKAGE_NAME:
                 raise
             from medical_diffusion_components import __version__  # here: the package's own file imports nothing
 

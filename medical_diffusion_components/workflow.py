@@ -25,6 +25,7 @@ from medical_diffusion_components.weights import provenance
 __all__ = [
     "FOLDERS",
     "PLACES",
+    "bundle_modality",
     "bundle_root",
     "changed_settings",
     "changes",
@@ -374,6 +375,12 @@ def _check_folder_names(config: Mapping[str, Any]) -> None:
 def bundle_version(root: str) -> str:
     """Name and version of the bundle at ``root``, for notes: ``adni_ldm 0.1.0``."""
     return f"{Path(root).name} {json.loads((Path(root) / 'configs' / 'metadata.json').read_text())['version']}"
+
+
+def bundle_modality(root: str) -> str:
+    """What ``pred`` of the bundle at ``root`` is an image of, by its metadata: ``CT`` or ``MR``, say."""
+    metadata = json.loads((Path(root) / "configs" / "metadata.json").read_text())
+    return str(metadata["network_data_format"]["outputs"]["pred"]["modality"])
 
 
 def _differences(base: dict, config: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:

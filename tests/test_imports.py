@@ -29,12 +29,12 @@ ROWS = [
     {"data", "metrics"},
     {"workflow"},
     {"preparation", "handlers", "reports"},
-    {"engines", "cohorts", "evaluation", "audit", "new_bundle", "preflight", "release"},
+    {"engines", "cohorts", "evaluation", "audit", "new_bundle", "preflight", "release", "dicom_export"},
 ]
 RANK = {room: rank for rank, row in enumerate(ROWS) for room in row}
 # What a trained bundle can do without: reading raw downloads, inventing data, auditing copies, making new
-# bundles, releasing.
-PERIPHERY = {"dicom", "preparation", "preflight", "cohorts", "audit", "new_bundle", "release"}
+# bundles, releasing, DICOM.
+PERIPHERY = {"dicom", "dicom_export", "preparation", "preflight", "cohorts", "audit", "new_bundle", "release"}
 CORE_LINES = 8000
 
 

@@ -14,7 +14,7 @@ from medical_diffusion_components.reports.segmentation_report import (
     SegmentationReport,
     mean_over_patients,
 )
-from medical_diffusion_components.reports.volume_writer import SyntheticVolumeWriter
+from medical_diffusion_components.reports.volume_writer import SyntheticVolumeWriter, VolumeFormat
 
 __all__ = [
     "RECONSTRUCTION_ROWS",
@@ -36,6 +36,7 @@ __all__ = [
     "SegmentationReport",
     "SheetCell",
     "SyntheticVolumeWriter",
+    "VolumeFormat",
     "contact_sheet",
     "mean_over_patients",
     "montage",

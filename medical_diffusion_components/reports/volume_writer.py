@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import nibabel as nib
 import numpy as np
@@ -14,11 +16,11 @@ from monai.data import MetaTensor
 
 from medical_diffusion_components.data.datasets import is_synthetic, nifti_files
 from medical_diffusion_components.distributed import gathered, process_rank
-from medical_diffusion_components.files import write_atomically, write_json
+from medical_diffusion_components.files import files_below, write_atomically, write_json
 from medical_diffusion_components.reports.drawing import montage, save_montage
 from medical_diffusion_components.weights import made_with
 
-__all__ = ["SyntheticVolumeWriter", "note_path"]
+__all__ = ["NiftiVolumes", "SyntheticVolumeWriter", "VolumeFormat", "note_path"]
 
 
 def note_path(volume: str | Path) -> Path:
@@ -26,21 +28,56 @@ def note_path(volume: str | Path) -> Path:
     return Path(str(volume).removesuffix(".gz")).with_suffix(".json")
 
 
+class VolumeFormat(Protocol):
+    """How a volume lies on the disk."""
+
+    def path(self, folder: Path, stem: str) -> Path:
+        """The file or the folder of a volume."""
+
+    def save(self, path: Path, volume: np.ndarray, affine: np.ndarray, note: Mapping[str, Any]) -> None:
+        """Write a volume (H, W, D), whole or not at all."""
+
+    def load(self, path: Path, note: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        """A volume as :meth:`save` was given it, axes in whatever order, and its affine."""
+
+
+class NiftiVolumes:
+    """One ``.nii.gz`` per volume, float32."""
+
+    def path(self, folder: Path, stem: str) -> Path:
+        return folder / f"{stem}.nii.gz"
+
+    def save(self, path: Path, volume: np.ndarray, affine: np.ndarray, note: Mapping[str, Any]) -> None:
+        image = nib.Nifti1Image(volume, affine)
+        image.header.set_xyzt_units("mm")
+        write_atomically(path, lambda temporary: nib.save(image, temporary))
+
+    def load(self, path: Path, note: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        image = nib.load(path)
+        return np.asarray(image.dataobj), image.affine
+
+
 class SyntheticVolumeWriter:
-    """Attached to an evaluator, write every prediction as ``.nii.gz`` with a JSON note; afterwards, draw a montage.
+    """Attached to an evaluator, write every prediction with a JSON note; afterwards, draw a montage.
 
     Of several processes each writes its own volumes; :meth:`draw_montage` waits for all of them. A folder with volumes that
     have no such note is refused when the evaluator starts: they may be patients, among whom synthetic ones would be lost.
+    So is one with volumes in another format, whose notes would be replaced.
 
     Args:
         folder: where they go.
         weights: file of the generator's weights, for its hash and its note.
         facts: what else goes into every note, such as sampler and steps.
-        name: the files are ``<name>_<seed>.nii.gz``.
+        name: the files are ``<name>_<seed>.nii.gz``, or the folders ``<name>_<seed>``.
         window: intensities shown as black and white in the montage.
         num_in_montage: how many volumes the montage shows.
         release: judges each volume once it is written, and says when there are enough; see
             :class:`~medical_diffusion_components.audit.ReleaseFilter`. What it withholds is deleted. None keeps all.
+        output_format: ``nifti``, or a name in ``formats``.
+        formats: further forms in which volumes can be written; None is one that was not made ready.
+
+    Raises:
+        ValueError: an output format that there is not.
     """
 
     def __init__(
@@ -52,7 +89,14 @@ class SyntheticVolumeWriter:
         window: Sequence[float] = (0.0, 255.0),
         num_in_montage: int = 8,
         release: Any = None,
+        output_format: str = "nifti",
+        formats: Mapping[str, VolumeFormat | None] | None = None,
     ) -> None:
+        known: dict[str, VolumeFormat | None] = {"nifti": NiftiVolumes(), **(formats or {})}
+        chosen = known.get(output_format)
+        if chosen is None:
+            raise ValueError(f"expected an output_format of {sorted(known)}, got {output_format!r}")
+        self.format = chosen
         self.folder = Path(folder)
         self.weights = Path(weights)
         self.facts = dict(facts)
@@ -60,6 +104,7 @@ class SyntheticVolumeWriter:
         self.window = tuple(window)
         self.num_in_montage = num_in_montage
         self.release = release
+        self.output_format = output_format
         self.started = 0.0
         self.written: list[Path] = []
 
@@ -72,15 +117,22 @@ class SyntheticVolumeWriter:
         """To be called once before the first volume is written.
 
         Raises:
-            ValueError: the folder holds volumes that no note names as synthetic.
+            ValueError: the folder holds volumes that no note names as synthetic, or volumes of another format.
         """
         # each process by itself: one that has nothing to write never comes here, and whatever another one has written
         # meanwhile has its note already
-        found = [volume for volume in nifti_files(self.folder) if not is_synthetic(volume)]
+        files = nifti_files(self.folder)
+        series = sorted({path.parent for path in files_below(self.folder).files if path.suffix.lower() == ".dcm"})
+        found = [volume for volume in (*files, *series) if not is_synthetic(volume)]
         if found:
             raise ValueError(
                 f"{self.folder} holds volumes that no note names as synthetic, the first is {found[0]}: give an empty "
                 "folder, or one of synthetic volumes, as samples_dir"
+            )
+        if others := files if self.output_format == "dicom" else series:
+            raise ValueError(
+                f"{self.folder} holds synthetic volumes of another format than {self.output_format}, the first is "
+                f"{others[0]}: give another samples_dir"
             )
         self.facts |= made_with(self.weights)
         if "window" in self.facts:
@@ -100,7 +152,7 @@ class SyntheticVolumeWriter:
 
     def path(self, seed: int) -> Path:
         """Where the volume of a seed goes."""
-        return self.folder / f"{self.name}_{seed:06d}.nii.gz"
+        return self.format.path(self.folder, f"{self.name}_{seed:06d}")
 
     def write(self, seed: int, volume: MetaTensor, seconds: float) -> None:
         """Write one volume and its note.
@@ -110,20 +162,28 @@ class SyntheticVolumeWriter:
             volume: (1, H, W, D) with an affine.
             seconds: that it took, for the note.
         """
-        image = nib.Nifti1Image(volume.as_tensor().float().cpu().numpy()[0], np.asarray(volume.affine, np.float64))
-        image.header.set_xyzt_units("mm")
+        voxels = volume.as_tensor().float().cpu().numpy()[0]  # (H, W, D)
+        affine = np.asarray(volume.affine, np.float64)
         path, note = self.path(seed), {"seed": seed, **self.facts, "seconds": round(seconds, 3)}
+        if self.release is not None:
+            verdict = self._verdict(path, voxels, affine, note)
+            if verdict is None:
+                _remove(path)  # of an earlier run that did not ask
+                return
+            note["audit"] = verdict
         # the note first: a process that is killed leaves no volume without one
         write_json(note_path(path), note)
-        write_atomically(path, lambda temporary, image=image: nib.save(image, temporary))
-        if self.release is not None:
-            verdict = self.release(path)
-            if verdict is None:
-                path.unlink()
-                note_path(path).unlink()
-                return
-            write_json(note_path(path), {**note, "audit": verdict})
+        self.format.save(path, voxels, affine, note)
         self.written.append(path)
+
+    def _verdict(self, path: Path, voxels: np.ndarray, affine: np.ndarray, note: Mapping[str, Any]) -> Any:
+        """What the release filter says of a volume, as the audit reads it: from a NIfTI file, whatever the format."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix=".") as folder:
+            candidate = NiftiVolumes().path(Path(folder), path.name.removesuffix(".nii.gz"))
+            write_json(note_path(candidate), note)
+            NiftiVolumes().save(candidate, voxels, affine, note)
+            return self.release(candidate)
 
     def draw_montage(self) -> None:
         """Draw the first volumes that were written, whichever process made them; the first process does it.
@@ -137,13 +197,24 @@ class SyntheticVolumeWriter:
             self.release.report(len(written))
         if process_rank() > 0:
             return
-        images = [nib.load(path) for path in written[: self.num_in_montage]]
-        if not images:
+        read = [
+            self.format.load(path, json.loads(note_path(path).read_text())) for path in written[: self.num_in_montage]
+        ]
+        if not read:
             raise ValueError(f"no synthetic volume was written to {self.folder}, so there is none to draw")
-        affine = images[0].affine
+        volumes, (affine, *_) = zip(*read)
         spacing, axcodes = nib.affines.voxel_sizes(affine), "".join(nib.aff2axcodes(affine))
-        volumes = [np.asarray(image.dataobj) for image in images]
         figure = montage({"synthetic volumes": volumes}, spacing, self.window, axcodes=axcodes)
         path = self.folder / "montage.png"
         save_montage(figure, path)
         print(f"wrote {self.folder}\nmontage: {path}", flush=True)
+
+
+def _remove(path: Path) -> None:
+    """Delete a volume and its note, if they are there; a folder with more than images in it is left, with an error."""
+    if path.is_dir():
+        for image in path.glob("*.dcm"):
+            image.unlink()
+        path.rmdir()
+    path.unlink(missing_ok=True)
+    note_path(path).unlink(missing_ok=True)

@@ -8,6 +8,7 @@ import resource
 import stat
 import subprocess
 import sys
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -16,7 +17,14 @@ import pytest
 import torch
 
 from medical_diffusion_components import __version__
-from medical_diffusion_components.files import files_below, folder_setting, versions, write_atomically, write_json
+from medical_diffusion_components.files import (
+    files_below,
+    folder_setting,
+    versions,
+    write_atomically,
+    write_folder_atomically,
+    write_json,
+)
 from medical_diffusion_components.weights import save_tensors
 
 NAN, INF = float("nan"), float("inf")
@@ -166,6 +174,28 @@ def test_a_process_killed_while_it_writes_leaves_the_old_file(tmp_path: Path) ->
     path.write_bytes(b"old")
     assert subprocess.run([sys.executable, "-c", KILLED, str(path)]).returncode == -9
     assert path.read_bytes() == b"old"
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    def write(name: str, folder: Path) -> None:
+        (folder / name).write_text(name)
+
+    for name in ("old", "new"):
+        write_folder_atomically(tmp_path / "series", partial(write, name))
+    assert [path.name for path in (tmp_path / "series").iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "series"]
+
+
+def test_after_a_failure_the_old_folder_is_untouched_and_nothing_lies_about(tmp_path: Path) -> None:
+    def fails(folder: Path) -> None:
+        (folder / "half").write_text("half")
+        raise OSError(28, "No space left on device")
+
+    write_folder_atomically(tmp_path / "series", lambda folder: (folder / "old").write_text("old"))
+    with pytest.raises(OSError, match=r"cannot write .*series \([\d,]+ MiB free.*No space left"):
+        write_folder_atomically(tmp_path / "series", fails)
+    assert [path.name for path in (tmp_path / "series").iterdir()] == ["old"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "series"]
 
 
 def test_links_are_followed_and_loops_end(tmp_path):

@@ -1,0 +1,218 @@
+"""Synthetic volumes as DICOM series that nobody can take for a patient's.
+
+Every image says so in five places, since a de-identification profile or an archive may remove one: Synthetic Data
+(0008,001C), Image Type, Series Description, the patient's name, and Contributing Equipment with the code for synthesis.
+There is no date, no person and no hospital in it. All identifiers follow from the weights, the seed and the settings, so
+a volume that is written again has the same ones.
+
+Source: DICOM PS3.3 C.12.1 (SOP common), C.7.5.1 (equipment), C.8.2.1 (CT image), C.8.3.1 (MR image), PS3.16 CID 7005.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence as DicomSequence
+from pydicom.uid import CTImageStorage, MRImageStorage
+
+from medical_diffusion_components.dicom.series import read_series
+from medical_diffusion_components.dicom.writing import derived_uid, write_series
+from medical_diffusion_components.files import PACKAGE_NAME, write_folder_atomically
+
+__all__ = ["SyntheticSeries"]
+
+MIN_LEVELS = 256  # grey levels that a range must have once it is rounded to whole numbers
+NOMINAL_HOUNSFIELD = (-1000.0, 1000.0)
+# width and centre that radiologists look at chest CT with
+_CT_WINDOWS = {"LUNG": (1500, -600), "SOFT TISSUE": (400, 40)}
+_INT16 = np.iinfo(np.int16)
+
+
+class _Scale(NamedTuple):
+    """Intensities from ``written`` are the pixels' values from ``meant``; ``known`` in that unit, or only nominally."""
+
+    written: tuple[float, float]
+    meant: tuple[float, float]
+    known: bool
+
+
+class SyntheticSeries:
+    """The DICOM form of :class:`~medical_diffusion_components.reports.SyntheticVolumeWriter`: a folder per volume.
+
+    Where preparation fixed a window, the pixels are in its unit: Hounsfield units in CT. Otherwise each training volume was
+    scaled by its own limits, and the unit is lost: MR keeps the intensities of the NIfTI form, CT takes the nominal range,
+    with the rescale type ``US`` (unspecified) and a comment that says so.
+
+    Args:
+        modality: ``CT`` or ``MR``.
+        intensity_range: of the volumes that are written.
+        nominal_hounsfield: what the ends of ``intensity_range`` become in CT of which no window is known.
+
+    Raises:
+        ValueError: another modality, or limits that do not ascend.
+    """
+
+    def __init__(
+        self,
+        modality: str,
+        intensity_range: Sequence[float],
+        nominal_hounsfield: Sequence[float] = NOMINAL_HOUNSFIELD,
+    ) -> None:
+        if modality not in ("CT", "MR"):
+            raise ValueError(f"expected the modality CT or MR of what is written as DICOM, got {modality!r}")
+        self.modality = modality
+        self.intensity_range = _limits("intensity_range", intensity_range)
+        self.nominal_hounsfield = _limits("nominal_hounsfield", nominal_hounsfield)
+
+    def path(self, folder: Path, stem: str) -> Path:
+        """The folder of a volume's series."""
+        return folder / stem
+
+    def save(self, path: Path, volume: np.ndarray, affine: np.ndarray, note: Mapping[str, Any]) -> None:
+        """Write a series, whole or not at all; a series that was there is replaced.
+
+        Args:
+            path: the series' folder.
+            volume: (H, W, D), intensities within ``intensity_range``.
+            affine: indices to millimetres in RAS.
+            note: the volume's note.
+
+        Raises:
+            ValueError: limits that 16 bits cannot hold, or so near that rounding would leave too few grey levels; or a
+                folder at ``path`` that holds something else than a series.
+        """
+        scale = self._scale(note)
+        (low, high), (start, end) = scale.written, scale.meant
+        real = (volume.astype(np.float64) - low) / (high - low) * (end - start) + start
+        stored = np.rint(real).astype(np.int16 if start < 0 or self.modality == "CT" else np.uint16)
+        header = self._header(note, scale, affine, volume.shape)
+        _check_replaceable(path)
+        write_folder_atomically(path, lambda temporary: write_series(temporary, stored, affine, header))
+
+    def load(self, path: Path, note: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        """Intensities (columns, rows, slices) as they were given to :meth:`save`, but for rounding, and their affine."""
+        (low, high), (start, end), _ = self._scale(note)
+        series = read_series(path)
+        return (series.array - start) / (end - start) * (high - low) + low, series.affine
+
+    def _scale(self, note: Mapping[str, Any]) -> _Scale:
+        known = "window" in note
+        if known:
+            meant = _limits("window", note["window"])
+        else:
+            meant = self.nominal_hounsfield if self.modality == "CT" else self.intensity_range
+        start, end = meant
+        limits = (_INT16.min, _INT16.max)
+        if not limits[0] <= start < end <= limits[1] or end - start < MIN_LEVELS - 1:
+            raise ValueError(
+                f"DICOM holds whole numbers from {limits[0]} to {limits[1]}, and at least {MIN_LEVELS} grey levels are "
+                f'wanted: expected another range than [{start:g}, {end:g}], such as --intensity_range "[0.0, 4095.0]"'
+            )
+        return _Scale(self.intensity_range, meant, known)
+
+    def _header(self, note: Mapping[str, Any], scale: _Scale, affine: np.ndarray, shape: Sequence[int]) -> Dataset:
+        made = {key: value for key, value in note.items() if key not in ("seconds", "versions", "audit")}
+        grid = (self.modality, *scale, np.asarray(affine).round(6).tolist(), list(shape))
+        identity = json.dumps([made, grid], sort_keys=True)
+        weights, seed = str(note["weights_sha256"])[:12], int(note["seed"])
+        header = Dataset()
+        header.SpecificCharacterSet = "ISO_IR 192"  # UTF-8
+        _describe_patient_and_study(header, weights, seed, identity)
+        header.Modality = self.modality
+        header.SeriesInstanceUID = derived_uid(identity, "series")
+        header.SeriesNumber = 1
+        header.SeriesDescription = f"SYNTHETIC {self.modality}, not a patient"
+        header.FrameOfReferenceUID = derived_uid(identity, "frame of reference")
+        header.PositionReferenceIndicator = ""
+        _describe_origin(header, note)
+        header.LossyImageCompression = "00"
+        header.BurnedInAnnotation = "NO"
+        if self.modality == "CT":
+            _describe_ct(header, scale)
+        else:
+            _describe_mr(header, scale)
+        return header
+
+
+def _describe_patient_and_study(header: Dataset, weights: str, seed: int, identity: str) -> None:
+    header.PatientName = f"SYNTHETIC^Volume {seed}"
+    header.PatientID = f"SYNTHETIC-{weights}-{seed:06d}"
+    header.PatientBirthDate = header.PatientSex = ""
+    header.PatientComments = "Synthetic data: this is not a person"
+    header.StudyInstanceUID = derived_uid(identity, "study")
+    header.StudyID = f"{seed}"
+    header.StudyDescription = "SYNTHETIC volume, not a patient"
+    header.StudyDate = header.StudyTime = header.AccessionNumber = header.ReferringPhysicianName = ""
+    header.AcquisitionNumber = None
+    header.Laterality = header.PatientPosition = ""  # of a body that never lay anywhere
+
+
+def _describe_origin(header: Dataset, note: Mapping[str, Any]) -> None:
+    """What made the images, and that they are synthetic."""
+    header.Manufacturer = PACKAGE_NAME
+    header.ManufacturerModelName = str(note.get("bundle", PACKAGE_NAME))[:64]
+    header.SoftwareVersions = str(note["versions"][PACKAGE_NAME])[:64]
+    header.SyntheticData = "YES"
+    header.ContentQualification = "RESEARCH"
+    origin = f"Synthesised from noise by a generative model that was trained on: {note['trained_on']}"
+    header.DerivationDescription = ". ".join(filter(None, (origin, note["notice"])))[:1024]
+    purpose = Dataset()
+    purpose.CodeValue, purpose.CodingSchemeDesignator = "109100", "DCM"
+    purpose.CodeMeaning = "Synthesizing Equipment"
+    equipment = Dataset()
+    equipment.PurposeOfReferenceCodeSequence = DicomSequence([purpose])
+    equipment.Manufacturer, equipment.ManufacturerModelName = header.Manufacturer, header.ManufacturerModelName
+    equipment.SoftwareVersions = header.SoftwareVersions
+    equipment.ContributionDescription = f"weights with SHA-256 {note['weights_sha256']}, seed {note['seed']}"
+    header.ContributingEquipmentSequence = DicomSequence([equipment])
+
+
+def _describe_ct(header: Dataset, scale: _Scale) -> None:
+    header.SOPClassUID = CTImageStorage
+    header.ImageType = ["DERIVED", "PRIMARY", "AXIAL", "", "SYNTHETIC"]
+    header.KVP = None
+    header.RescaleIntercept, header.RescaleSlope = "0", "1"
+    header.RescaleType = "HU" if scale.known else "US"
+    if scale.known:
+        header.WindowWidth = [str(width) for width, _ in _CT_WINDOWS.values()]
+        header.WindowCenter = [str(centre) for _, centre in _CT_WINDOWS.values()]
+        header.WindowCenterWidthExplanation = list(_CT_WINDOWS)
+    else:
+        _set_full_window(header, scale)
+        header.ImageComments = "No Hounsfield units: every training volume was scaled by its own limits"
+
+
+def _describe_mr(header: Dataset, scale: _Scale) -> None:
+    header.SOPClassUID = MRImageStorage
+    header.ImageType = ["DERIVED", "PRIMARY", "OTHER", "SYNTHETIC"]
+    header.ScanningSequence, header.SequenceVariant, header.ScanOptions = "RM", "NONE", ""
+    header.MRAcquisitionType, header.EchoTime, header.EchoTrainLength, header.RepetitionTime = "3D", None, None, None
+    _set_full_window(header, scale)
+
+
+def _set_full_window(header: Dataset, scale: _Scale) -> None:
+    start, end = scale.meant
+    # by the formula of PS3.3 C.11.2.1.2: the least value is black and the greatest is white
+    header.WindowWidth, header.WindowCenter = f"{end - start + 1:g}", f"{(start + end + 1) / 2:g}"
+
+
+def _limits(name: str, values: Sequence[float]) -> tuple[float, float]:
+    limits = tuple(float(value) for value in values)
+    if len(limits) != 2 or not limits[0] < limits[1]:
+        raise ValueError(f"expected two ascending numbers as {name}, got {list(values)}")
+    return limits
+
+
+def _check_replaceable(path: Path) -> None:
+    """Raises: ValueError: there is something at ``path`` that a series does not consist of."""
+    if path.is_dir():
+        foreign = [entry.name for entry in path.iterdir() if entry.suffix != ".dcm" or not entry.is_file()]
+        if foreign:
+            raise ValueError(f"{path} holds something else than a series, such as {foreign[0]}: move it away")
+    elif path.exists():
+        raise ValueError(f"{path} should be the folder of a series, but is a file: move it away")
