@@ -11,6 +11,7 @@ from medical_diffusion_components.networks.codebook import CodebookOutput, EMACo
 from medical_diffusion_components.networks.denoiser import Denoiser
 from medical_diffusion_components.networks.discriminators import DiscriminatorOutput, PatchDiscriminator
 from medical_diffusion_components.networks.image_features import EfficientNetFeatures
+from medical_diffusion_components.networks.scriptable_swin import ScriptableSwinUNETR
 from medical_diffusion_components.networks.swin import checked_window
 from medical_diffusion_components.networks.sync_batch_norm import GlobalBatchNorm, sync_batch_norms
 from medical_diffusion_components.networks.transfer import PARTS, TransferReport, start_from, transfer_weights
@@ -37,6 +38,7 @@ __all__ = [
     "Encoder",
     "GlobalBatchNorm",
     "PatchDiscriminator",
+    "ScriptableSwinUNETR",
     "TransferReport",
     "VQGANOutput",
     "VolumeDiscriminator",

@@ -190,7 +190,7 @@ TABLE = {
 SWIN = {
     "swin_unetr_pretrain": [
         *TRAINING,
-        Row("kind(@network_def)", "SwinUNETR", METHODS),
+        Row("kind(@network_def)", "ScriptableSwinUNETR", METHODS),
         Row("kind(@train#trainer.optimizer)", "AdamW", METHODS),
         Row("@train#trainer.optimizer.defaults['lr']", 1e-3, METHODS),
         Row("@train#trainer.optimizer.defaults['weight_decay']", 0.01, METHODS),
@@ -208,7 +208,7 @@ SWIN = {
         Row("only(@validate#handlers, 'BestWeights').module is @network_def", True, ROLE),
     ],
     "swin_unetr_finetune": [
-        Row("kind(@network_def)", "SwinUNETR", METHODS),
+        Row("kind(@network_def)", "ScriptableSwinUNETR", METHODS),
         Row("kind(@train#trainer.optimizer)", "AdamW", METHODS),
         Row("trained(@train#trainer.optimizer) == weights(@network)", True, ROLE),
         Row("kind(@train#trainer.loss_function)", "DiceCELoss", METHODS),
