@@ -1,6 +1,6 @@
 """What runs beside a training loop: checkpoints, averages, schedules, progress."""
 
-from medical_diffusion_components.handlers.best_weights import BestWeights, LatestWeights, PublishWeights
+from medical_diffusion_components.handlers.best_weights import BestWeights, ForgetBest, LatestWeights, PublishWeights
 from medical_diffusion_components.handlers.checkpoint import CheckpointError, TrainingCheckpoint
 from medical_diffusion_components.handlers.clip_gradients import ClipGradients
 from medical_diffusion_components.handlers.early_stopping import Convergence, StopWhenConverged
@@ -22,6 +22,7 @@ __all__ = [
     "ClipGradients",
     "Convergence",
     "ExponentialMovingAverage",
+    "ForgetBest",
     "LatestWeights",
     "MeanOverProcesses",
     "NonFiniteLossError",

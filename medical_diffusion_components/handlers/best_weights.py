@@ -1,7 +1,8 @@
-"""Keep the weights of the best validation or the latest ones, and hand them over when training is done."""
+"""Keep the weights of the best validation or the latest ones, and publish them when training is complete."""
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,9 @@ from torch import nn
 from medical_diffusion_components.files import write_atomically
 from medical_diffusion_components.weights import save_weights
 
-__all__ = ["BestWeights", "LatestWeights", "PublishWeights"]
+__all__ = ["BestWeights", "ForgetBest", "LatestWeights", "PublishWeights"]
+
+logger = logging.getLogger(__name__)
 
 
 class BestWeights:
@@ -39,6 +42,40 @@ class BestWeights:
         if state.best_metric_epoch == state.epoch and state.rank == 0:
             metrics = {name: float(value) for name, value in state.metrics.items()}
             save_weights(self.module, self.path, {**self.made_from, "epoch": state.epoch, "validation": metrics})
+
+
+class ForgetBest:
+    """Attached to a trainer, forget the best validation so far after a given batch: the best is then one of a later time.
+
+    A first stage's held-out objective, L1 and perceptual loss, rises when the discriminators begin to count. Without this
+    handler the lowest is often from before, and what is published has never seen a discriminator.
+
+    Args:
+        evaluator: whose ``best_metric`` decides what is saved.
+        iteration: after how many batches. The batch is passed once, in a resumed training, too.
+        phase: what begins there, for the warning of a training that ends before.
+    """
+
+    def __init__(self, evaluator: Evaluator, iteration: int, phase: str = "the adversarial phase") -> None:
+        self.evaluator = evaluator
+        self.iteration = int(iteration)
+        self.phase = phase
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._warn)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        if engine.state.iteration == self.iteration:
+            self.evaluator.state.best_metric = self.evaluator.state.best_metric_epoch = -1
+
+    def _warn(self, engine: Engine) -> None:
+        batches = engine.state.max_epochs * engine.state.epoch_length
+        if batches < self.iteration:
+            logger.warning(
+                f"training ends after {batches} batches, and {self.phase} counts in full after {self.iteration}: "
+                "the published weights will not have been trained with it; train for longer, or let it begin earlier"
+            )
 
 
 class PublishWeights:

@@ -52,6 +52,11 @@ class AdversarialSchedule:
         """Whether the discriminators train in ``batch`` (counted from 0)."""
         return batch >= self.start - self.discriminator_warmup
 
+    @property
+    def full_after(self) -> int:
+        """Batches after which the generator has been trained once with the terms' whole weight."""
+        return self.start + max(self.ramp, 1)
+
     def generator_weight(self, batch: int) -> float:
         """Factor in [0, 1] of the generator's adversarial terms in ``batch`` (counted from 0)."""
         return min(1.0, max(0.0, (batch - self.start + 1) / max(self.ramp, 1)))

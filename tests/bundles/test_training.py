@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bundle_folders import Trained, for_bundles_with, run, tree, undisturbed, workflow
+from bundle_folders import Trained, for_bundles_with, run, tiny, tree, undisturbed, workflow
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -54,6 +54,22 @@ def test_published_first_stage_is_the_best_one(bundle: Path, trained: Train) -> 
     best = done.output / "autoencoder" / "best_autoencoder.pt"
     assert best.read_bytes() == (done.models / "model_autoencoder.pt").read_bytes()
     assert note(best) == note(done.models / "model_autoencoder.pt")
+
+
+@one_ldm
+def test_the_published_first_stage_has_seen_the_discriminators(bundle: Path, tmp_path: Path) -> None:
+    """Three epochs of two batches; discriminators of so much weight make the held-out objective worse."""
+
+    def published(name: str, start: int) -> dict:
+        folders = {"output_dir": str(tmp_path / name), "models_dir": str(tmp_path / name / "models")}
+        changed = {"autoencoder_epochs": 3, "adversarial_start": start, "adversarial_warmup": 0}
+        heavy = {"loss#volume_weight": 1000.0, "loss#feature_matching_weight": 1000.0}
+        run(bundle, "train_autoencoder.yaml", **tiny(bundle, **folders, **changed, **heavy))
+        return note(tmp_path / name / "models" / "model_autoencoder.pt")
+
+    without, judged = published("without", 100), published("judged", 4)
+    assert judged["epoch"] == 3  # the first four batches were without them
+    assert judged["validation"]["val_objective"] > without["validation"]["val_objective"]
 
 
 @ldm

@@ -12,7 +12,7 @@ from ignite.metrics import Average
 from monai.engines import Evaluator
 from torch import nn
 
-from medical_diffusion_components.handlers.best_weights import BestWeights, PublishWeights
+from medical_diffusion_components.handlers.best_weights import BestWeights, ForgetBest, PublishWeights
 
 
 def evaluator(metrics: Sequence[float], module: nn.Module, path: Path) -> Evaluator:
@@ -63,6 +63,36 @@ def test_after_a_resume_worse_weights_do_not_replace_the_best(tmp_path: Path) ->
     assert saved(path) == (7, 1, 0.5)
     resumed.run(3)
     assert saved(path) == (8, 3, pytest.approx(0.4))
+
+
+def trained(epochs: int, forget_after: int, losses: Sequence[float], path: Path) -> list[tuple[float, int, float]]:
+    """What is saved after each epoch of two batches; the weights are the number of the epoch."""
+    module, found = nn.Linear(1, 1), []
+    validate = evaluator(losses, module, path)
+    engine = Engine(lambda *_: None)
+    ForgetBest(validate, forget_after, "the second phase").attach(engine)
+
+    @engine.on(Events.EPOCH_COMPLETED)
+    def _(engine: Engine) -> None:
+        number(module, engine.state.epoch)
+        validate.run(engine.state.epoch)
+        found.append(saved(path))
+
+    engine.run([0, 1], max_epochs=epochs)
+    return found
+
+
+def test_the_best_of_a_later_phase_replaces_a_better_one_from_before(tmp_path: Path, caplog) -> None:
+    losses = [2.0, 1.0, 4.0, 3.0, 3.5]
+    found = trained(5, 6, losses, tmp_path / "best.pt")  # six batches are three epochs
+    assert found == [(1, 1, 2), (2, 2, 1), (3, 3, 4), (4, 4, 3), (4, 4, 3)]
+    assert trained(5, 4, losses, tmp_path / "second.pt")[-1] == (2, 2, 1)  # the second epoch's end is of the later phase
+    assert not caplog.records
+
+
+def test_a_training_that_ends_before_the_later_phase_keeps_its_best_and_says_so(tmp_path: Path, caplog) -> None:
+    assert trained(3, 7, [2.0, 1.0, 4.0], tmp_path / "best.pt")[-1] == (2, 2, 1)
+    assert "ends after 6 batches, and the second phase counts in full after 7" in caplog.text
 
 
 def test_the_note_holds_facts_metrics_and_hash(tmp_path: Path) -> None:

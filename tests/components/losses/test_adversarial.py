@@ -55,3 +55,10 @@ def test_generator_never_listens_to_discriminators_that_do_not_train(settings):
 def test_negative_numbers_of_batches_are_errors(settings):
     with pytest.raises(ValueError, match="at least 0"):
         AdversarialSchedule(**settings)
+
+
+@pytest.mark.parametrize(("start", "ramp"), [(10, 5), (3, 1), (0, 0)])
+def test_the_terms_are_full_in_the_batch_before_full_after(start: int, ramp: int) -> None:
+    schedule = AdversarialSchedule(start, 0, ramp)
+    assert schedule.generator_weight(schedule.full_after - 1) == 1
+    assert schedule.generator_weight(schedule.full_after - 2) < 1
