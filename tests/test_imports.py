@@ -32,9 +32,19 @@ ROWS = [
     {"engines", "cohorts", "evaluation", "audit", "new_bundle", "preflight", "release", "dicom_export"},
 ]
 RANK = {room: rank for rank, row in enumerate(ROWS) for room in row}
-# What a trained bundle can do without: reading raw downloads, inventing data, auditing copies, making new
-# bundles, releasing, DICOM.
-PERIPHERY = {"dicom", "dicom_export", "preparation", "preflight", "cohorts", "audit", "new_bundle", "release"}
+# What training and sampling can do without: reading raw downloads, writing DICOM, inventing data, judging
+# volumes, auditing copies, making new bundles, releasing.
+PERIPHERY = {
+    "dicom",
+    "dicom_export",
+    "preparation",
+    "preflight",
+    "cohorts",
+    "evaluation",
+    "audit",
+    "new_bundle",
+    "release",
+}
 CORE_LINES = 8000
 
 

@@ -86,7 +86,11 @@ def test_the_best_of_a_later_phase_replaces_a_better_one_from_before(tmp_path: P
     losses = [2.0, 1.0, 4.0, 3.0, 3.5]
     found = trained(5, 6, losses, tmp_path / "best.pt")  # six batches are three epochs
     assert found == [(1, 1, 2), (2, 2, 1), (3, 3, 4), (4, 4, 3), (4, 4, 3)]
-    assert trained(5, 4, losses, tmp_path / "second.pt")[-1] == (2, 2, 1)  # the second epoch's end is of the later phase
+    assert trained(5, 4, losses, tmp_path / "second.pt")[-1] == (
+        2,
+        2,
+        1,
+    )  # the second epoch's end is of the later phase
     assert not caplog.records
 
 
