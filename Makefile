@@ -40,5 +40,5 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[prepare,segmentation,manifests,dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[prepare,dicom,segmentation,manifests,dev]"
 	touch $@

@@ -133,7 +133,8 @@ def volumes_to_segment(path: str | os.PathLike) -> list[dict]:
         logger.warning(f"{len(found) - len(files)} label maps in {path} are not segmented")
     if not files:
         raise FileNotFoundError(
-            f"no NIfTI files (*.nii, *.nii.gz) in {path} or the folders below it: check dataset_dir"
+            f"no NIfTI files (*.nii, *.nii.gz) in {path} or the folders below it: check dataset_dir. DICOM series need "
+            "--output_format dicom"
         )
     names = [without_suffix(str(file.relative_to(path))).replace("/", "_") for file in files]
     return [{"image": str(file), "case_id": name, **noted_scale(file)} for file, name in zip(files, names)]

@@ -1,4 +1,8 @@
-"""Results as hospitals read them: synthetic volumes as DICOM series."""
+"""Results as hospitals read them: synthetic volumes as DICOM series, segmentations as DICOM SEG.
+
+:class:`DicomCases` and :class:`SegmentationObjects` need highdicom, an optional package, and are imported from
+``dicom_export.segmentation_objects``.
+"""
 
 from medical_diffusion_components.dicom_export.synthetic_series import SyntheticSeries
 

@@ -26,13 +26,20 @@ class OutputFiles:
     Args:
         folder: where the files go.
         cases: with ``image`` (path) and ``case_id``.
-        postfixes: one for each file of a case, which is called ``<case_id>_<postfix>.nii.gz``.
+        postfixes: one for each result of a case.
+        suffixes: one for each form of a result, whose file is called ``<case_id>_<postfix><suffix>``.
     """
 
-    def __init__(self, folder: str | Path, cases: Sequence[Mapping[str, Any]], postfixes: Sequence[str]) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        cases: Sequence[Mapping[str, Any]],
+        postfixes: Sequence[str],
+        suffixes: Sequence[str] = (".nii.gz",),
+    ) -> None:
         self.folder = Path(folder)
         self.cases = cases
-        self.postfixes = list(postfixes)
+        self.endings = [f"_{postfix}{suffix}" for postfix in postfixes for suffix in suffixes]
 
     def attach(self, evaluator: Engine) -> None:
         evaluator.add_event_handler(Events.STARTED, self)
@@ -51,7 +58,8 @@ class OutputFiles:
             other = seen.setdefault(stem.casefold(), image)  # some disks do not tell A from a
             if other != image:
                 raise ValueError(f"{image} and {other} would both be written as {stem}: rename one of them")
-            inputs.update({f"{stem}_{postfix}.nii.gz": file_hash(image) for postfix in self.postfixes})
+            sha256 = file_hash(image)
+            inputs.update({f"{stem}{ending}": sha256 for ending in self.endings})
         for name, sha256 in inputs.items():
             if (self.folder / name).exists() and before.get(name) != sha256:
                 made = "from another input" if name in before else f"by what {record} does not say"

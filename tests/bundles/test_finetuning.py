@@ -13,9 +13,11 @@ from typing import Any
 import monai.bundle
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import torch
 from bundle_folders import REPOSITORY, Trained, assert_same, last_line, read, run, tiny, tree, undisturbed
+from dicom_writing import write_series
 from monai.bundle import ConfigParser
 from monai.inferers import SlidingWindowInferer
 from monai.networks.nets import SwinUNETR
@@ -23,6 +25,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from medical_diffusion_components.data import volumes_to_segment
 from medical_diffusion_components.handlers.seeding import SeedIterations
 from medical_diffusion_components.reports.segmentation_montage import SegmentationMontage
 from medical_diffusion_components.weights import save_weights
@@ -280,6 +283,33 @@ def test_evaluation_of_resampled_volumes_is_on_the_grid_of_the_label(
     assert 0.95 < found[True, 1.2]["dice"] < found[False, 1.2]["dice"]
     assert 0.8 < found[True, 4.0]["dice"] < found[True, 1.2]["dice"]
     assert 0.05 < found[True, 4.0]["surface_distance"] < 2, "mm"
+
+
+def test_a_dicom_series_comes_back_as_a_seg_that_refers_to_its_images(
+    oblique: tuple[Path, np.ndarray], tmp_path: Path
+) -> None:
+    hd = pytest.importorskip("highdicom", reason="highdicom, which writes DICOM SEG, is not installed")
+    path, inside = oblique
+    image = nib.load(path)
+    slices = write_series(tmp_path / "study" / "series", np.asarray(image.dataobj).round(), image.affine, modality="MR")
+    options = thresholding(tmp_path) | {"output_dir": str(tmp_path / "output"), "roi_size": [64, 32, 32]}
+    with pytest.raises(FileNotFoundError, match="DICOM series need --output_format dicom"):
+        volumes_to_segment(tmp_path / "study")
+    for _ in range(2):  # again, over its own files
+        run(BUNDLE, "inference.json", **options, dataset_dir=str(tmp_path / "study"), output_format="dicom")
+    made = tmp_path / "output" / "segmentations"
+    [written], [nifti] = made.glob("*_seg.dcm"), made.glob("*_seg.nii.gz")
+    uids = [pydicom.dcmread(file).SOPInstanceUID for file in slices]
+    seg = hd.seg.segread(written)
+    found = seg.get_pixels_by_source_instance(uids, ignore_spatial_locations=True, assert_missing_frames_are_empty=True)
+    found = found[..., 0].T == 1
+    assert seg.SegmentSequence[0].SegmentLabel == "blob"
+    assert 2 * (found & inside).sum() / (found.sum() + inside.sum()) > 0.95
+    aligned = (
+        nib.as_closest_canonical(nib.load(nifti)),
+        nib.as_closest_canonical(nib.Nifti1Image(found * 1.0, image.affine)),
+    )
+    np.testing.assert_array_equal(*(np.asarray(volume.dataobj) for volume in aligned))
 
 
 def test_without_data_inference_segments_the_test_split_of_the_cohort(done: Trained) -> None:

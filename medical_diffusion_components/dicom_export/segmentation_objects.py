@@ -1,0 +1,188 @@
+"""DICOM series in, DICOM segmentation objects (SEG) out, which refer to the images that they were drawn on.
+
+A SEG belongs to the patient of its images, so it repeats what they say of patient and study; whoever has the one may have
+the other. File names, notes and logs hold no more than a hash.
+
+Source: DICOM PS3.3 A.51 (segmentation), C.8.20.2 (segments); written with highdicom.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import highdicom as hd
+import nibabel as nib
+import numpy as np
+import pydicom
+from ignite.engine import Engine, Events
+from pydicom.sr.coding import Code
+from pydicom.uid import ExplicitVRLittleEndian
+
+from medical_diffusion_components.dicom.headers import MIN_SLICES
+from medical_diffusion_components.dicom.series import SeriesGroup, find_series, read_volume
+from medical_diffusion_components.dicom.writing import derived_uid
+from medical_diffusion_components.files import PACKAGE_NAME, file_hash, versions, write_atomically
+
+__all__ = ["DicomCases", "SegmentationObjects"]
+
+logger = logging.getLogger(__name__)
+
+_ANATOMICAL = Code("91723000", "SCT", "Anatomical Structure")
+_TISSUE = Code("85756007", "SCT", "Tissue")
+_ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
+_SERIES_NUMBER = 9001  # far from those that scanners give
+
+
+class DicomCases:
+    """The DICOM series below a folder as cases for a bundle that reads NIfTI files.
+
+    Each series is read faithfully or refused, and one that is refused ends the run: nothing is left out but localisers of
+    fewer than three slices, which are counted in the log.
+
+    Args:
+        path: a folder with one or more series.
+        folder: where their volumes go, as ``<hash>.nii.gz``.
+        series_uid: the one series that is meant; None: all.
+
+    Raises:
+        ValueError: no path.
+        FileNotFoundError: no such folder.
+        SeriesRefused: a series that cannot be read faithfully, or none at all.
+    """
+
+    def __init__(self, path: str | Path | None, folder: str | Path, series_uid: str | None = None) -> None:
+        if path is None:
+            raise ValueError("expected a folder of DICOM series as dataset_dir, since output_format is dicom; got none")
+        self.folder = Path(folder)
+        groups = [group for group in find_series(Path(path).expanduser()) if series_uid in (None, group.series_uid)]
+        wanted = [group for group in groups if len(group.slices) >= MIN_SLICES] or groups
+        if not wanted:
+            raise ValueError(f"{path} holds no series {series_uid}")
+        if left := len(groups) - len(wanted):
+            logger.warning(f"{left} groups of fewer than {MIN_SLICES} slices are not segmented: localisers")
+        self.groups: dict[str, SeriesGroup] = {_case_id(group): group for group in wanted}
+
+    def cases(self) -> list[dict[str, str]]:
+        """Write the volumes and list them with ``image`` and ``case_id``."""
+        return [{"image": str(self._written(name, group)), "case_id": name} for name, group in self.groups.items()]
+
+    def _written(self, name: str, group: SeriesGroup) -> Path:
+        volume = read_volume(group)
+        image = nib.Nifti1Image(volume.array, volume.affine)
+        image.header.set_xyzt_units("mm")
+        return write_atomically(self.folder / f"{name}.nii.gz", lambda temporary: nib.save(image, temporary))
+
+
+class SegmentationObjects:
+    """Attached to an evaluator, write every segmentation as ``<case_id>_seg.dcm``.
+
+    Args:
+        folder: where they go.
+        cases: the series that were segmented.
+        weights: file of the network's weights.
+        classes: name -> value in the segmentations; 0 is what lies outside all segments.
+        bundle: name and version of the bundle.
+        codes: class -> (value, scheme, meaning) of a terminology, such as SNOMED CT. A class without is called a tissue,
+            and its label says which.
+
+    Raises:
+        ValueError: a code of a class that there is not, or one that is not three texts.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        cases: DicomCases,
+        weights: str | Path,
+        classes: Mapping[str, int],
+        bundle: str,
+        codes: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        self.cases = cases
+        self.weights = Path(weights)
+        self.classes = {name: value for name, value in classes.items() if value != 0}
+        self.bundle = bundle
+        for name, code in (codes or {}).items():
+            if name not in self.classes or len(code) != 3:
+                raise ValueError(
+                    f"expected a value, a scheme and a meaning for one of {list(self.classes)}, got {name}: {list(code)}"
+                )
+        self.codes = {name: Code(*code) for name, code in (codes or {}).items()}
+
+    def attach(self, evaluator: Engine) -> None:
+        evaluator.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, evaluator: Engine) -> None:
+        for case, output in zip(evaluator.state.batch, evaluator.state.output):
+            self.write(str(case["case_id"]), np.asarray(output["pred"].cpu())[0])
+
+    def write(self, case_id: str, labels: np.ndarray) -> Path:
+        """Write the SEG of a case.
+
+        Args:
+            case_id: one of the cases'.
+            labels: (columns, rows, slices), on the grid of the series.
+
+        Raises:
+            ValueError: labels of another size than the series, or without any segment in them.
+        """
+        group = self.cases.groups[case_id]
+        expected = (group.columns, group.rows, len(group.slices))
+        if labels.shape != expected:
+            raise ValueError(f"{case_id}: expected labels of the series' size {expected}, got {labels.shape}")
+        numbers = np.zeros(labels.shape, np.uint8)
+        for number, value in enumerate(self.classes.values(), start=1):
+            numbers[labels == value] = number
+        if not numbers.any():
+            raise ValueError(f"{case_id}: nothing was segmented, and a SEG without a segment is not valid")
+        seg = self._segmentation(group, numbers.T)  # (slices, rows, columns)
+        path = self.folder / f"{case_id}_seg.dcm"
+        return write_atomically(path, lambda temporary: seg.save_as(temporary))
+
+    def _segmentation(self, group: SeriesGroup, frames: np.ndarray) -> hd.seg.Segmentation:
+        sources = [pydicom.dcmread(header.path, stop_before_pixels=True) for header in group.slices]
+        weights = file_hash(self.weights)
+        identity = (weights, group.series_uid, *self.classes)
+        return hd.seg.Segmentation(
+            source_images=sources,
+            pixel_array=frames,
+            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+            segment_descriptions=self._descriptions(weights),
+            series_instance_uid=derived_uid(*identity, "series"),
+            series_number=_SERIES_NUMBER,
+            sop_instance_uid=derived_uid(*identity, "segmentation"),
+            instance_number=1,
+            manufacturer=PACKAGE_NAME,
+            manufacturer_model_name=self.bundle[:64],
+            software_versions=versions()[PACKAGE_NAME][:64],
+            device_serial_number=weights[:16],
+            content_description="Segmentation by a network; research only",
+            series_description=f"Segmentation by {self.bundle}"[:64],
+            transfer_syntax_uid=ExplicitVRLittleEndian,
+        )
+
+    def _descriptions(self, weights: str) -> list[hd.seg.SegmentDescription]:
+        algorithm = hd.AlgorithmIdentificationSequence(
+            name=self.bundle[:64], family=_ARTIFICIAL_INTELLIGENCE, version=weights[:16]
+        )
+        return [
+            hd.seg.SegmentDescription(
+                segment_number=number,
+                segment_label=name[:64],
+                segmented_property_category=_ANATOMICAL,
+                segmented_property_type=self.codes.get(name, _TISSUE),
+                algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+                algorithm_identification=algorithm,
+            )
+            for number, name in enumerate(self.classes, start=1)
+        ]
+
+
+def _case_id(group: SeriesGroup) -> str:
+    """Of a series, or of one of the stacks that a series holds; it tells nothing about the patient."""
+    stack = (group.series_uid, group.echo_time, group.split_by, group.rows, group.columns, group.slices[0].orientation)
+    return hashlib.sha256(repr(stack).encode()).hexdigest()[:16]
