@@ -17,15 +17,19 @@ from matplotlib.figure import Figure
 from medical_diffusion_components.audit.copy_audit import AuditResult
 from medical_diffusion_components.audit.copy_test import NOT_ANONYMOUS, VERDICTS
 from medical_diffusion_components.audit.volumes import Preprocessing
-from medical_diffusion_components.files import versions, write_atomically, write_json
+from medical_diffusion_components.files import file_hash, versions, write_atomically, write_json
 from medical_diffusion_components.orientation import to_ras
 from medical_diffusion_components.reports.drawing import save_montage
 from medical_diffusion_components.reports.volume_writer import note_path
 
 __all__ = ["AuditReport", "audit_headline"]
 
-PROTOCOL = "copy-audit-v1"  # any change of a constant or a definition counts it up
+PROTOCOL = "copy-audit-v2"  # any change of a constant or a definition counts it up
 NUM_PAIRS = 12
+# what an evaluation takes over
+HEADLINE_PARTS = (
+    "headline", "note", "volumes", "flagged", "membership", "data_copying_z", "samples_sha256", "closest_pairs",
+)  # fmt: skip
 LEAKING_AREA = 0.6  # membership area from which weights should not be passed on, whatever the volumes look like
 
 
@@ -74,7 +78,7 @@ class AuditReport:
 
     def _picture(self, result: AuditResult) -> Figure:
         """Rows of synthetic volume, nearest training volume and difference; two pairs side by side."""
-        closest = np.argsort([-verdict.similarity for verdict in result.verdicts], kind="stable")[:NUM_PAIRS]
+        closest = _closest(result)
         rows = -(-len(closest) // 2)
         figure = Figure(figsize=(9.6, 1.75 * rows + 0.5), facecolor="black", dpi=110)
         FigureCanvasAgg(figure)
@@ -114,6 +118,7 @@ def summary(result: AuditResult, facts: Mapping[str, Any]) -> dict[str, Any]:
     """The report of a model as plain values, headline first."""
     counts = Counter(verdict.verdict for verdict in result.verdicts)
     flagged = _plain(result.flagged)
+    samples = [file_hash(case["image"]) for case in result.samples]
     report = {
         "headline": headline(result),
         "note": NOT_ANONYMOUS,
@@ -129,8 +134,20 @@ def summary(result: AuditResult, facts: Mapping[str, Any]) -> dict[str, Any]:
         "duplicates_in_training": [
             {"one": one, "other": other, "similarity": _rounded(found)} for one, other, found in result.duplicates
         ],
+        "samples_sha256": samples,
+        "closest_pairs": [
+            {"sample_sha256": samples[number], "verdict": found.verdict, "similarity": _rounded(found.similarity)}
+            | {"p": _rounded(found.p), "nearest_training_volume_sha256": found.source_sha256}
+            for number, found in ((number, result.verdicts[number]) for number in _closest(result))
+        ],
     }
     return report
+
+
+def _closest(result: AuditResult) -> list[int]:
+    """The volumes that are most similar to a training volume, the most similar first."""
+    order = np.argsort([-verdict.similarity for verdict in result.verdicts], kind="stable")
+    return order[:NUM_PAIRS].tolist()
 
 
 def headline(result: AuditResult) -> str:
@@ -239,18 +256,23 @@ def markdown(report: Mapping[str, Any]) -> str:
     )
 
 
-def audit_headline(folder: str | Path, weights_sha256: str) -> dict[str, Any] | None:
-    """What an evaluation says about copies: the parts of ``audit.json`` that fit into one row, or None.
+def audit_headline(folder: str | Path, weights_sha256: str | None) -> dict[str, Any] | None:
+    """What an evaluation says about copies: parts of ``audit.json``, or None without an audit of this generator.
 
     Args:
         folder: of the audit's report.
-        weights_sha256: of the evaluated generator; an audit of another one does not count.
+        weights_sha256: of the evaluated generator; an audit of another one does not count. None: there is no generator.
+
+    Raises:
+        ValueError: a report of another protocol.
     """
     path = Path(folder) / "audit.json"
     report = json.loads(path.read_text()) if path.is_file() else None
     if report is None or report["facts"]["weights_sha256"] != weights_sha256:
         return None
-    return {key: report[key] for key in ("headline", "note", "volumes", "flagged", "membership", "data_copying_z")}
+    if report["protocol"] != PROTOCOL:
+        raise ValueError(f"{path} is a report of {report['protocol']}, expected {PROTOCOL}: audit again")
+    return {key: report[key] for key in HEADLINE_PARTS}
 
 
 def _duplicates(pairs: Sequence[Mapping[str, Any]]) -> str:

@@ -1,6 +1,7 @@
 """Is a generator any good? From folders of volumes to a table with floors and errors."""
 
 from medical_diffusion_components.evaluation.comparison import PROTOCOL, Comparison, VolumeSet
+from medical_diffusion_components.evaluation.copies import AuditedPair, audited_pairs, of_these_volumes
 from medical_diffusion_components.evaluation.eval_metrics import record_eval_metrics
 from medical_diffusion_components.evaluation.evaluation_page import EvaluationPage
 from medical_diffusion_components.evaluation.features import FeatureReader
@@ -12,16 +13,19 @@ from medical_diffusion_components.evaluation.volume_sets import folder_cases, sa
 __all__ = [
     "PROTOCOL",
     "AnatomySpace",
+    "AuditedPair",
     "Comparison",
     "EvaluationPage",
     "FeatureReader",
     "GeneratorEvaluation",
     "SliceSpace",
     "VolumeSet",
+    "audited_pairs",
     "default_spaces",
     "folder_cases",
     "headline",
     "markdown",
+    "of_these_volumes",
     "process_pool",
     "record_eval_metrics",
     "sampled_cases",

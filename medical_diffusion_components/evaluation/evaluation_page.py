@@ -11,9 +11,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from medical_diffusion_components.chance import numpy_generator
+from medical_diffusion_components.evaluation.copies import AuditedPair
 from medical_diffusion_components.evaluation.report import headline
+from medical_diffusion_components.evaluation.volume_sets import folder_cases
 from medical_diffusion_components.metrics.neighbours import distances
-from medical_diffusion_components.reports.page import Gallery, PageCase, PageVolume, write_page
+from medical_diffusion_components.orientation import world_axes
+from medical_diffusion_components.reports.page import Gallery, PageCase, PageRow, PageVolume, write_page
 
 __all__ = ["EvaluationPage"]
 
@@ -39,6 +42,7 @@ class EvaluationPage:
         curves: folders of TensorBoard logs of the training; those that are not there are left out.
         notice: what every reader must know, such as what the model was trained on; without one, the page says that it
             holds real volumes.
+        compare_dir: folder of another generator's volumes, for a row of pictures; None for none.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class EvaluationPage:
         axcodes: str = "RAS",
         curves: Sequence[str | Path] = (),
         notice: str | None = None,
+        compare_dir: str | Path | None = None,
     ) -> None:
         self.path = Path(path)
         self.title = title
@@ -56,6 +61,7 @@ class EvaluationPage:
         self.axcodes = axcodes
         self.curves = [Path(folder) for folder in curves]
         self.notice = notice
+        self.compare_dir = Path(compare_dir) if compare_dir else None
 
     def __call__(
         self,
@@ -64,6 +70,7 @@ class EvaluationPage:
         anatomy: Mapping[str, np.ndarray],
         read: Callable[[Mapping[str, Any]], Tensor],
         seed: int = 0,
+        pairs: Sequence[AuditedPair] = (),
     ) -> Path:
         """Write the page.
 
@@ -73,10 +80,15 @@ class EvaluationPage:
             anatomy: set -> (N, F), features by which the nearest volume is found.
             read: case -> volume (C, H, W, D) in [-1, 1].
             seed: of the random choice.
-        """
+            pairs: the closest ones of a copy audit, which take the place of those whose anatomy is nearest.
 
-        shown = _Shown(cases, anatomy, read, seed)
-        galleries = [shown.samples(), shown.closest()]
+        Raises:
+            FileNotFoundError: no volume in ``compare_dir``.
+        """
+        if self.compare_dir is not None:
+            cases = {**cases, "compared": folder_cases(self.compare_dir)}
+        shown = _Shown(cases, anatomy, read, seed, self.axcodes)
+        galleries = [shown.samples(), shown.audited(pairs) if pairs else shown.closest()]
         if "reconstructions" in cases:
             galleries.append(shown.reconstructions())
         return write_page(
@@ -89,6 +101,7 @@ class EvaluationPage:
             self.axcodes,
             self._curves(),
             [self.notice or REAL],
+            shown.rows(self.compare_dir.name.replace("_", " ") if self.compare_dir else ""),
         )
 
     def _curves(self) -> dict[str, tuple[list[float], list[float]]]:
@@ -112,7 +125,9 @@ class _Shown:
         anatomy: Mapping[str, np.ndarray],
         read: Callable[[Mapping[str, Any]], Tensor],
         seed: int,
+        axcodes: str,
     ) -> None:
+        self.left_right = [where.axis for where in world_axes(axcodes)].index(0)
         self.cases = cases
         self.read = read
         self.seed = seed
@@ -120,8 +135,27 @@ class _Shown:
         self.to_held_out = distances(anatomy["synthetic"], anatomy["reference"])
         self.share = min(1.0, BUDGET / (self.volume("", "synthetic", 0).array.size * (3 * RANDOM + 2 * CLOSEST)))
 
+    def chosen(self, some: str) -> list[int]:
+        """Volumes of a set, drawn at random."""
+        drawn = numpy_generator(self.seed, 3).permutation(len(self.cases[some]))
+        return drawn[: max(2, round(RANDOM * self.share))].tolist()
+
+    def rows(self, compared: str) -> list[PageRow]:
+        """Samples above held-out volumes, and what they are compared with in between."""
+        names = {
+            "synthetic": "samples",
+            "compared": f"compared with: {compared}",
+            "baseline": "samples of the baseline",
+            "reference": "held-out volumes",
+        }
+        return [
+            PageRow(name, [self.volume(name, some, number) for number in self.chosen(some)])
+            for some, name in names.items()
+            if some in self.cases
+        ]
+
     def samples(self) -> Gallery:
-        chosen = numpy_generator(self.seed, 3).permutation(len(self.to_training))[: max(2, round(RANDOM * self.share))]
+        chosen = self.chosen("synthetic")
         cases = []
         for place, number in enumerate(chosen):
             held_out = int(self.to_held_out[number].argmin())
@@ -145,6 +179,23 @@ class _Shown:
                 PageCase(f"pair {place + 1}", self.pair(number), f"distance {nearest[number]:.3g}")
                 for place, number in enumerate(chosen)
             ],
+        )
+
+    def audited(self, pairs: Sequence[AuditedPair]) -> Gallery:
+        cases = []
+        for place, pair in enumerate(pairs[: max(2, round(CLOSEST * self.share))]):
+            ours, theirs = (self.read(case)[0].numpy() for case in (pair.synthetic, pair.training))
+            mirrored = np.flip(theirs, self.left_right)
+            if abs(ours - mirrored).mean() < abs(ours - theirs).mean():
+                nearest = PageVolume("nearest training volume, mirrored", mirrored)
+            else:
+                nearest = PageVolume("nearest training volume", theirs)
+            cases.append(PageCase(f"pair {place + 1}", [PageVolume("synthetic", ours), nearest], pair.text, True))
+        return Gallery(
+            "Closest to a training volume",
+            "The pairs that the copy audit found most similar, and their difference: grey where both are the same. "
+            "No copy found is not the same as anonymous.",
+            cases,
         )
 
     def reconstructions(self) -> Gallery:

@@ -15,6 +15,7 @@ from torch import nn
 from medical_diffusion_components.chance import numpy_generator
 from medical_diffusion_components.distributed import process_rank
 from medical_diffusion_components.evaluation.comparison import HALVINGS, PROTOCOL, Comparison, VolumeSet
+from medical_diffusion_components.evaluation.copies import audited_pairs, of_these_volumes
 from medical_diffusion_components.evaluation.evaluation_page import EvaluationPage
 from medical_diffusion_components.evaluation.features import FeatureReader
 from medical_diffusion_components.evaluation.report import headline, markdown, rounded
@@ -53,6 +54,7 @@ class GeneratorEvaluation:
         teachers: feature networks of losses; no space that counts may judge with one.
         executor: whose workers compute features.
         page: writes the page to look at; None for none.
+        audit: what a copy audit found, as ``audit_headline`` gives it; None without one of this generator.
         permutations: for the p-values.
         seed: of every random choice.
     """
@@ -72,11 +74,13 @@ class GeneratorEvaluation:
         teachers: Sequence[nn.Module] = (),
         executor: Executor | None = None,
         page: EvaluationPage | None = None,
+        audit: Mapping[str, Any] | None = None,
         permutations: int = 999,
         seed: int = 0,
     ) -> None:
         check_judges(reader.spaces, teachers)
         self.reader = reader
+        self.all_training = list(training)
         self.training = _choice(training, num_training, seed)
         self.reference = list(reference)
         self.synthetic = synthetic
@@ -87,6 +91,7 @@ class GeneratorEvaluation:
         self.neighbours = neighbours
         self.executor = executor
         self.page = page
+        self.audit = audit
         self.permutations = permutations
         self.seed = seed
 
@@ -118,7 +123,8 @@ class GeneratorEvaluation:
         self._write(report, cases, sets)
         if self.page is not None:
             anatomy = {name: one.features[ANATOMY] for name, one in sets.items()}
-            self.page(report, cases, anatomy, self.reader.volume, self.seed)
+            pairs = audited_pairs(self.audit, cases["synthetic"], self.all_training)
+            self.page(report, cases, anatomy, self.reader.volume, self.seed, pairs)
         print("\n".join([*headline(report), *report["warnings"], f"evaluation: {self.folder}"]), flush=True)
         return report
 
@@ -157,6 +163,7 @@ class GeneratorEvaluation:
             },
             "what_rows_are": {name: ROWS[name] for name in rows},
             "rows": rounded(rows),
+            "audit": of_these_volumes(self.audit, cases["synthetic"]),
             "warnings": self._warnings(counts, rows, cases["synthetic"]),
             "settings": {"seed": self.seed, "permutations": self.permutations, "halvings": HALVINGS},
             "versions": versions(),

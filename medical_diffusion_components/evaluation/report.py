@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
+
+from medical_diffusion_components.evaluation.copies import copies_in_words
 
 __all__ = ["headline", "markdown", "rounded"]
 
@@ -24,14 +26,18 @@ def rounded(value: Any) -> Any:
 
 
 def headline(report: Mapping[str, Any]) -> list[str]:
-    """What was found, in one sentence for texture, one for anatomy and one for variety."""
+    """What was found: one sentence for all, then one each for texture, anatomy, variety and copies."""
     row = report["rows"]["synthetic"]
-    sentences = []
     slices = [name for name, one in report["spaces"].items() if one["counts"] and name.startswith("slices")]
+    averaged = {}
     if slices:
-        sentences.append(f"Texture (KID of slices): {_against_floor([row[name]['kid'] for name in slices])}.")
+        averaged["texture"] = _Average.of([row[name]["kid"] for name in slices])
     if "anatomy" in row:
-        sentences.append(f"Anatomy (MMD of block averages): {_against_floor([row['anatomy']['mmd']])}.")
+        averaged["anatomy"] = _Average.of([row["anatomy"]["mmd"]])
+    found = " and ".join(f"{one.in_short()} in {name}" for name, one in averaged.items()) or "in what follows"
+    sentences = [f"Samples differ from held-out volumes {found}; {copies_in_words(report.get('audit'))}."]
+    measures = {"texture": "Texture (KID of slices)", "anatomy": "Anatomy (MMD of block averages)"}
+    sentences += [f"{measures[name]}: {one.in_words()}." for name, one in averaged.items()]
     pairs = row["volumes"].get("ms_ssim")
     if pairs:
         more = "less" if pairs["value"] > pairs["real"] else "more"
@@ -40,19 +46,50 @@ def headline(report: Mapping[str, Any]) -> list[str]:
         sentences.append(
             f"Variety: MS-SSIM of pairs {pairs['value']:.3f} ± {pairs['se']:.3f}, real {pairs['real']:.3f}: {verdict}."
         )
+    if report.get("audit"):
+        sentences.append(f"Copies: {report['audit']['headline']}")
     return sentences
 
 
-def _against_floor(cells: list[Mapping[str, Any]]) -> str:
-    count = len(cells)
-    value = sum(cell["value"] for cell in cells) / count
-    error = math.sqrt(sum(cell["se"] ** 2 for cell in cells)) / count
-    spread = math.sqrt(sum(cell["floor_sd"] ** 2 for cell in cells)) / count
-    floor = sum(cell["floor"] for cell in cells) / count
-    where = f"{value:.3g} ± {error:.2g}, two halves of the held-out volumes read {floor:.2g} ± {spread:.2g}"
-    if value - floor <= 2 * math.hypot(error, spread):
-        return f"{where}: no difference that {cells[0]['n']} volumes can show"
-    return f"{where}: different, {(value - floor) / max(spread, 1e-12):.0f} times the floor's spread"
+class _Average(NamedTuple):
+    """Cells of independent spaces as one, against their floors."""
+
+    value: float
+    error: float
+    floor: float
+    spread: float  # of the floor
+    volumes: int
+
+    @classmethod
+    def of(cls, cells: list[Mapping[str, Any]]) -> _Average:
+        def mean(key: str) -> float:
+            return sum(cell[key] for cell in cells) / len(cells)
+
+        def error(key: str) -> float:
+            return math.sqrt(sum(cell[key] ** 2 for cell in cells)) / len(cells)
+
+        return cls(mean("value"), error("se"), mean("floor"), error("floor_sd"), cells[0]["n"])
+
+    @property
+    def times(self) -> float | None:
+        """By how many of the floor's standard deviations the value exceeds it; None where errors explain it."""
+        excess = self.value - self.floor
+        return None if excess <= 2 * math.hypot(self.error, self.spread) else excess / max(self.spread, 1e-12)
+
+    def in_short(self) -> str:
+        none = f"by nothing that {self.volumes} volumes can show"
+        return none if self.times is None else f"by {self.times:.0f} times the floor's spread"
+
+    def in_words(self) -> str:
+        verdict = (
+            f"no difference that {self.volumes} volumes can show"
+            if self.times is None
+            else f"different, {self.times:.0f} times the floor's spread"
+        )
+        return (
+            f"{self.value:.3g} ± {self.error:.2g}, two halves of the held-out volumes read "
+            f"{self.floor:.2g} ± {self.spread:.2g}: {verdict}"
+        )
 
 
 def markdown(report: Mapping[str, Any]) -> str:

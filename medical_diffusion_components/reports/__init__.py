@@ -6,7 +6,7 @@ from medical_diffusion_components.reports.evaluation_report import TEST_ROWS, Ev
 from medical_diffusion_components.reports.label_study import Arm, LabelStudy, LabelStudyRun, num_patients
 from medical_diffusion_components.reports.montages import RECONSTRUCTION_ROWS, ReconstructionMontage, SampleMontage
 from medical_diffusion_components.reports.output_files import OutputFiles
-from medical_diffusion_components.reports.page import Gallery, PageCase, PageVolume, strip_plot, write_page
+from medical_diffusion_components.reports.page import Gallery, PageCase, PageRow, PageVolume, strip_plot, write_page
 from medical_diffusion_components.reports.segmentation_montage import SegmentationMontage, SegmentationPictures
 from medical_diffusion_components.reports.segmentation_note import SegmentationNote
 from medical_diffusion_components.reports.segmentation_report import (
@@ -27,6 +27,7 @@ __all__ = [
     "MeanWithInterval",
     "OutputFiles",
     "PageCase",
+    "PageRow",
     "PageVolume",
     "ReconstructionMontage",
     "SampleMontage",

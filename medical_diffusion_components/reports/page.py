@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import gzip
 import html
+import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,11 +17,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.image import imsave
 
 from medical_diffusion_components.files import write_atomically
 from medical_diffusion_components.orientation import to_ras, world_axes
 
-__all__ = ["Gallery", "PageCase", "PageVolume", "strip_plot", "write_page"]
+__all__ = ["Gallery", "PageCase", "PageRow", "PageVolume", "strip_plot", "write_page"]
 
 _PLOT = (320, 22)  # width of a strip plot and height of a row, in pixels
 _LABELS = 96  # pixels that names of rows take
@@ -40,6 +42,14 @@ class PageCase(NamedTuple):
     title: str
     volumes: Sequence[PageVolume]
     text: str = ""
+    difference: bool = False  # whether that of the first two is shown as well
+
+
+class PageRow(NamedTuple):
+    """Volumes of one kind, of which two slices each are shown in a row."""
+
+    name: str
+    volumes: Sequence[PageVolume]
 
 
 class Gallery(NamedTuple):
@@ -60,6 +70,7 @@ def write_page(
     axcodes: str = "RAS",
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None,
     notices: Sequence[str] = (),
+    rows: Sequence[PageRow] = (),
 ) -> Path:
     """Write the page.
 
@@ -73,6 +84,7 @@ def write_page(
         axcodes: where H, W and D point in the patient.
         curves: name -> x and y, of the training.
         notices: what every reader must know, such as what the volumes were made from.
+        rows: what is seen at first sight, one kind of volume below the other.
     """
     store: dict[str, str] = {}
     viewers = [_gallery(one, store, spacing, axcodes) for one in galleries if one.cases]
@@ -81,6 +93,7 @@ def write_page(
         *(f'<p class="notice">{_text(notice)}</p>' for notice in notices if notice),
         '<ul class="lead">' + "".join(f"<li>{_text(sentence)}</li>" for sentence in sentences) + "</ul>",
         *(f'<p class="warning">{_text(warning)}</p>' for warning in report.get("warnings", ())),
+        _rows(rows, spacing, axcodes),
         *viewers,
         _measures(report),
         _curves(curves or {}),
@@ -111,6 +124,9 @@ def _gallery(gallery: Gallery, store: dict[str, str], spacing: Sequence[float], 
     cases = []
     for case in gallery.cases:
         volumes = [_packed(volume, store, spacing, axcodes) for volume in case.volumes]
+        if case.difference:
+            one, other = volumes[:2]
+            volumes.append({**one, "name": "difference", "minus": other["id"]})
         cases.append({"title": case.title, "text": case.text, "volumes": volumes})
     listed = json.dumps(cases).replace("</", "<\\/")
     return (
@@ -124,18 +140,52 @@ def _gallery(gallery: Gallery, store: dict[str, str], spacing: Sequence[float], 
     )
 
 
-def _packed(volume: PageVolume, store: dict[str, str], spacing: Sequence[float], axcodes: str) -> dict[str, Any]:
-    """The volume turned to right, anterior, superior, in bytes; one and the same volume is stored once."""
+def _rows(rows: Sequence[PageRow], spacing: Sequence[float], axcodes: str) -> str:
+    if not rows:
+        return ""
+    lengths, parts = _ras_spacing(spacing, axcodes), []
+    for row in rows:
+        tiles = []
+        for volume in row.volumes:
+            turned = _turned(volume, axcodes)
+            slices = "".join(_slice(turned, lengths, axis, row.name) for axis in (0, 2))  # sagittal, axial
+            tiles.append(f'<div class="tile">{slices}</div>')
+        parts.append(f'<h3>{_text(row.name)}</h3><div class="tiles">{"".join(tiles)}</div>')
+    return f'<section class="rows"><h2>At first sight</h2>{"".join(parts)}</section>'
+
+
+def _slice(turned: np.ndarray, lengths: Sequence[float], axis: int, name: str) -> str:
+    """The middle slice across an axis as an image, as wide and high as it is in the body."""
+    picture = turned.take(turned.shape[axis] // 2, axis).T[::-1]  # up and to the front are at the top
+    across, up = (turned.shape[a] * lengths[a] for a in range(3) if a != axis)
+    file = io.BytesIO()
+    imsave(file, picture, cmap="gray", vmin=0, vmax=255, format="png", metadata={"Software": None})
+    data = base64.b64encode(file.getvalue()).decode()
+    return f'<img alt="{_text(name)}" style="aspect-ratio:{across:.4g}/{up:.4g}" src="data:image/png;base64,{data}">'
+
+
+def _turned(volume: PageVolume, axcodes: str) -> np.ndarray:
+    """In bytes, axes pointing to the right, to the front and up."""
     low, high = volume.window
     levels = np.clip((np.asarray(volume.array, dtype=np.float32) - low) / (high - low) * 255, 0, 255)
-    turned = np.ascontiguousarray(to_ras(np.rint(levels).astype(np.uint8), axcodes))
+    return np.ascontiguousarray(to_ras(np.rint(levels).astype(np.uint8), axcodes))
+
+
+def _ras_spacing(spacing: Sequence[float], axcodes: str) -> list[float]:
+    lengths = [0.0, 0.0, 0.0]
+    for (axis, _), length in zip(world_axes(axcodes), spacing):
+        lengths[axis] = float(length)
+    return lengths
+
+
+def _packed(volume: PageVolume, store: dict[str, str], spacing: Sequence[float], axcodes: str) -> dict[str, Any]:
+    """The volume turned to right, anterior, superior, in bytes; one and the same volume is stored once."""
+    turned = _turned(volume, axcodes)
     text = base64.b64encode(gzip.compress(turned.tobytes(), 9, mtime=0)).decode()
     known = {packed: name for name, packed in store.items()}
     name = known.get(text) or f"volume_{len(store)}"
     store[name] = text
-    lengths = [0.0, 0.0, 0.0]
-    for (axis, _), length in zip(world_axes(axcodes), spacing):
-        lengths[axis] = float(length)
+    lengths = _ras_spacing(spacing, axcodes)
     return {"id": name, "name": volume.name, "shape": list(turned.shape), "spacing": lengths}
 
 
@@ -154,7 +204,8 @@ def _measures(report: Mapping[str, Any]) -> str:
     if not rows:
         return ""
     first = rows["synthetic"]
-    blocks = []
+    blocks: list[str] = []
+    kinds: set[str] = set()  # one space of each kind is enough to see at once: slices in one plane, anatomy
     for space in first:
         facts = report.get("spaces", {}).get(space, {})
         figures = [
@@ -162,7 +213,9 @@ def _measures(report: Mapping[str, Any]) -> str:
             for measure in first[space]
         ]
         judged = "" if facts.get("counts", True) else " For comparison alone."
-        opened = " open" if facts.get("counts", True) else ""
+        kind = space.split("_")[0]
+        opened = " open" if facts.get("counts", True) and kind not in kinds else ""
+        kinds.add(kind)
         blocks.append(
             f"<details{opened}><summary>{_text(space)}</summary><p class='soft'>{_text(facts.get('what', ''))}{judged}</p>"
             f'<div class="strips">{"".join(figures)}</div></details>'
@@ -258,12 +311,12 @@ def _curve(name: str, pairs: Sequence[tuple[float, float]], width: int = 320, he
         f'<figure><h3>{_text(name)}</h3><svg viewBox="0 0 {width} {height}" role="img" aria-label="{_text(name)}">'
         f'<polyline class="curve" points="{points}"/><text class="soft" x="0" y="10">{max(ys):.3g}</text>'
         f'<text class="soft" x="0" y="{height - 2}">{min(ys):.3g}</text>'
-        f'<text class="soft" x="{width}" y="{height - 2}" text-anchor="end">batch {max(xs):.0f}</text></svg></figure>'
+        f'<text class="soft" x="{width}" y="{height - 2}" text-anchor="end">step {max(xs):.0f}</text></svg></figure>'
     )
 
 
 def _provenance(report: Mapping[str, Any]) -> str:
-    left_out = {"rows", "spaces", "warnings", "what_rows_are"}
+    left_out = {"rows", "spaces", "warnings", "what_rows_are", "audit"}
     rows = "".join(f"<tr><th>{_text(k)}</th><td>{_text(v)}</td></tr>" for k, v in _flat(report, left_out))
     return f'<section><h2>How this was made</h2><div class="scroll"><table>{rows}</table></div></section>'
 

@@ -154,3 +154,22 @@ def test_an_empty_folder_of_samples_ends_with_the_reason(bundle: Path, trained: 
     done = trained(bundle)
     settings = {**done.overrides, "output_dir": str(tmp_path / "output"), "samples_dir": str(tmp_path / "none")}
     assert "expected volumes (.nii, .nii.gz)" in last_line(bundle, "audit.yaml", **settings)
+
+
+@pytest.mark.slow
+@one
+def test_an_evaluation_says_what_the_audit_of_the_same_volumes_found(
+    bundle: Path, trained: Train, tmp_path: Path
+) -> None:
+    done = trained(bundle)
+    with_plants(done, tmp_path / "samples")
+    output = shutil.copytree(done.output, tmp_path / "output")
+    settings = {**done.overrides, "samples_dir": str(tmp_path / "samples"), "output_dir": str(output)}
+    run(bundle, "audit.yaml", **settings)
+    printed = run(bundle, "evaluate.yaml", **settings, compare_dir=str(done.output / "samples"))
+    assert "; 2 of 5 are copies of training volumes." in printed
+    found = json.loads((output / "evaluation" / "evaluation.json").read_text())["audit"]
+    assert found["same_volumes"] and found["volumes"]["copy"] == 2
+    page = (output / "evaluation" / "evaluation.html").read_text()
+    assert page.count('"text": "copy; similarity ') == 2 and "compared with: samples" in page
+    assert "2 of 5 synthetic volumes are copies" in (output / "evaluation" / "evaluation.md").read_text()

@@ -20,6 +20,12 @@ async function voxels(id) {
   return decoded.get(id);
 }
 
+async function content(volume) {
+  if (!volume.minus) return voxels(volume.id);
+  const [one, other] = await Promise.all([volume.id, volume.minus].map(voxels));
+  return Uint8Array.from(one, (value, i) => 127.5 + (value - other[i]) / 2);
+}
+
 class Viewer {
   constructor(root) {
     this.root = root;
@@ -55,7 +61,7 @@ class Viewer {
   }
 
   async panel(volume) {
-    const data = await voxels(volume.id);
+    const data = await content(volume);
     const element = document.createElement("div");
     element.className = "volume";
     element.innerHTML = "<h4></h4><div class='planes'></div>";

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import base64
 import gzip
+import io
 import json
 import re
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from matplotlib.image import imread
 
-from medical_diffusion_components.evaluation import EvaluationPage
+from medical_diffusion_components.evaluation import AuditedPair, EvaluationPage
 
 SIZE = (2, 3, 4)
 # a volume of one level for each case; the feature is the level, so that the nearest is known
@@ -77,3 +80,58 @@ def test_a_page_of_somebodys_volumes_says_how_to_handle_it(tmp_path: Path) -> No
     assert "holds training and held-out volumes" in page(tmp_path).read_text()
     told = page(tmp_path, notice="These are not patients").read_text()
     assert "These are not patients" in told and "holds training and held-out volumes" not in told
+
+
+def rows(path: Path) -> dict[str, list[np.ndarray]]:
+    """Heading of a row -> its pictures, two for each volume."""
+    parts = re.findall(r'<h3>([^<]*)</h3><div class="tiles">(.*?)</div></div>', path.read_text())
+    pictures = {name: re.findall(r"base64,([\w+/=]+)", part) for name, part in parts}
+    return {
+        name: [imread(io.BytesIO(base64.b64decode(one)))[..., 0] for one in some] for name, some in pictures.items()
+    }
+
+
+def test_samples_stand_above_held_out_volumes_and_what_they_are_compared_with(tmp_path: Path) -> None:
+    (tmp_path / "a_night").mkdir()
+    for number in range(3):
+        image = nib.Nifti1Image(np.zeros(SIZE, np.float32), np.eye(4))
+        nib.save(image, tmp_path / "a_night" / f"{number}.nii")
+
+    def read_any(case: dict) -> torch.Tensor:
+        return torch.zeros((1, *SIZE)) if isinstance(case["image"], str) else read(case)
+
+    made = EvaluationPage(tmp_path / "page.html", "A title", compare_dir=tmp_path / "a_night")
+    found = rows(made(REPORT, CASES, ANATOMY, read_any))
+    assert list(found) == ["samples", "compared with: a night", "held-out volumes"]
+    assert [len(pictures) for pictures in found.values()] == [8, 6, 8]
+    assert [one.shape for one in found["samples"][:2]] == [(4, 3), (3, 2)], "sagittal, axial"
+    levels = sorted({float(picture[0, 0]) * 2 - 1 for picture in found["samples"]})
+    np.testing.assert_allclose(levels, LEVELS["synthetic"], atol=0.01)
+    shown = [case[0] for case in galleries(made.path)[0]]
+    np.testing.assert_allclose([p[0, 0] * 2 - 1 for p in found["samples"][::2]], shown, atol=0.01)
+    baseline = {**CASES, "baseline": CASES["training"]}
+    assert list(rows(EvaluationPage(tmp_path / "b.html", "A title")(REPORT, baseline, ANATOMY, read))) == [
+        "samples", "samples of the baseline", "held-out volumes",
+    ]  # fmt: skip
+
+
+def test_the_pairs_of_an_audit_take_the_place_of_those_that_look_alike(tmp_path: Path) -> None:
+    ramp = np.linspace(-1, 1, 24, dtype=np.float32).reshape(SIZE)
+    volumes = {"ours": ramp, "theirs": ramp[:, ::-1], "other": 0.9 * ramp}  # H points to the front, W to the left
+
+    def read_any(case: dict) -> torch.Tensor:
+        return torch.from_numpy(volumes[case["image"]].copy())[None] if case["image"] in volumes else read(case)
+
+    pairs = [
+        AuditedPair({"image": "ours"}, {"image": "theirs"}, "copy; similarity 0.999, p = 0.01"),
+        AuditedPair({"image": "ours"}, {"image": "other"}, "withheld; similarity 0.9, p = 0.05"),
+    ]
+    made = EvaluationPage(tmp_path / "page.html", "A title", axcodes="ALS")
+    text = made(REPORT, CASES, ANATOMY, read_any, 0, pairs).read_text()
+    found = json.loads(re.findall(r'<script type="application/json">(.*?)</script>', text, re.S)[1])
+    first, second = (case["volumes"] for case in found)
+    assert [case["text"] for case in found] == [pair.text for pair in pairs]
+    assert [one["name"] for one in first] == ["synthetic", "nearest training volume, mirrored", "difference"]
+    assert first[1]["id"] == first[0]["id"], "the mirror image is the same volume"
+    assert [one["name"] for one in second] == ["synthetic", "nearest training volume", "difference"]
+    assert (second[2]["id"], second[2]["minus"]) == (second[0]["id"], second[1]["id"])

@@ -35,7 +35,7 @@ def volume(seed: int) -> np.ndarray:
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
     cases = [
-        PageCase(f"case {n}", [PageVolume("sample", volume(n)), PageVolume("training", volume(0))], f"text {n}")
+        PageCase(f"case {n}", [PageVolume("sample", volume(n)), PageVolume("training", volume(0))], f"text {n}", n == 2)
         for n in range(3)
     ]
     curves = {"loss": ([0, 1, 2], [3.0, float("nan"), 1.0])}
@@ -86,7 +86,10 @@ def test_the_same_input_gives_the_same_bytes(page: Path, tmp_path: Path) -> None
                 "some",
                 [
                     PageCase(
-                        f"case {n}", [PageVolume("sample", volume(n)), PageVolume("training", volume(0))], f"text {n}"
+                        f"case {n}",
+                        [PageVolume("sample", volume(n)), PageVolume("training", volume(0))],
+                        f"text {n}",
+                        n == 2,
                     )
                     for n in range(3)
                 ],
@@ -179,6 +182,22 @@ def test_in_a_browser_one_scrolls_changes_the_window_and_the_case_without_any_re
     tab.wait_for_selector(".viewer[data-shown='1']")
     assert tab.locator(".viewer .text").text_content() == "text 1"
     assert len(requests) == 1, "the file itself and nothing else"
+
+
+@pytest.mark.slow
+def test_in_a_browser_a_difference_is_grey_where_two_volumes_are_the_same(browser_page: tuple) -> None:
+    tab, _ = browser_page
+    tab.locator(".next").click()
+    tab.locator(".next").click()
+    tab.wait_for_selector(".viewer[data-shown='2']")
+    assert tab.locator(".volume h4").all_text_contents() == ["sample", "training", "difference"]
+    one, other, difference = (
+        np.array(tab.locator("canvas").nth(3 * n + 2).evaluate(PIXELS), float)[0::4].reshape(8, 6) for n in range(3)
+    )
+    inside = np.ones((8, 6), bool)
+    inside[4], inside[:, 3] = False, False  # the cross
+    np.testing.assert_allclose(difference[inside], (127.5 + (one - other) / 2)[inside], atol=1.5)
+    assert np.ptp(difference[inside]) > 100
 
 
 @pytest.mark.slow

@@ -1,0 +1,47 @@
+"""An evaluation in words."""
+
+from __future__ import annotations
+
+from medical_diffusion_components.evaluation import headline
+
+PAIRS = {"value": 0.7, "se": 0.01, "real": 0.6}
+
+
+def cell(value: float, se: float = 0.01) -> dict:
+    return {"value": value, "se": se, "floor": 0.1, "floor_sd": 0.02, "n": 45}
+
+
+def report(texture: list[float], anatomy: float, audit: dict | None = None) -> dict:
+    spaces = {f"slices_{number}": {"counts": True} for number in range(len(texture))}
+    row: dict = {name: {"kid": cell(value)} for name, value in zip(spaces, texture)}
+    row |= {"anatomy": {"mmd": cell(anatomy)}, "volumes": {"ms_ssim": PAIRS}}
+    # a space for comparison alone says nothing in the headline
+    spaces |= {"slices_random": {"counts": False}, "anatomy": {"counts": True}}
+    row["slices_random"] = {"kid": cell(99.0)}
+    return {"spaces": spaces, "rows": {"synthetic": row}, "audit": audit}
+
+
+def test_the_first_sentence_gives_distances_in_the_spread_of_the_floor_and_copies() -> None:
+    audit = {
+        "headline": "No copy ... 200.",
+        "volumes": {"copy": 0, "withheld": 8, "released": 192},
+        "same_volumes": True,
+    }
+    first, *others = headline(report([0.5, 0.7], 0.11, audit))
+    # two planes as one: mean 0.6, the floor's spread 0.02 / sqrt(2)
+    assert first == (
+        "Samples differ from held-out volumes by 35 times the floor's spread in texture and by nothing that 45 volumes can "
+        "show in anatomy; no copy found among 200."
+    )
+    assert others[0].startswith(
+        "Texture (KID of slices): 0.6 ± 0.0071, two halves of the held-out volumes read 0.1 ± 0.014"
+    )
+    assert others[1].endswith("no difference that 45 volumes can show.")
+    assert "0.700 ± 0.010, real 0.600: less varied than real ones" in others[2]
+    assert others[3] == "Copies: No copy ... 200."
+
+
+def test_without_an_audit_nothing_is_said_of_copies_but_that() -> None:
+    sentences = headline(report([0.5], 0.5))
+    assert "nobody has looked for copies" in sentences[0] and len(sentences) == 4
+    assert sum("opies" in sentence for sentence in sentences) == 1
