@@ -2,6 +2,8 @@
 # make test: set up with the development tools, check the style and run every test; prints what the tests did not reach
 # make test-fast: what is not marked slow, for the minutes between two edits
 # make lint: the checks of style and types alone
+# make docs: the documentation as a site, site/index.html
+# make wheelhouse: all that an installation needs, for a machine without a network
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +15,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 8000000000
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PYTHONUNBUFFERED = 1
 
-.PHONY: demo test test-fast lint clean-demo
+.PHONY: demo test test-fast lint docs wheelhouse clean-demo
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m monai.bundle run training --config_file "['$(CONFIGS)/train.yaml','$(CONFIGS)/demo.yaml']"
@@ -31,6 +33,13 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.installed-dev
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
+
+wheelhouse:
+	$(PYTHON) -m pip download --quiet --dest wheelhouse --constraint constraints.txt . setuptools wheel
+
 clean-demo:
 	rm -rf bundles/*/demo
 
@@ -40,5 +49,5 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[prepare,dicom,segmentation,manifests,dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[prepare,dicom,segmentation,manifests,docs,dev]"
 	touch $@
