@@ -45,7 +45,6 @@ FOLDERS = frozenset(
         "bundle_root",
         "data_dir",
         "dataset_dir",
-        "files_dir",
         "first_stage_weights",
         "generator",
         "models_dir",

@@ -24,6 +24,7 @@ from medical_diffusion_components.data.segmentation_cases import (
 )
 from medical_diffusion_components.data.sides import axes_to_flip, sided_classes
 from medical_diffusion_components.data.splits import SPLITS, split_patients
+from medical_diffusion_components.data.training_volumes import TrainingVolumes, training_volumes
 
 __all__ = [
     "EMBEDDED",
@@ -33,6 +34,7 @@ __all__ = [
     "ResumableSampler",
     "SampledVolumes",
     "SeededDataset",
+    "TrainingVolumes",
     "VolumeSampler",
     "axes_to_flip",
     "cache_latents",
@@ -53,5 +55,6 @@ __all__ = [
     "sided_classes",
     "smallest_training_split",
     "split_patients",
+    "training_volumes",
     "volumes_to_segment",
 ]

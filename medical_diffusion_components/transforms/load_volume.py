@@ -79,7 +79,9 @@ class LoadVolume(Transform):
 
 
 class LoadVolumed(NamesItsFailure, MapTransform):
-    """Dictionary form of :class:`LoadVolume`, for the entries that hold file names."""
+    """Dictionary form of :class:`LoadVolume`. An entry that already holds a volume (1, H, W, D), such as a generator's, is
+    only turned.
+    """
 
     backend = LoadVolume.backend
 
@@ -91,7 +93,8 @@ class LoadVolumed(NamesItsFailure, MapTransform):
         data = dict(data)
         for key in self.key_iterator(data):
             with self.remembering_failure():
-                data[key] = self.load(data[key])
+                in_memory = isinstance(data[key], MetaTensor)
+                data[key] = self.load.orient(data[key]) if in_memory else self.load(data[key])
         return data
 
 

@@ -103,6 +103,16 @@ def test_every_reference_points_to_something(file: Path) -> None:
 
 
 @every_file
+def test_every_import_is_used(file: Path) -> None:
+    """By an expression of this file, or of an overlay for it; MONAI brings ``torch``, ``numpy`` and ``monai`` itself."""
+    config = read(file)
+    names = [text.split()[-1] for text in config.pop("imports", [])]
+    overlays = [read(other) for other in config_files(file.parents[1]) if is_overlay(other)]
+    expressions = " ".join(text for part in [config, *overlays] for _, text in texts(part) if text.startswith("$"))
+    assert [name for name in names if not re.search(rf"(?<![\w.@]){name}\b", expressions)] == []
+
+
+@every_file
 def test_no_number_is_text(file: Path) -> None:
     assert [(path, text) for path, text in texts(read(file)) if NUMBER.fullmatch(text)] == []
 

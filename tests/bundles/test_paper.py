@@ -93,7 +93,7 @@ def start(folder: Path, bundle: str, *files: str, **overrides: Any) -> ConfigWor
         "cache_rate": 0.0,
         "spacing": [1.0, 1.0, 1.0],
         "data_dir": str(folder),
-        "files_dir": str(folder),
+        "volumes": None,
         "first_stage_weights": str(folder / "first_stage.pt"),
         "made_from": {"data_sha256": "0", "first_stage": "0"},
         "data_note": {"data_sha256": "0"},

@@ -12,40 +12,14 @@ from monai.transforms import Compose
 from medical_diffusion_components.chance import derive_seed
 from medical_diffusion_components.data.loading import ResumableSampler, SeededDataset
 from medical_diffusion_components.data.sampled_volumes import SampledVolumes, VolumeSampler, describe_sampling
-from medical_diffusion_components.weights import WeightsError, save_weights
+from medical_diffusion_components.weights import WeightsError
 
 ADNI = Path(__file__).parents[3] / "bundles" / "adni_ldm"
-SMALL = {
-    "image_size": [16, 24, 12],
-    "base_channels": 4,
-    "compression": [2, 2, 2],
-    "norm_groups": 4,
-    "num_codes": 32,
-    "denoiser_channels": 8,
-    "channel_multipliers": [1, 2],
-    "num_train_timesteps": 12,
-    "sampler": "ddim",
-    "num_inference_steps": 2,
-}
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """Settings of a generator with random weights."""
-    from monai.bundle import ConfigParser
-
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("generator")
-    parser = ConfigParser(ConfigParser.load_config_file(ADNI / "configs" / "inference.json"))
-    parser.update(SMALL)
-    note = {"data": "embedded template cohort", "notice": "not patients", "spacing": [2.0, 3.0, 4.0]}
-    save_weights(parser.get_parsed_content("network_def"), folder / "model.pt", note)
-    return {**SMALL, "models_dir": str(folder)}
-
-
-@pytest.fixture(scope="module")
-def sampler(settings: dict) -> VolumeSampler:
-    return VolumeSampler(ADNI, settings=settings)
+def sampler(small_generator: dict) -> VolumeSampler:
+    return VolumeSampler(ADNI, settings=small_generator)
 
 
 def test_a_volume_has_the_intensities_and_the_place_that_inference_gives_it(sampler: VolumeSampler) -> None:
@@ -88,22 +62,22 @@ def test_axes_are_turned_as_asked_for(sampler: VolumeSampler) -> None:
     assert torch.equal(turned.as_tensor(), as_it_is.as_tensor().permute(0, 2, 3, 1).flip(1))
 
 
-def test_the_note_tells_what_the_generator_was_trained_on(sampler: VolumeSampler, settings: dict) -> None:
+def test_the_note_tells_what_the_generator_was_trained_on(sampler: VolumeSampler, small_generator: dict) -> None:
     note = describe_sampling(sampler)
     assert note["data"] == "sampled while training from adni_ldm, itself trained on: embedded template cohort"
     assert note["notice"] == "not patients" and (note["sampler"], note["steps"]) == ("ddim", 2)
-    assert settings["models_dir"] not in json.dumps(note)
-    other = VolumeSampler(ADNI, settings={**settings, "num_inference_steps": 3})
+    assert small_generator["models_dir"] not in json.dumps(note)
+    other = VolumeSampler(ADNI, settings={**small_generator, "num_inference_steps": 3})
     assert describe_sampling(other)["data_sha256"] != note["data_sha256"]
 
 
-def test_the_generator_of_another_folder_is_named(tmp_path: Path, settings: dict) -> None:
+def test_the_generator_of_another_folder_is_named(tmp_path: Path, small_generator: dict) -> None:
     with pytest.raises(FileNotFoundError, match="no configuration inference.json in .*generator must be the folder"):
         VolumeSampler(tmp_path)
     with pytest.raises(ValueError, match="num_code is no setting of the generator .*; did you mean num_codes"):
         VolumeSampler(ADNI, settings={"num_code": 3})
     with pytest.raises(WeightsError, match=f"expected weights at {tmp_path}/model.pt"):
-        VolumeSampler(ADNI, settings={**settings, "models_dir": str(tmp_path)})
+        VolumeSampler(ADNI, settings={**small_generator, "models_dir": str(tmp_path)})
 
 
 def test_no_volumes_are_refused(sampler: VolumeSampler) -> None:

@@ -134,6 +134,14 @@ def test_axes_are_turned_to_where_they_are_asked_to_point(tmp_path, axcodes):
     np.testing.assert_allclose(volume.affine.numpy(), expected.affine, rtol=1e-6, atol=1e-9)
 
 
+def test_a_volume_in_memory_is_turned_as_its_file_would_be(tmp_path):
+    path = save(tmp_path / "a.nii.gz")
+    in_memory = LoadVolume("LPS")(path)
+    turned, read = LoadVolumed("image", "SAR")({"image": in_memory})["image"], LoadVolume("SAR")(path)
+    assert torch.equal(turned.as_tensor(), read.as_tensor())
+    torch.testing.assert_close(turned.affine, read.affine)
+
+
 def test_letters_that_are_no_axes_are_refused():
     with pytest.raises(ValueError, match="got 'sagittal'"):
         LoadVolume("sagittal")
