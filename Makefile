@@ -1,4 +1,5 @@
 # make demo: set up, train on the embedded cohort, sample, and print where the picture is
+# make demo-mrnet, demo-duke, demo-lidc: the same for knees, breasts and chests
 # make test: set up with the development tools, check the style and run every test; prints what the tests did not reach
 # make test-fast: what is not marked slow, for the minutes between two edits
 # make lint: the checks of style and types alone
@@ -7,7 +8,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-CONFIGS := bundles/adni_ldm/configs
 # Fresh pages cost more than they should when large tensors come and go: let malloc keep what it has (glibc only).
 export MALLOC_MMAP_THRESHOLD_ ?= 4000000000
 export MALLOC_TRIM_THRESHOLD_ ?= 8000000000
@@ -15,12 +15,23 @@ export MALLOC_TRIM_THRESHOLD_ ?= 8000000000
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PYTHONUNBUFFERED = 1
 
-.PHONY: demo test test-fast lint docs wheelhouse clean-demo
+.PHONY: demo demo-mrnet demo-duke demo-lidc test test-fast lint docs wheelhouse clean-demo
+
+# Training, sampling and evaluation of one bundle's demo; on the page also samples of the weights that come with the bundle.
+define run_demo
+	$(BIN)/python -m monai.bundle run training --config_file "['bundles/$(1)/configs/train.yaml','bundles/$(1)/configs/demo.yaml']"
+	$(BIN)/python -m monai.bundle run --config_file "['bundles/$(1)/configs/inference.json','bundles/$(1)/configs/demo.yaml']"
+	$(if $(wildcard bundles/$(1)/released/model.pt),$(BIN)/python -m monai.bundle run --config_file bundles/$(1)/configs/inference.json \
+		--models_dir bundles/$(1)/released --samples_dir bundles/$(1)/demo/released_weights --num_volumes 6 --sampler dpmpp_2m --num_inference_steps 20)
+	$(BIN)/python -m monai.bundle run --config_file "['bundles/$(1)/configs/evaluate.yaml','bundles/$(1)/configs/demo.yaml']" \
+		$(if $(wildcard bundles/$(1)/released/model.pt),--compare_dir bundles/$(1)/demo/released_weights)
+endef
 
 demo: $(VENV)/.installed
-	$(BIN)/python -m monai.bundle run training --config_file "['$(CONFIGS)/train.yaml','$(CONFIGS)/demo.yaml']"
-	$(BIN)/python -m monai.bundle run --config_file "['$(CONFIGS)/inference.json','$(CONFIGS)/demo.yaml']"
-	$(BIN)/python -m monai.bundle run --config_file "['$(CONFIGS)/evaluate.yaml','$(CONFIGS)/demo.yaml']"
+	$(call run_demo,adni_ldm)
+
+demo-mrnet demo-duke demo-lidc: demo-%: $(VENV)/.installed
+	$(call run_demo,$*_ldm)
 
 test: $(VENV)/.installed-dev lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term
