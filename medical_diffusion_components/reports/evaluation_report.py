@@ -13,7 +13,8 @@ from torch import nn
 
 from medical_diffusion_components.diffusion.noise_latent import NoiseLatent
 from medical_diffusion_components.files import versions, write_json
-from medical_diffusion_components.reports.drawing import montage, save_montage
+from medical_diffusion_components.reports.drawing import save_montage
+from medical_diffusion_components.reports.montages import VolumePictures
 
 __all__ = ["TEST_ROWS", "EvaluationReport"]
 
@@ -56,36 +57,28 @@ class EvaluationReport:
         self.facts = dict(facts)
         self.generator = generator
         self.noise = NoiseLatent(latent_shape, seed)
-        self.num_volumes = num_volumes
-        self.spacing = list(spacing)
-        self.axcodes = axcodes
-        self.rows = dict(rows)
-        self.volumes: dict[str, list] = {heading: [] for heading in self.rows}
+        self.pictures = VolumePictures(rows, num_volumes, spacing, axcodes)
 
     def attach(self, evaluator: Engine) -> None:
         evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
         evaluator.add_event_handler(Events.COMPLETED, self)
 
     def _collect(self, evaluator: Engine) -> None:
-        output = evaluator.state.output
-        for key, collected in zip(self.rows.values(), self.volumes.values()):
-            room = max(self.num_volumes - len(collected), 0)
-            collected += [volume[0].float().cpu().numpy() for volume in output[key][:room]]
+        self.pictures.collect(evaluator.state.output)
 
     def __call__(self, evaluator: Engine) -> None:
         metrics = {name: float(value) for name, value in evaluator.state.metrics.items()}
         rounded = {name: round(value, 5) for name, value in metrics.items()}
         write_json(self.folder / self.name, {"metrics": rounded, **self.facts, "versions": versions()})
-        groups = (
-            self.volumes if self.generator is None else {"synthetic volumes": self._sample(evaluator), **self.volumes}
-        )
+        if self.generator is not None:
+            self.pictures.volumes = {"synthetic volumes": self._sample(evaluator), **self.pictures.volumes}
         path = self.folder / "evaluation.png"
-        save_montage(montage(groups, self.spacing, axcodes=self.axcodes), path)
+        save_montage(self.pictures.figure(), path)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         print(f"test split: {shown}\nmontage: {path}", flush=True)
 
     @torch.no_grad()
     def _sample(self, evaluator: Engine) -> list[np.ndarray]:
         self.generator.eval()
-        noises = (self.noise(number)[None].to(evaluator.state.device) for number in range(self.num_volumes))
+        noises = (self.noise(number)[None].to(evaluator.state.device) for number in range(self.pictures.num_volumes))
         return [self.generator(noise)[0, 0].cpu().numpy() for noise in noises]

@@ -4,21 +4,100 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from matplotlib.figure import Figure
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from medical_diffusion_components.diffusion.noise_latent import NoiseLatent
 from medical_diffusion_components.reports.drawing import montage, save_montage
 
-__all__ = ["RECONSTRUCTION_ROWS", "ReconstructionMontage", "SampleMontage"]
+__all__ = ["RECONSTRUCTION_ROWS", "ReconstructionMontage", "SampleMontage", "ValidationMontage", "VolumePictures"]
 
 RECONSTRUCTION_ROWS = {"held-out volumes": "image", "their reconstructions": "pred"}
 
 
-class ReconstructionMontage:
+class Pictures(Protocol):
+    """Collects the first volumes of an evaluator's output, and draws them below one another."""
+
+    def clear(self) -> None: ...
+
+    def collect(self, output: Any) -> None: ...
+
+    def figure(self, title: str = "") -> Figure: ...
+
+
+class VolumePictures:
+    """Collects the entries ``rows`` of outputs that hold batches (B, C, H, W, D), and draws their first channels.
+
+    Args:
+        rows: heading -> key of the output, from top to bottom.
+        num_volumes: how many to keep.
+        spacing: mm per voxel.
+        axcodes: where H, W and D point in the patient.
+    """
+
+    def __init__(
+        self, rows: Mapping[str, str], num_volumes: int, spacing: Sequence[float], axcodes: str = "RAS"
+    ) -> None:
+        self.rows = dict(rows)
+        self.num_volumes = num_volumes
+        self.spacing = list(spacing)
+        self.axcodes = axcodes
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget what was collected."""
+        self.volumes: dict[str, list[np.ndarray]] = {heading: [] for heading in self.rows}
+
+    def collect(self, output: Mapping[str, torch.Tensor]) -> None:
+        """Keep volumes of a batch, as long as there is room."""
+        for key, collected in zip(self.rows.values(), self.volumes.values()):
+            room = max(self.num_volumes - len(collected), 0)
+            collected += [volume[0].float().cpu().numpy() for volume in output[key][:room]]
+
+    def figure(self, title: str = "") -> Figure:
+        """The montage of what was collected."""
+        return montage(self.volumes, self.spacing, title=title, axcodes=self.axcodes)
+
+
+class ValidationMontage:
+    """Attached to an evaluator, draw what ``pictures`` collects after every validation.
+
+    Args:
+        name: of the files, of the picture in TensorBoard and in the title.
+        pictures: collects and draws.
+        folder: where the PNG goes, one per epoch.
+        writer: TensorBoard writer that receives it, too.
+    """
+
+    def __init__(self, name: str, pictures: Pictures, folder: str | Path, writer: SummaryWriter) -> None:
+        self.name = name
+        self.pictures = pictures
+        self.folder = Path(folder)
+        self.writer = writer
+
+    def attach(self, evaluator: Engine) -> None:
+        evaluator.add_event_handler(Events.EPOCH_STARTED, self.pictures.clear)
+        evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        evaluator.add_event_handler(Events.EPOCH_COMPLETED, self._draw)
+
+    def _collect(self, evaluator: Engine) -> None:
+        self.pictures.collect(evaluator.state.output)
+
+    def _draw(self, evaluator: Engine) -> None:
+        if evaluator.state.rank == 0:
+            epoch = evaluator.state.epoch
+            figure = self.pictures.figure(f"{self.name}, epoch {epoch}")
+            save_montage(figure, self.folder / f"{self.name}_{epoch:05d}.png")
+            self.writer.add_figure(self.name, figure, epoch)
+
+
+class ReconstructionMontage(ValidationMontage):
     """Attached to an evaluator, draw held-out volumes above their reconstructions after every validation.
 
     Args:
@@ -39,34 +118,7 @@ class ReconstructionMontage:
         axcodes: str = "RAS",
         rows: Mapping[str, str] = RECONSTRUCTION_ROWS,
     ) -> None:
-        self.folder = Path(folder)
-        self.writer = writer
-        self.num_volumes = num_volumes
-        self.spacing = spacing
-        self.axcodes = axcodes
-        self.rows = dict(rows)
-        self.volumes: dict[str, list] = {}
-
-    def attach(self, evaluator: Engine) -> None:
-        evaluator.add_event_handler(Events.EPOCH_STARTED, self._reset)
-        evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
-        evaluator.add_event_handler(Events.EPOCH_COMPLETED, self._draw)
-
-    def _reset(self, evaluator: Engine) -> None:
-        self.volumes = {heading: [] for heading in self.rows}
-
-    def _collect(self, evaluator: Engine) -> None:
-        output = evaluator.state.output
-        for key, collected in zip(self.rows.values(), self.volumes.values()):
-            room = self.num_volumes - len(collected)
-            collected += [volume[0].float().cpu().numpy() for volume in output[key][: max(room, 0)]]
-
-    def _draw(self, evaluator: Engine) -> None:
-        if evaluator.state.rank == 0:
-            epoch = evaluator.state.epoch
-            figure = montage(self.volumes, self.spacing, title=f"reconstruction, epoch {epoch}", axcodes=self.axcodes)
-            save_montage(figure, self.folder / f"reconstruction_{epoch:05d}.png")
-            self.writer.add_figure("reconstruction", figure, epoch)
+        super().__init__("reconstruction", VolumePictures(rows, num_volumes, spacing, axcodes), folder, writer)
 
 
 class SampleMontage:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from ignite.engine import Engine, Events
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
-from medical_diffusion_components.reports.drawing import montage, save_montage
+from medical_diffusion_components.reports.drawing import montage
+from medical_diffusion_components.reports.montages import ValidationMontage
 
 __all__ = ["SegmentationMontage", "SegmentationPictures"]
 
@@ -57,7 +57,7 @@ class SegmentationPictures:
         return montage(groups, self.spacing, title=title, axcodes=self.axcodes, overlays=overlays)
 
 
-class SegmentationMontage:
+class SegmentationMontage(ValidationMontage):
     """Attached to an evaluator, draw held-out volumes with predicted and drawn classes after every validation.
 
     Args:
@@ -76,24 +76,7 @@ class SegmentationMontage:
         spacing: Sequence[float] = (1.0, 1.0, 1.0),
         axcodes: str = "RAS",
     ) -> None:
-        self.folder = Path(folder)
-        self.writer = writer
-        self.pictures = SegmentationPictures(num_volumes, spacing, axcodes)
-
-    def attach(self, evaluator: Engine) -> None:
-        evaluator.add_event_handler(Events.EPOCH_STARTED, self.pictures.clear)
-        evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
-        evaluator.add_event_handler(Events.EPOCH_COMPLETED, self._draw)
-
-    def _collect(self, evaluator: Engine) -> None:
-        self.pictures.collect(evaluator.state.output)
-
-    def _draw(self, evaluator: Engine) -> None:
-        if evaluator.state.rank == 0:
-            epoch = evaluator.state.epoch
-            figure = self.pictures.figure(f"segmentation, epoch {epoch}")
-            save_montage(figure, self.folder / f"segmentation_{epoch:05d}.png")
-            self.writer.add_figure("segmentation", figure, epoch)
+        super().__init__("segmentation", SegmentationPictures(num_volumes, spacing, axcodes), folder, writer)
 
 
 def _array(volume: torch.Tensor) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-__all__ = ["body_mask", "otsu_threshold"]
+__all__ = ["body_mask", "large_objects", "otsu_threshold"]
 
 _BINS = 256
 
@@ -39,6 +39,23 @@ def otsu_threshold(values: np.ndarray) -> float:
     return float((edges[best[0] + 1] + edges[best[-1] + 1]) / 2)
 
 
+def large_objects(mask: np.ndarray, smallest: float = 1.0) -> np.ndarray:
+    """The connected objects of a mask without the small ones; voxels that share a face are connected.
+
+    Args:
+        mask: True is object.
+        smallest: smallest object to keep, as a share of the largest one's size; 1 keeps only that.
+
+    Shape: any -> the same, of bool.
+    """
+    labels, count = ndimage.label(mask)
+    if count == 0:
+        return np.zeros(mask.shape, dtype=bool)
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return np.isin(labels, np.flatnonzero(sizes >= smallest * sizes.max()))
+
+
 def body_mask(volume: np.ndarray, smallest: float = 1.0) -> np.ndarray:
     """Voxels of large objects above Otsu's threshold, with their holes filled slice by slice along each axis.
 
@@ -53,12 +70,7 @@ def body_mask(volume: np.ndarray, smallest: float = 1.0) -> np.ndarray:
     """
     smooth = ndimage.median_filter(volume, size=3)  # lone bright voxels of noise would bridge the air between objects
     bright = smooth > otsu_threshold(smooth)
-    labels, count = ndimage.label(bright)
-    if count == 0:
-        return np.zeros(volume.shape, dtype=bool)
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    body = np.isin(labels, np.flatnonzero(sizes >= smallest * sizes.max()))
+    body = large_objects(bright, smallest)
     for axis in range(3):
         for index in range(body.shape[axis]):
             plane = (slice(None),) * axis + (index,)

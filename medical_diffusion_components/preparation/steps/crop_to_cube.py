@@ -15,8 +15,8 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import CropForeground, MapTransform, SpatialPad, Transform
 from monai.transforms.utils import TransformBackends
-from scipy import ndimage
 
+from medical_diffusion_components.preparation.steps.body_mask import large_objects
 from medical_diffusion_components.transforms.volume_error import NamesItsFailure, VolumeError, file_name
 
 _SHARED = 0.1  # of the voxels: as many have exactly one value only where it was written there
@@ -76,7 +76,7 @@ class CropToCube(Transform):
     def _foreground(self, img: torch.Tensor) -> torch.Tensor:
         low, high = _background(img), float(img.max())
         bright = torch.as_tensor(img) > low + self.threshold * (high - low)
-        return _without_specks(bright)
+        return torch.from_numpy(large_objects(np.asarray(bright[0]), _SPECK))[None]
 
 
 def _background(img: torch.Tensor) -> float:
@@ -89,16 +89,6 @@ def _background(img: torch.Tensor) -> float:
     share = float((voxels == commonest).float().mean())
     is_low = float(commonest) <= float(sample.float().median())
     return float(commonest) if share >= _SHARED and is_low else float(voxels.min())
-
-
-def _without_specks(bright: torch.Tensor) -> torch.Tensor:
-    labels, count = ndimage.label(np.asarray(bright[0]))
-    if count < 2:
-        return bright
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    large = np.flatnonzero(sizes >= _SPECK * sizes.max())
-    return torch.from_numpy(np.isin(labels, large))[None]
 
 
 class CropToCubed(NamesItsFailure, MapTransform):

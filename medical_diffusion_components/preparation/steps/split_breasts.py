@@ -17,8 +17,8 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 from monai.transforms.utils import TransformBackends
 from monai.utils import MetaKeys
-from scipy import ndimage
 
+from medical_diffusion_components.preparation.steps.body_mask import large_objects
 from medical_diffusion_components.preparation.steps.notes import add_note
 from medical_diffusion_components.preparation.steps.resample import Resample
 from medical_diffusion_components.transforms.volume_error import NamesItsFailure, VolumeError, file_name
@@ -92,7 +92,7 @@ class SplitBreasts(Transform):
         affine = np.asarray(img.affine, dtype=np.float64)
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
         own = np.zeros_like(outline)
-        own[first:last] = _largest(outline[first:last])
+        own[first:last] = large_objects(outline[first:last])
         volume = own.sum() * np.prod(spacing) / 1000
         if volume < self.smallest:
             raise VolumeError(
@@ -193,15 +193,6 @@ def _gap(outline: np.ndarray) -> int:
     between = profile[left : right + 1]
     narrowest = np.flatnonzero(between == between.min())
     return left + round((narrowest[0] + narrowest[-1] + 1) / 2)
-
-
-def _largest(mask: np.ndarray) -> np.ndarray:
-    labels, count = ndimage.label(mask)
-    if count < 2:
-        return mask
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    return labels == sizes.argmax()
 
 
 def _cut(

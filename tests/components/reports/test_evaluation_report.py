@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from medical_diffusion_components.diffusion.noise_latent import NoiseLatent
-from medical_diffusion_components.reports import evaluation_report
+from medical_diffusion_components.reports import evaluation_report, montages
 from medical_diffusion_components.reports.evaluation_report import EvaluationReport
 
 BATCHES = [0, 2, 4]  # numbers of the first volume of each batch of two
@@ -31,7 +31,7 @@ def evaluator() -> Engine:
 
 def drawn_groups(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
     drawn: list[dict] = []
-    monkeypatch.setattr(evaluation_report, "montage", lambda groups, *_, **__: drawn.append(dict(groups)))
+    monkeypatch.setattr(montages, "montage", lambda groups, *_, **__: drawn.append(dict(groups)))
     monkeypatch.setattr(evaluation_report, "save_montage", lambda *_: None)
     return drawn
 
@@ -44,7 +44,7 @@ def test_only_the_volumes_that_are_shown_are_kept(tmp_path: Path, monkeypatch: p
     (groups,) = drawn
     values = {heading: [float(volume.flat[0]) for volume in volumes] for heading, volumes in groups.items()}
     assert list(values.values()) == [[0.0, 1.0, 2.0], [0.5, 1.5, 2.5]]
-    assert [len(volumes) for volumes in report.volumes.values()] == [3, 3]
+    assert [len(volumes) for volumes in report.pictures.volumes.values()] == [3, 3]
 
 
 def test_samples_stand_above_and_start_from_the_noise_of_the_seed(

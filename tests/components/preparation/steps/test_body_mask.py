@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from skimage.filters import threshold_otsu
 
-from medical_diffusion_components.preparation.steps.body_mask import body_mask, otsu_threshold
+from medical_diffusion_components.preparation.steps.body_mask import body_mask, large_objects, otsu_threshold
 
 
 def test_the_threshold_is_scikit_images():
@@ -18,6 +18,15 @@ def test_the_threshold_between_two_values_lies_between_them_and_a_single_value_h
     assert 0 < otsu_threshold(np.array([0.0] * 90 + [1.0] * 10)) < 1
     with pytest.raises(ValueError, match="got 3 throughout"):
         otsu_threshold(np.full(10, 3.0))
+
+
+def test_objects_are_kept_by_their_share_of_the_largest():
+    mask = np.zeros((6, 5, 4), dtype=bool)
+    mask[0, :4, 0] = mask[2, :2, 1] = mask[4, 0, 3] = True  # 4, 2 and 1 voxels; the corners of two touch at most
+    mask[1, 4, 0] = True  # one more, which touches the largest along an edge alone
+    sizes = [large_objects(mask, smallest).sum() for smallest in (1.0, 0.5, 0.25)]
+    assert sizes == [4, 6, 8]
+    assert large_objects(mask[0], 1.0).sum() == 4 and not large_objects(np.zeros((3, 2), bool)).any()
 
 
 def scene():
