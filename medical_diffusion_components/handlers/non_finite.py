@@ -50,5 +50,6 @@ class StopOnNonFinite:
             if bad:
                 raise NonFiniteLossError(
                     f"not finite in iteration {iteration}: {', '.join(bad)}; cases of that batch: {cases}. "
-                    "The last checkpoint is from before it; a lower learning rate or --amp False may help."
+                    "The last checkpoint is from before it: run again with --amp False to resume from there in float32. "
+                    "Another learning rate or gradient clip makes another training: give it an --output_dir of its own."
                 )

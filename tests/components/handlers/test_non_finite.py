@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from ignite.engine import Events
 
 from medical_diffusion_components.handlers.checkpoint import TrainingCheckpoint
 from medical_diffusion_components.handlers.non_finite import NonFiniteLossError, StopOnNonFinite
+from medical_diffusion_components.workflow import PLACES
 
 
 def spoilt(bad: int, value: float, check_every: int | None, epochs: int = 2) -> Trainer:
@@ -40,6 +42,15 @@ def test_a_rare_look_names_the_first_bad_batch_all_the_same() -> None:
     with pytest.raises(NonFiniteLossError, match="iteration 4: loss") as error:
         trainer.run()
     assert str(trainer.seen[3][1]) in str(error.value)
+
+
+def test_what_it_advises_is_not_refused_by_resume() -> None:
+    """Settings that resuming compares are not among those that the message says to change and run again."""
+    with pytest.raises(NonFiniteLossError) as error:
+        spoilt(2, float("nan"), None).run()
+    again, other = re.split(r"(?<=float32)\. ", str(error.value))
+    assert set(re.findall(r"--(\w+)", again)) == {"amp"} <= PLACES
+    assert "Another learning rate" in other and not {"learning_rate", "gradient_clip"} & PLACES
 
 
 @pytest.mark.parametrize("check_every", [2, 100])
