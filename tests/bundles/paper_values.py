@@ -78,12 +78,25 @@ SECOND_STAGE_NETWORK = [
     Row("@scheduler.prediction_type", "epsilon", METHODS),
     Row("int(@network_def.prediction)", 0, METHODS),  # the noise, as the generator keeps it among its weights
 ]
-TRAINING = [  # of every training, of a generator or not
-    Row("@validate#evaluator.metric_cmp_fn(1.0, 2.0)", True, ROLE),  # the lowest loss is the best
-    Row("@validate#evaluator.metric_cmp_fn(2.0, 1.0)", False, ROLE),
-    Row("only(@validate#handlers, 'BestWeights') is not None", True, ROLE),
+OPTIMISING = [  # in every training
     Row("@train#trainer.optimizer is @optimizer", True, ROLE),
+    Row("@train#trainer.loss_function is @loss", True, ROLE),
     Row("@lr_scheduler.optimizer is @optimizer", True, ROLE),
+    Row("only(@validate#handlers, 'BestWeights') is not None", True, ROLE),
+]
+TRAINING = [  # in every training whose lowest loss is the best
+    *OPTIMISING,
+    Row("@validate#evaluator.metric_cmp_fn(1.0, 2.0)", True, ROLE),
+    Row("@validate#evaluator.metric_cmp_fn(2.0, 1.0)", False, ROLE),
+]
+SWIN_NETWORK = [  # the network that is trained is the one that is validated and published
+    Row("kind(@network_def)", "ScriptableSwinUNETR", METHODS),
+    Row("kind(@train#trainer.optimizer)", "AdamW", METHODS),
+    Row("trained(@train#trainer.optimizer) == weights(@network)", True, ROLE),
+    Row("@train#trainer.network is @network", True, ROLE),
+    Row("@validate#evaluator.network is @network", True, ROLE),
+    Row("only(@validate#handlers, 'BestWeights').module is @network_def", True, ROLE),
+    Row("rescaled(@preprocessing)", (-1.0, 1.0), METHODS),
 ]
 TABLE = {
     "train_autoencoder.yaml": [
@@ -187,16 +200,18 @@ TABLE = {
         Row("@network_def.eta", 1.0, HO),
     ],
 }
+PROBABILITIES = [1.0, 0.5, 0.1, 0.3, 0.3, 0.2, 0.3]  # of the flip for each axis: its own
 SWIN = {
     "swin_unetr_pretrain": [
         *TRAINING,
-        Row("kind(@network_def)", "ScriptableSwinUNETR", METHODS),
-        Row("kind(@train#trainer.optimizer)", "AdamW", METHODS),
+        *SWIN_NETWORK,
         Row("@train#trainer.optimizer.defaults['lr']", 1e-3, METHODS),
         Row("@train#trainer.optimizer.defaults['weight_decay']", 0.01, METHODS),
-        Row("trained(@train#trainer.optimizer) == weights(@network)", True, ROLE),
         Row("@train#trainer.loss_function.l1_weight", 1.0, METHODS),
         Row("@train#trainer.loss_function.ms_ssim_weight", 1.0, METHODS),
+        Row("@train#trainer.loss_function.rest_weight", 1.0, METHODS),  # L1 of all voxels
+        Row("@validate#evaluator.loss_function is @loss", True, ROLE),
+        Row("transformed(@validate#key_metric['val_loss'], {'loss': 3.0, 'ms_ssim': 5.0})", 3.0, ROLE),
         Row("@train#trainer.loss_function.ms_ssim.c1", (0.01 * 2) ** 2, ROLE),  # of the range 2, from -1 to 1
         Row("[flip.prob for flip in of_kind(@train#augmentation, 'RandFlipd')]", [0.5, 0.5], CODE),
         Row("[flip.flipper.spatial_axis for flip in of_kind(@train#augmentation, 'RandFlipd')]", [0, 1], METHODS),
@@ -204,16 +219,16 @@ SWIN = {
         Row("len(of_kind(@train#dataset.transform.transforms, 'RandMaskPatchesd'))", 1, METHODS),
         Row("len(of_kind(@validate#dataset.transform.transforms, 'RandFlipd'))", 0, ROLE),
         Row("len(of_kind(@validate#dataset.transform.transforms, 'RandMaskPatchesd'))", 1, METHODS),
-        Row("rescaled(@preprocessing)", (-1.0, 1.0), METHODS),
-        Row("only(@validate#handlers, 'BestWeights').module is @network_def", True, ROLE),
     ],
     "swin_unetr_finetune": [
-        Row("kind(@network_def)", "ScriptableSwinUNETR", METHODS),
-        Row("kind(@train#trainer.optimizer)", "AdamW", METHODS),
-        Row("trained(@train#trainer.optimizer) == weights(@network)", True, ROLE),
+        *OPTIMISING,
+        *SWIN_NETWORK,
         Row("kind(@train#trainer.loss_function)", "DiceCELoss", METHODS),
         Row("@train#trainer.loss_function.lambda_dice", 1.0, CODE),
         Row("@train#trainer.loss_function.lambda_ce", 1.0, CODE),
+        Row("@train#trainer.loss_function.dice.softmax", True, ROLE),
+        Row("@train#trainer.loss_function.dice.to_onehot_y", True, ROLE),
+        Row("only(@train#cropping, 'RandCropByPosNegLabeld').keys", ("image", "label"), ROLE),
         Row(
             "[kind(step.transform) for step in of_kind(@train#augmentation, 'RandTorchIOd')]",
             [
@@ -227,11 +242,21 @@ SWIN = {
             ],
             METHODS,
         ),
+        # as the project chose them: the paper names the transforms, not how often or how strong
+        Row(
+            "[step.transform.probability for step in of_kind(@train#augmentation, 'RandTorchIOd')]", PROBABILITIES, ROLE
+        ),
+        Row(
+            "[step.transform.std_range for step in of_kind(@train#augmentation, 'RandTorchIOd')[-1:]]",
+            [(0.0, 0.05)],
+            ROLE,
+        ),
+        Row("{step.label_keys for step in of_kind(@train#augmentation, 'RandTorchIOd')}", {("label",)}, ROLE),
+        Row("rescaled(@train#augmentation)", (-1.0, 1.0), ROLE),
         Row("len(of_kind(@train#dataset.transform.transforms, 'RandTorchIOd'))", 7, METHODS),
         Row("len(of_kind(@validate#dataset.transform.transforms, 'RandTorchIOd'))", 0, ROLE),
         Row("@validate#evaluator.metric_cmp_fn(2.0, 1.0)", True, ROLE),  # the highest Dice is the best
         Row("@validate#evaluator.metric_cmp_fn(1.0, 2.0)", False, ROLE),
-        Row("rescaled(@preprocessing)", (-1.0, 1.0), METHODS),
     ],
 }
 

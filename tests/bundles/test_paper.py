@@ -16,6 +16,7 @@ import pytest
 import torch
 from bundle_folders import BUNDLES, undisturbed, workflow
 from ignite.engine import Engine
+from ignite.metrics import Metric
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.engines import Evaluator
 from monai.handlers import LrScheduleHandler
@@ -76,7 +77,24 @@ def rescaled(preprocessing: list) -> tuple[float, float]:
     return round(float(scaled.min()), 5), round(float(scaled.max()), 5)
 
 
-HELPERS = (kind, of_kind, only, parts, convolutions, weights, trained, cosine_error, learns_the_noise, rescaled)
+def transformed(metric: Metric, output: Any) -> Any:
+    """What a metric takes from the output of an engine."""
+    return metric._output_transform(output)
+
+
+HELPERS = (
+    kind,
+    of_kind,
+    only,
+    parts,
+    convolutions,
+    weights,
+    trained,
+    cosine_error,
+    learns_the_noise,
+    rescaled,
+    transformed,
+)
 
 
 # --- resolving ---
