@@ -22,6 +22,7 @@ from medical_diffusion_components.evaluation.report import headline, markdown, r
 from medical_diffusion_components.evaluation.spaces import check_judges
 from medical_diffusion_components.files import file_hash, versions, write_atomically, write_json
 from medical_diffusion_components.metrics.diversity import pair_similarities, published_ms_ssim
+from medical_diffusion_components.reports.dot_plot import dot_plot
 
 __all__ = ["GeneratorEvaluation", "process_pool"]
 
@@ -38,7 +39,7 @@ ROWS = {
 
 
 class GeneratorEvaluation:
-    """Reads the sets, compares them, and writes ``evaluation.json``, ``.md``, ``features.npz`` and ``files.json``.
+    """Reads the sets, compares them, and writes ``evaluation.json``, ``.md``, ``.png``, ``features.npz``, ``files.json``.
 
     Args:
         reader: files -> features.
@@ -206,6 +207,7 @@ class GeneratorEvaluation:
         write_json(self.folder / "files.json", {"sha256 of every file, in the order of features.npz": files})
         write_json(self.folder / "evaluation.json", report)
         write_atomically(self.folder / "evaluation.md", lambda temporary: temporary.write_text(text))
+        write_atomically(self.folder / "evaluation.png", dot_plot(report).savefig)
 
 
 def _choice(cases: Cases, most: int, seed: int) -> list[Mapping[str, Any]]:

@@ -1,6 +1,7 @@
 """What is written for people: pictures, reports, synthetic volumes and the label study."""
 
 from medical_diffusion_components.reports.contact_sheet import SheetCell, contact_sheet
+from medical_diffusion_components.reports.dot_plot import dot_plot
 from medical_diffusion_components.reports.drawing import montage, save_montage
 from medical_diffusion_components.reports.evaluation_report import TEST_ROWS, EvaluationReport
 from medical_diffusion_components.reports.label_study import Arm, LabelStudy, LabelStudyRun, num_patients
@@ -39,6 +40,7 @@ __all__ = [
     "SyntheticVolumeWriter",
     "VolumeFormat",
     "contact_sheet",
+    "dot_plot",
     "mean_over_patients",
     "montage",
     "num_patients",

@@ -22,7 +22,7 @@ TEST_ROWS = {"volumes of the test split": "image", "their reconstructions by the
 
 
 class EvaluationReport:
-    """Attached to the evaluator of reconstructions, write ``evaluation.json`` and a montage beside it.
+    """Attached to the evaluator of reconstructions, write what was measured as JSON and a montage beside it.
 
     The montage shows held-out volumes and their reconstructions, below synthetic ones if there is a generator.
 
@@ -36,7 +36,7 @@ class EvaluationReport:
         spacing: mm per voxel.
         axcodes: where H, W and D point in the patient.
         rows: heading -> key of ``evaluator.state.output``, from top to bottom.
-        name: of the JSON file.
+        name: of the JSON file; the montage has the same with ``.png``.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class EvaluationReport:
         write_json(self.folder / self.name, {"metrics": rounded, **self.facts, "versions": versions()})
         if self.generator is not None:
             self.pictures.volumes = {"synthetic volumes": self._sample(evaluator), **self.pictures.volumes}
-        path = self.folder / "evaluation.png"
+        path = (self.folder / self.name).with_suffix(".png")
         save_montage(self.pictures.figure(), path)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         print(f"test split: {shown}\nmontage: {path}", flush=True)

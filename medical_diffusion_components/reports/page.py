@@ -22,7 +22,7 @@ from matplotlib.image import imsave
 from medical_diffusion_components.files import write_atomically
 from medical_diffusion_components.orientation import to_ras, world_axes
 
-__all__ = ["Gallery", "PageCase", "PageRow", "PageVolume", "strip_plot", "write_page"]
+__all__ = ["Gallery", "PageCase", "PageRow", "PageVolume", "compared", "drawable", "strip_plot", "write_page"]
 
 _PLOT = (320, 22)  # width of a strip plot and height of a row, in pixels
 _LABELS = 96  # pixels that names of rows take
@@ -238,14 +238,13 @@ def strip_plot(measure: str, cells: Mapping[str, Mapping[str, Any]]) -> str:
         measure: its name.
         cells: row -> cell of ``evaluation.json``.
     """
-    drawn = ("value", "se", "floor", "floor_sd")
-    usable = {row: cell for row, cell in cells.items() if all(_number(cell.get(name)) for name in drawn)}
+    usable = drawable(cells)
     if not usable:
         return ""
     some = next(iter(usable.values()))
     ends = [some["floor"] - 2 * some["floor_sd"], some["floor"] + 2 * some["floor_sd"]]
     for cell in usable.values():
-        ends += [_compared(cell) - 2 * cell["se"], _compared(cell) + 2 * cell["se"]]
+        ends += [compared(cell) - 2 * cell["se"], compared(cell) + 2 * cell["se"]]
     if "real" in some:
         ends.append(some["real"])
     low, high = min(ends), max(ends)
@@ -263,7 +262,7 @@ def strip_plot(measure: str, cells: Mapping[str, Mapping[str, Any]]) -> str:
             f'<line class="real" x1="{x(some["real"]):.1f}" x2="{x(some["real"]):.1f}" y1="0" y2="{height - 18}"/>'
         )
     for number, (row, cell) in enumerate(usable.items()):
-        y, value = step * number + step / 2, _compared(cell)
+        y, value = step * number + step / 2, compared(cell)
         lines.append(f'<text x="0" y="{y + 4:.1f}">{_text(row.replace("_", " "))}</text>')
         lines.append(
             f'<line class="whisker" x1="{x(value - 2 * cell["se"]):.1f}" x2="{x(value + 2 * cell["se"]):.1f}" '
@@ -274,7 +273,7 @@ def strip_plot(measure: str, cells: Mapping[str, Mapping[str, Any]]) -> str:
     lines.append(f'<text class="soft" x="{_LABELS}" y="{height - 4}">{low:.3g}</text>')
     lines.append(f'<text class="soft" x="{width}" y="{height - 4}" text-anchor="end">{high:.3g}</text>')
     real = f"; dashed: real, {some['real']:.4g}" if "real" in some else ""
-    values = "; ".join(f"{row.replace('_', ' ')} {_compared(c):.4g} ± {c['se']:.2g}" for row, c in usable.items())
+    values = "; ".join(f"{row.replace('_', ' ')} {compared(c):.4g} ± {c['se']:.2g}" for row, c in usable.items())
     return (
         f'<figure><h3>{_text(measure)}</h3><svg viewBox="0 0 {width} {height}" role="img" aria-label="{_text(values)}">'
         f"{''.join(lines)}</svg><figcaption>{_ARROWS[some['better']]}; floor {some['floor']:.3g} ± {some['floor_sd']:.2g}"
@@ -282,17 +281,23 @@ def strip_plot(measure: str, cells: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
-def _compared(cell: Mapping[str, Any]) -> float:
+def drawable(cells: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The rows of a measure that have a value, an error and a floor."""
+    drawn = ("value", "se", "floor", "floor_sd")
+    return {row: cell for row, cell in cells.items() if all(_finite(cell.get(name)) for name in drawn)}
+
+
+def compared(cell: Mapping[str, Any]) -> float:
     """The value at the number of volumes of the floor, where it depends on the number."""
-    return float(cell["at_floor_n"] if _number(cell.get("at_floor_n")) else cell["value"])
+    return float(cell["at_floor_n"] if _finite(cell.get("at_floor_n")) else cell["value"])
 
 
-def _number(value: Any) -> bool:
+def _finite(value: Any) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def _curves(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> str:
-    finite = {name: [(x, y) for x, y in zip(*points) if _number(y)] for name, points in curves.items()}
+    finite = {name: [(x, y) for x, y in zip(*points) if _finite(y)] for name, points in curves.items()}
     figures = [_curve(name, points) for name, points in finite.items() if len(points) > 1]
     if not figures:
         return ""

@@ -69,5 +69,5 @@ def test_metrics_and_facts_are_written_and_what_is_no_number_is_null(
     written = json.loads((tmp_path / "first_stage.json").read_text())
     assert written["metrics"]["ssim"] == 0.12346 and written["metrics"]["psnr"] is None
     assert written["data"] == "abc" and written["versions"]["torch"] == torch.__version__
-    assert Image.open(tmp_path / "evaluation.png").size[0] > 0
+    assert Image.open(tmp_path / "first_stage.png").size[0] > 0
     assert "test split: ssim 0.1235" in capsys.readouterr().out
