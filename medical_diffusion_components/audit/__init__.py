@@ -24,6 +24,7 @@ from medical_diffusion_components.audit.membership import (
     membership,
     membership_scores,
 )
+from medical_diffusion_components.audit.membership_watch import MembershipWatch
 from medical_diffusion_components.audit.proximity import (
     HoldoutShare,
     PublishedRule,
@@ -50,6 +51,7 @@ __all__ = [
     "FlaggedShare",
     "HoldoutShare",
     "Membership",
+    "MembershipWatch",
     "Memorised",
     "Nearest",
     "PreparedAudit",

@@ -1,8 +1,9 @@
-"""Stop a training that has converged."""
+"""Stop a training that has converged, or for another reason that a validation finds."""
 
 from __future__ import annotations
 
 import logging
+from typing import Protocol
 
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
@@ -10,6 +11,16 @@ from monai.engines import Evaluator
 __all__ = ["Convergence", "StopWhenConverged"]
 
 logger = logging.getLogger(__name__)
+
+
+class Reachable(Protocol):
+    """What may end a training."""
+
+    @property
+    def reached(self) -> bool: ...
+
+    @property
+    def reason(self) -> str: ...
 
 
 class Convergence:
@@ -45,6 +56,11 @@ class Convergence:
         """Whether patience is at its end."""
         return self.patience is not None and self.waited >= self.patience
 
+    @property
+    def reason(self) -> str:
+        """Why training is to end."""
+        return f"converged, no better validation in the last {self.waited}"
+
     def state_dict(self) -> dict[str, int]:
         """What a checkpoint keeps."""
         return {"waited": self.waited}
@@ -62,10 +78,10 @@ class StopWhenConverged:
     anyway, and one that has stopped does not train on when it is started again.
 
     Args:
-        convergence: attached to the evaluator.
+        convergence: attached to the evaluator; or anything else that is ``reached`` at some validation for a ``reason``.
     """
 
-    def __init__(self, convergence: Convergence) -> None:
+    def __init__(self, convergence: Reachable) -> None:
         self.convergence = convergence
 
     def attach(self, engine: Engine) -> None:
@@ -74,6 +90,5 @@ class StopWhenConverged:
 
     def __call__(self, engine: Engine) -> None:
         if self.convergence.reached and engine.state.epoch < engine.state.max_epochs:
-            waited = self.convergence.waited
-            logger.info(f"converged: no better validation in the last {waited}; stopping in epoch {engine.state.epoch}")
+            logger.info(f"stopping in epoch {engine.state.epoch}: {self.convergence.reason}")
             engine.terminate()

@@ -174,3 +174,21 @@ def test_nothing_is_written_relative_to_the_current_directory(
     monkeypatch.chdir(tmp_path)
     run(bundle, "train.yaml", **done.overrides)
     assert list(tmp_path.iterdir()) == []
+
+
+@one_ldm
+def test_training_says_how_well_the_denoiser_knows_its_volumes_if_it_is_asked(
+    bundle: Path, trained: Train, tmp_path: Path
+) -> None:
+    done = trained(bundle)
+    (tmp_path / "models").mkdir()
+    for file in done.models.glob("model_autoencoder.*"):
+        shutil.copy(file, tmp_path / "models")
+    where: dict = {"output_dir": str(tmp_path / "output"), "models_dir": str(tmp_path / "models")}
+    where["num_embedded_subjects"] = 40  # so that there are two or more in the validation split
+    run(bundle, "train.yaml", **{**done.overrides, **where}, stop_at_membership_auc=1.0)
+    events = EventAccumulator(str(tmp_path / "output" / "diffusion" / "tensorboard")).Reload()
+    found = [point.value for point in events.Scalars("membership_auc")]
+    assert found and all(0 <= value <= 1 for value in found)
+    events = EventAccumulator(str(done.output / "diffusion" / "tensorboard")).Reload()
+    assert "membership_auc" not in events.Tags()["scalars"], "nobody had asked"

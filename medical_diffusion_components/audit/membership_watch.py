@@ -1,0 +1,113 @@
+"""Watch during training whether the denoiser has begun to know its training volumes from held-out ones.
+
+How long a diffusion model trains before it remembers grows with the number of its training volumes; how long it takes to
+make good volumes does not (Bonnaire et al., "Why Diffusion Models Don't Memorize", NeurIPS 2025). So a training can be
+stopped in between.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from itertools import islice
+
+import torch
+from ignite.engine import Engine, Events
+
+from medical_diffusion_components.audit.membership import area_under_curve, denoising_losses, membership_scores
+from medical_diffusion_components.chance import numpy_generator
+from medical_diffusion_components.data import read_latents
+from medical_diffusion_components.diffusion import LatentDiffusionGenerator
+from medical_diffusion_components.distributed import gathered
+from medical_diffusion_components.metrics import Estimate
+
+__all__ = ["MembershipWatch"]
+
+logger = logging.getLogger(__name__)
+ERRORS = 2  # of the area, by which it must exceed 0.5: a few held-out volumes are not to stop a training by chance
+
+
+class MembershipWatch:
+    """At each validation, the area under the curve of the denoiser's loss on training against validation volumes.
+
+    It becomes the metric ``membership_auc``. Attach it to the evaluator, before handlers that write metrics down, give it
+    to the checkpoint as one of its objects, and to ``StopWhenConverged`` as what ends the training.
+
+    Args:
+        generator: with the averaged denoiser.
+        training: entries of ``cache_latents``; the plain latent of each is used.
+        held_out: entries of patients that the denoiser is not trained on.
+        stop_at: area in (0.5, 1] at which training ends, if it also exceeds 0.5 by two of its standard errors; None: never,
+            and nothing is computed.
+        num_training: training latents that are used, at most; a random choice.
+        seed: of the choice and of the noise.
+
+    Raises:
+        ValueError: ``stop_at`` outside (0.5, 1], or fewer than two latents on a side to compare.
+    """
+
+    def __init__(
+        self,
+        generator: LatentDiffusionGenerator,
+        training: Sequence[dict],
+        held_out: Sequence[dict],
+        stop_at: float | None = None,
+        num_training: int = 200,
+        seed: int = 0,
+    ) -> None:
+        if stop_at is not None and not 0.5 < stop_at <= 1:
+            raise ValueError(f"stop_at_membership_auc must be above 0.5, which is chance, and at most 1; got {stop_at}")
+        if stop_at is not None and min(len(training), len(held_out)) < 2:
+            raise ValueError(
+                "stop_at_membership_auc compares two or more training with two or more validation volumes, got "
+                f"{len(training)} and {len(held_out)}"
+            )
+        self.generator = generator
+        self.training = list(training)
+        self.held_out = list(held_out)
+        self.stop_at = stop_at
+        self.num_training = num_training
+        self.seed = seed
+        self.found: Estimate | None = None
+
+    def attach(self, evaluator: Engine) -> None:
+        evaluator.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, evaluator: Engine) -> None:
+        if self.stop_at is None:
+            return
+        chosen = numpy_generator(self.seed).permutation(len(self.training))[: self.num_training]
+        members = self._losses([self.training[place] for place in sorted(chosen)])
+        area = area_under_curve(*membership_scores(members, self._losses(self.held_out)))
+        self.found = gathered(area)[0]  # all processes are to stop or none, whatever their last digits are
+        evaluator.state.metrics["membership_auc"] = self.found.value
+
+    def _losses(self, entries: Sequence[dict]):
+        batches, latents = [], (views[0] for views in read_latents(entries))
+        while batch := list(islice(latents, 8)):  # not all of a large data set at once
+            batches.append(torch.from_numpy(denoising_losses(self.generator, torch.stack(batch), self.seed)))
+        return torch.cat(batches).numpy()
+
+    @property
+    def reached(self) -> bool:
+        """Whether training is to end."""
+        if self.stop_at is None or self.found is None:
+            return False
+        return self.found.value >= self.stop_at and self.found.value - 0.5 > ERRORS * self.found.error
+
+    @property
+    def reason(self) -> str:
+        """Why it is."""
+        area = self.found or Estimate(0.5, 0.0)
+        return (
+            f"the denoiser tells training from validation volumes, area under the curve {area.value:.3f} ± {area.error:.3f}"
+            f" (stop_at_membership_auc is {self.stop_at})"
+        )
+
+    def state_dict(self) -> dict[str, list[float]]:
+        """What a checkpoint keeps, so that a training that has ended does not train on when it is started again."""
+        return {"found": [] if self.found is None else [float(self.found.value), float(self.found.error)]}
+
+    def load_state_dict(self, state: dict[str, list[float]]) -> None:
+        """What the last validation had found."""
+        self.found = Estimate(*state["found"]) if state["found"] else None

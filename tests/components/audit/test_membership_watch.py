@@ -1,0 +1,115 @@
+"""A training ends when the denoiser knows its training volumes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine, Events
+
+from medical_diffusion_components.audit import MembershipWatch
+from medical_diffusion_components.audit.membership import area_under_curve, denoising_losses, membership_scores
+from medical_diffusion_components.diffusion import LatentDiffusionGenerator, noise_scheduler
+from medical_diffusion_components.handlers import StopWhenConverged
+from medical_diffusion_components.networks import VQGAN, EMACodebook
+
+COUNT, SHAPE = 30, (2, 4, 4, 4)
+
+
+class Rote(torch.nn.Module):
+    """Answers with the nearest of the latents that it has learned, or, before that, with nothing."""
+
+    def __init__(self, known: torch.Tensor) -> None:
+        super().__init__()
+        self.known, self.has_learned = known, False
+
+    def forward(self, x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        if not self.has_learned:
+            return torch.zeros_like(x)
+        distance = (x.flatten(1)[:, None] - self.known.flatten(1)[None]).square().sum(2)
+        return self.known[distance.argmin(1)]
+
+
+@pytest.fixture
+def bed(tmp_path: Path) -> tuple[LatentDiffusionGenerator, list[dict], list[dict]]:
+    rng = np.random.default_rng(0)
+    entries = []
+    for number in range(2 * COUNT):
+        file = tmp_path / f"{number}.npy"
+        plain = rng.uniform(-1, 1, SHAPE).astype(np.float32)
+        np.save(file, np.stack([plain, np.full(SHAPE, 9.0, np.float32)]))  # what stands second must not count
+        entries.append({"image": str(file), "case_id": str(number)})
+    training = entries[:COUNT]
+    known = torch.stack([torch.from_numpy(np.load(entry["image"])[0]) for entry in training])
+    first_stage = VQGAN(base_channels=4, compression=(2, 2, 2), norm_groups=2, codebook=EMACodebook(8, 2))
+    scheduler = noise_scheduler(100, "sample")
+    generator = LatentDiffusionGenerator(first_stage, Rote(known), scheduler, "ddim", 2, SHAPE)
+    generator.denoiser.known = generator.latent_scaling(known)
+    return generator, training, entries[COUNT:]
+
+
+def train(watch: MembershipWatch, learn_in: int, epochs: int = 5) -> tuple[int, list[float]]:
+    """Last epoch, and the area of each validation."""
+    trainer, evaluator, areas = Engine(lambda *_: None), Engine(lambda *_: None), []
+    watch.attach(evaluator)
+    evaluator.add_event_handler(Events.EPOCH_COMPLETED, lambda e: areas.append(e.state.metrics.get("membership_auc")))
+
+    @trainer.on(Events.EPOCH_COMPLETED)
+    def validate(engine: Engine) -> None:
+        watch.generator.denoiser.has_learned = engine.state.epoch >= learn_in
+        evaluator.run([0], 1)
+
+    StopWhenConverged(watch).attach(trainer)
+    trainer.run([0], epochs)
+    return trainer.state.epoch, areas
+
+
+def test_training_ends_when_training_volumes_are_known_and_not_before(bed: tuple) -> None:
+    last, areas = train(MembershipWatch(*bed, stop_at=0.9), learn_in=3)
+    assert last == 3 and areas[-1] > 0.9
+    assert max(areas[:-1]) < 0.8
+
+
+def test_the_area_is_that_of_the_audit(bed: tuple) -> None:
+    generator, training, held_out = bed
+    _, areas = train(MembershipWatch(*bed, stop_at=1.0), learn_in=9, epochs=1)
+    plain = [torch.stack([torch.from_numpy(np.load(e["image"])[0]) for e in some]) for some in (training, held_out)]
+    expected = area_under_curve(*membership_scores(*(denoising_losses(generator, one) for one in plain)))
+    assert areas == [pytest.approx(expected.value, abs=1e-9)]
+
+
+def test_by_default_nothing_is_computed(bed: tuple) -> None:
+    assert train(MembershipWatch(*bed), learn_in=1) == (5, [None] * 5)
+
+
+def test_a_few_held_out_volumes_do_not_stop_a_training_by_chance(bed: tuple) -> None:
+    watch = MembershipWatch(*bed, stop_at=0.6)
+    watch.load_state_dict({"found": [0.65, 0.1]})
+    assert not watch.reached
+    watch.load_state_dict({"found": [0.65, 0.05]})
+    assert watch.reached and "0.650 ± 0.050" in watch.reason
+
+
+def test_a_training_that_has_ended_does_not_train_on(bed: tuple) -> None:
+    done = MembershipWatch(*bed, stop_at=0.9)
+    train(done, learn_in=1)
+    again = MembershipWatch(*bed, stop_at=0.9)
+    again.load_state_dict(done.state_dict())
+    epochs: list[int] = []
+    trainer = Engine(lambda *_: epochs.append(1))
+    StopWhenConverged(again).attach(trainer)
+    trainer.run([0], 5)
+    assert epochs == []
+    fresh = MembershipWatch(*bed, stop_at=0.9)
+    fresh.load_state_dict(fresh.state_dict())
+    assert not fresh.reached
+
+
+@pytest.mark.parametrize("stop_at", [0.5, 0.3, 1.1])
+def test_a_level_that_is_chance_or_none_is_refused(bed: tuple, stop_at: float) -> None:
+    with pytest.raises(ValueError, match=rf"above 0\.5, which is chance, and at most 1; got {stop_at}"):
+        MembershipWatch(*bed, stop_at=stop_at)
+    with pytest.raises(ValueError, match="two or more validation volumes, got 30 and 1"):
+        MembershipWatch(bed[0], bed[1], bed[2][:1], stop_at=0.6)
