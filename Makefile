@@ -2,6 +2,7 @@
 # make demo-mrnet, demo-duke, demo-lidc: the same for knees, breasts and chests
 # make test: set up with the development tools, check the style and run every test; prints what the tests did not reach
 # make test-fast: what is not marked slow, for the minutes between two edits
+# make release: wheel, source archive and a zip for each bundle that comes with weights, into dist; the same bytes each time
 # make lint: the checks of style and types alone
 # make docs: the documentation as a site, site/index.html
 # make wheelhouse: all that an installation needs, for a machine without a network
@@ -15,7 +16,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 8000000000
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PYTHONUNBUFFERED = 1
 
-.PHONY: demo demo-mrnet demo-duke demo-lidc test test-fast lint docs wheelhouse clean-demo
+.PHONY: demo demo-mrnet demo-duke demo-lidc test test-fast lint docs release wheelhouse clean-demo
 
 # Training, sampling and evaluation of one bundle's demo; on the page also samples of the weights that come with the bundle.
 define run_demo
@@ -50,6 +51,10 @@ docs: $(VENV)/.installed-dev
 
 wheelhouse:
 	$(PYTHON) -m pip download --quiet --dest wheelhouse --constraint constraints.txt . setuptools wheel
+
+release: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct)
+release: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m medical_diffusion_components.release --out dist
 
 clean-demo:
 	rm -rf bundles/*/demo

@@ -204,14 +204,11 @@ def file_hash(path: str | os.PathLike) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of this package and of what its results depend on; a checkout that is not installed says so itself."""
-    found = {}
-    for name in (PACKAGE_NAME, "monai", "torch", "numpy"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            if name != PACKAGE_NAME:
-                raise
-            from medical_diffusion_components import __version__  # here: the package's own file imports nothing
+    from medical_diffusion_components import __version__  # here: the package's own file imports nothing
 
-            found[name] = f"{__version__} (not installed)"
-    return found
+    try:
+        installed = version(PACKAGE_NAME) == __version__  # what is installed may be another copy than this one
+    except PackageNotFoundError:
+        installed = False
+    own = __version__ if installed else f"{__version__} (not installed)"
+    return {PACKAGE_NAME: own, **{name: version(name) for name in ("monai", "torch", "numpy")}}

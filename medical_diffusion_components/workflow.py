@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
@@ -94,10 +95,15 @@ def bundle_root() -> str:
     """Absolute path of the bundle whose configuration is being evaluated.
 
     MONAI sets no such path. The running ``ConfigWorkflow`` knows the folder of its configuration; without one (a bare
-    ``ConfigParser``, as MONAI Label and ``ckpt_export`` use) the bundle is taken to be the current directory.
+    ``ConfigParser``, as MONAI Label and ``ckpt_export`` use) it is the bundle that this package came with, if it lies in
+    one, and else taken to be the current directory.
     """
     workflow = _running(ConfigWorkflow)
-    folder = workflow.config_root_path.absolute().parent if workflow is not None else Path()
+    beside = Path(__file__).parents[1]
+    if workflow is not None:
+        folder = workflow.config_root_path.absolute().parent
+    else:
+        folder = beside if (beside / "configs" / "metadata.json").is_file() else Path()
     return str(folder.resolve())
 
 
@@ -332,7 +338,7 @@ def check_overrides(*passed_on: str) -> None:
     if workflow is None:
         return
     paths = workflow.config_root_path.iterdir()
-    suffixes = (".json", ".yaml", ".yml")
+    suffixes = (".json", ".yaml", ".yml") if find_spec("yaml") else (".json",)  # MONAI does without
     files = {
         p.name: ConfigParser.load_config_file(p) for p in sorted(paths) if p.suffix in suffixes and p.stem != "metadata"
     }

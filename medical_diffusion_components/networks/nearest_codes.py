@@ -5,8 +5,9 @@ A k-d tree on the codes finds them on a CPU; elsewhere, and in TorchScript, bloc
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import torch
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from medical_diffusion_components.networks import fast
@@ -15,6 +16,7 @@ __all__ = ["nearest_by_products", "nearest_by_tree", "nearest_codes"]
 
 # Above this many channels a k-d tree visits so much of itself that blocks of products are faster.
 TREE_MAX_DIM = 10
+_HAS_TREES = find_spec("scipy") is not None  # MONAI does without it; products find the same codes
 
 
 def nearest_codes(latents: Tensor, codes: Tensor, chunk_size: int) -> Tensor:
@@ -43,7 +45,7 @@ def _checked_nearest(latents: Tensor, codes: Tensor, chunk_size: int) -> Tensor:
         finite = torch.isfinite(vectors)
         if not finite.all():
             raise ValueError(f"expected finite {name}, got {int((~finite).sum())} of {finite.numel()} nan or infinite")
-    if fast.in_use() and latents.shape[1] <= TREE_MAX_DIM:
+    if _HAS_TREES and fast.in_use() and latents.shape[1] <= TREE_MAX_DIM:
         return nearest_by_tree(latents, codes)
     return nearest_by_products(latents, codes, chunk_size)
 
@@ -79,6 +81,8 @@ def nearest_by_tree(latents: Tensor, codes: Tensor) -> Tensor:
         - latents: ``(N, C)``; codes: ``(K, C)``, both finite and on a CPU
         - output: ``(N,)``, int64
     """
+    from scipy.spatial import cKDTree
+
     tree = cKDTree(codes.double().numpy())
     _, nearest = tree.query(latents.double().numpy(), workers=torch.get_num_threads())
     return torch.from_numpy(nearest).long()

@@ -6,6 +6,7 @@ import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +18,6 @@ from monai.data import MetaTensor
 from medical_diffusion_components.data.datasets import is_synthetic, nifti_files
 from medical_diffusion_components.distributed import gathered, process_rank
 from medical_diffusion_components.files import files_below, write_atomically, write_json
-from medical_diffusion_components.reports.drawing import montage, save_montage
 from medical_diffusion_components.weights import made_with
 
 __all__ = ["NiftiVolumes", "SyntheticVolumeWriter", "VolumeFormat", "note_path"]
@@ -188,6 +188,8 @@ class SyntheticVolumeWriter:
     def draw_montage(self) -> None:
         """Draw the first volumes that were written, whichever process made them; the first process does it.
 
+        Where matplotlib is not installed, as in an environment with MONAI alone, there is no picture, and a line says so.
+
         Raises:
             ValueError: no process has written any.
             FileNotFoundError: those of another process are out of sight, since machines do not share the folder.
@@ -204,6 +206,11 @@ class SyntheticVolumeWriter:
             raise ValueError(f"no synthetic volume was written to {self.folder}, so there is none to draw")
         volumes, (affine, *_) = zip(*read)
         spacing, axcodes = nib.affines.voxel_sizes(affine), "".join(nib.aff2axcodes(affine))
+        if find_spec("matplotlib") is None:
+            print(f"wrote {self.folder}\nno montage: matplotlib is not installed", flush=True)
+            return
+        from medical_diffusion_components.reports.drawing import montage, save_montage
+
         figure = montage({"synthetic volumes": volumes}, spacing, self.window, axcodes=axcodes)
         path = self.folder / "montage.png"
         save_montage(figure, path)

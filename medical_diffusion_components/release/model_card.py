@@ -1,0 +1,120 @@
+"""A bundle's README: the Model Zoo's ten headings, from its metadata and its weights' note; Hugging Face's header."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["HEADINGS", "front_matter", "model_card"]
+
+HEADINGS = (
+    "Authors",
+    "Tags",
+    "Model Description",
+    "Data",
+    "Performance",
+    "Additional Usage Steps",
+    "System Configuration",
+    "Limitations",
+    "Citation Info",
+    "References",
+)
+_CITATION = """```bibtex
+@article{khader2023denoising,
+  title   = {Denoising diffusion probabilistic models for 3D medical image generation},
+  author  = {Khader, Firas and others},
+  journal = {Scientific Reports},
+  volume  = {13},
+  number  = {7303},
+  year    = {2023},
+  doi     = {10.1038/s41598-023-34341-2}
+}
+```"""
+
+
+def front_matter(metadata: Mapping[str, Any]) -> str:
+    """What Hugging Face reads at the top of a README, as YAML; every value is written as JSON, which YAML is."""
+    makes_images = _input(metadata)["type"] == "noise"
+    fields = {
+        "license": "apache-2.0",
+        "library_name": "monai",
+        "pipeline_tag": "unconditional-image-generation" if makes_images else "image-segmentation",
+        "tags": _tags(metadata),
+    }
+    return "---\n" + "".join(f"{key}: {json.dumps(value)}\n" for key, value in fields.items()) + "---\n"
+
+
+def model_card(bundle: str, metadata: Mapping[str, Any], note: Mapping[str, Any], sha256: str) -> str:
+    """The README of a bundle.
+
+    Args:
+        bundle: its name.
+        metadata: content of its ``metadata.json``.
+        note: of its weights.
+        sha256: of its weights.
+    """
+    image, pred = _input(metadata), metadata["network_data_format"]["outputs"]["pred"]
+    sizes = "x".join(str(n) for n in pred["spatial_shape"])
+    text = {
+        "Authors": metadata["authors"],
+        "Tags": ", ".join(_tags(metadata)),
+        "Model Description": f"{metadata['description']}.\n\nInput: {_format(image)}. Output: {_format(pred)}. "
+        f"These weights: {sizes} voxels; their networks are built from `models/model.json`.",
+        "Data": _data(metadata, note),
+        "Performance": _performance(metadata, sha256),
+        "Additional Usage Steps": _usage(bundle),
+        "System Configuration": f"Made with torch {metadata['pytorch_version']}, MONAI {metadata['monai_version']} and "
+        f"numpy {metadata['numpy_version']}. Runs on a CPU or a GPU. "
+        "`configs/metadata.json` names what training needs besides.",
+        "Limitations": f"{metadata['intended_use']}. {note.get('notice') or ''}".strip(),
+        "Citation Info": _CITATION,
+        "References": "\n".join(f"[{n}] {text}\n" for n, text in enumerate(metadata["references"], 1)).strip(),
+    }
+    return f"# {metadata['name']}\n" + "".join(f"\n## {heading}\n\n{text[heading]}\n" for heading in HEADINGS)
+
+
+def _input(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    return metadata["network_data_format"]["inputs"]["image"]
+
+
+def _tags(metadata: Mapping[str, Any]) -> list[str]:
+    modality = metadata["network_data_format"]["outputs"]["pred"].get("modality") or _input(metadata)["modality"]
+    kind = "synthetic-data" if _input(metadata)["type"] == "noise" else "segmentation"
+    return ["monai", "medical", "3d", str(modality).lower(), kind]
+
+
+def _format(of: Mapping[str, Any]) -> str:
+    return f"{of['type']}, {of['num_channels']} x {' x '.join(str(n) for n in of['spatial_shape'])}, {of['dtype']}"
+
+
+def _data(metadata: Mapping[str, Any], note: Mapping[str, Any]) -> str:
+    cases = ", ".join(f"{count} {split}" for split, count in note.get("cases", {}).items())
+    return (
+        f"These weights were trained on: {note.get('data', 'unknown data')} ({cases or 'number of cases unknown'}).\n\n"
+        f"The bundle is made for: {metadata['data_source']}.\n\n### Preprocessing\n\n{metadata['image_classes']}. "
+        "Raw scans are brought to one orientation, spacing and size by `configs/prepare.yaml`, where the bundle has one."
+    )
+
+
+def _performance(metadata: Mapping[str, Any], sha256: str) -> str:
+    """The measured numbers, if they are of these weights; none are made up, and those of others are not shown."""
+    measured = metadata["eval_metrics"]
+    if not measured:
+        return "Not measured."
+    if measured.get("weights_sha256") != sha256:
+        return "Not measured with these weights."
+    return f"As `configs/evaluate.yaml` measured it:\n\n```json\n{json.dumps(measured, indent=2)}\n```"
+
+
+def _usage(bundle: str) -> str:
+    return f"""In the unpacked folder `{bundle}`, with MONAI, torch, pytorch-ignite, nibabel, einops and fire installed:
+
+    python -m monai.bundle run --config_file configs/inference.json
+
+The code that it needs is in `{bundle}_components`, under a name that collides with nothing that is installed. From Python,
+with that folder on `sys.path`:
+
+    monai.bundle.load("{bundle}", bundle_dir="..", workflow_type="inference")
+
+`models/model.ts` runs with `torch.jit.load` and nothing else. `docs/guide.md` says how to train on data of your own."""
