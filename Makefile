@@ -65,5 +65,5 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[prepare,dicom,segmentation,manifests,docs,dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[prepare,dicom,segmentation,evaluation,manifests,docs,dev]"
 	touch $@

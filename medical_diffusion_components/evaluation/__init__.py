@@ -6,8 +6,9 @@ from medical_diffusion_components.evaluation.eval_metrics import record_eval_met
 from medical_diffusion_components.evaluation.evaluation_page import EvaluationPage
 from medical_diffusion_components.evaluation.features import FeatureReader
 from medical_diffusion_components.evaluation.generator_evaluation import GeneratorEvaluation, process_pool
+from medical_diffusion_components.evaluation.radiomics import RadiomicsSpace
 from medical_diffusion_components.evaluation.report import headline, markdown
-from medical_diffusion_components.evaluation.spaces import AnatomySpace, SliceSpace, default_spaces
+from medical_diffusion_components.evaluation.spaces import AnatomySpace, NetworkSpace, SliceSpace, default_spaces
 from medical_diffusion_components.evaluation.volume_sets import folder_cases, sampled_cases, write_reconstructions
 
 __all__ = [
@@ -18,6 +19,8 @@ __all__ = [
     "EvaluationPage",
     "FeatureReader",
     "GeneratorEvaluation",
+    "NetworkSpace",
+    "RadiomicsSpace",
     "SliceSpace",
     "VolumeSet",
     "audited_pairs",

@@ -182,7 +182,11 @@ class Comparison:
         zx, zy = self._standardised(space, x, y)
         gaussian = self._gaussian(space)
         unit = float(np.sqrt(np.square(self.training.features[space]).mean()))
-        kid = kernel_matrices(x.features[space] / unit, y.features[space] / unit)
+        kid = (
+            kernel_matrices(x.features[space] / unit, y.features[space] / unit)
+            if self.spaces[space].one_scale
+            else kernel_matrices(zx, zy)
+        )
         mmd = kernel_matrices(zx, zy, gaussian)
         measures = {
             "kid": Measure(lambda i, j: mmd_squared(kid, i, j), "lower"),

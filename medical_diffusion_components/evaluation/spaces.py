@@ -6,6 +6,7 @@ use another network; Lite0 is there for comparison with older figures alone.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,11 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medical_diffusion_components.evaluation.radiomics import RadiomicsSpace
 from medical_diffusion_components.metrics.slice_features import SliceFeatures
 from medical_diffusion_components.networks.image_features import EfficientNetFeatures
 
-__all__ = ["AnatomySpace", "SliceSpace", "default_spaces"]
+__all__ = ["AnatomySpace", "NetworkSpace", "SliceSpace", "default_spaces"]
 
+KINDS = ("slices", "anatomy", "checks", "radiomics")
 PLANES = ("yz", "zx", "xy")  # across H, W, D
 BACKGROUND = -0.99  # slices that are nowhere brighter are empty
 
@@ -34,6 +37,8 @@ class SliceSpace(nn.Module):
     Shape:
         (C, H, W, D) in [-1, 1] -> (F,) float64
     """
+
+    one_scale = True
 
     def __init__(
         self, network: nn.Module, axes: Sequence[int] = (0, 1, 2), every: int = 4, counts: bool = True
@@ -63,6 +68,8 @@ class AnatomySpace(nn.Module):
         (C, H, W, D) -> (F,) float64
     """
 
+    one_scale = True
+
     def __init__(self, side: int = 16, counts: bool = True) -> None:
         super().__init__()
         self.side = side
@@ -80,18 +87,82 @@ class AnatomySpace(nn.Module):
         return (features - training.mean(0)) / (training.std(0) + 0.05)
 
 
-def default_spaces(size: Sequence[int], every: int = 4) -> dict[str, nn.Module]:
-    """The spaces of the protocol: three planes by EfficientNet-Lite2, anatomy, and two to check them by.
+class NetworkSpace(nn.Module):
+    """What a network of anybody's says of whole volumes.
+
+    Args:
+        network: (B, C, H, W, D) in [-1, 1] -> (B, F), with its weights; it is put into evaluation mode.
+        counts: whether the space is a judge.
+
+    Shape:
+        (C, H, W, D) in [-1, 1] -> (F,) float64
+
+    Raises:
+        ValueError: when called, features that are no vector or not finite.
+    """
+
+    one_scale = True
+
+    def __init__(self, network: nn.Module, counts: bool = True) -> None:
+        super().__init__()
+        self.network = network.eval()
+        self.counts = counts
+        weights = hashlib.sha256()
+        for name, tensor in sorted(network.state_dict().items()):
+            weights.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        self.description = f"{type(network).__name__} with the weights {weights.hexdigest()[:16]}"
+
+    @torch.no_grad()
+    def forward(self, volume: Tensor) -> np.ndarray:
+        features = self.network(volume[None].float())
+        if features.ndim != 2 or len(features) != 1 or not torch.isfinite(features).all():
+            raise ValueError(
+                f"{self.description}: expected finite features (1, F) of a volume (1, C, H, W, D), got shape "
+                f"{tuple(features.shape)}, finite: {bool(torch.isfinite(features).all())}"
+            )
+        return features[0].double().cpu().numpy()
+
+    @staticmethod
+    def standardise(features: np.ndarray, training: np.ndarray) -> np.ndarray:
+        """(n, F) in units of the training volumes, (N, F)."""
+        return (features - training.mean(0)) / (training.std(0) + 1e-6)
+
+
+def default_spaces(
+    size: Sequence[int],
+    every: int = 4,
+    kinds: Sequence[str] = ("slices", "anatomy", "checks"),
+    network: nn.Module | None = None,
+) -> dict[str, nn.Module]:
+    """The spaces of the protocol: three planes by EfficientNet-Lite2, anatomy, and two to check them by; and others.
 
     Args:
         size: voxels (H, W, D); planes whose slices are smaller than 16 voxels are left out.
         every: distance of two slices in voxels.
+        kinds: ``anatomy``, in which neighbours are found, and any of ``slices``, ``checks`` (the same with random weights,
+            and the older network) and ``radiomics``.
+        network: of a space ``network``, (B, C, H, W, D) -> (B, F); None for none.
+
+    Raises:
+        ValueError: an unknown kind, or no ``anatomy``.
+        ImportError: ``radiomics`` without numpyradiomics.
     """
-    lite2 = EfficientNetFeatures("lite2")
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        raise ValueError(f"expected spaces of {', '.join(KINDS)}, got {', '.join(unknown)}")
+    if "anatomy" not in kinds:
+        raise ValueError(f"anatomy must be among the spaces, since neighbours are found in it, got {', '.join(kinds)}")
     axes = [axis for axis in range(3) if min(side for a, side in enumerate(size) if a != axis) >= 16]
-    spaces: dict[str, nn.Module] = {f"slices_{PLANES[axis]}": SliceSpace(lite2, (axis,), every) for axis in axes}
+    spaces: dict[str, nn.Module] = {}
+    if "slices" in kinds:
+        lite2 = EfficientNetFeatures("lite2")
+        spaces |= {f"slices_{PLANES[axis]}": SliceSpace(lite2, (axis,), every) for axis in axes}
     spaces["anatomy"] = AnatomySpace()
-    if axes:
+    if "radiomics" in kinds:
+        spaces["radiomics"] = RadiomicsSpace()
+    if network is not None:
+        spaces["network"] = NetworkSpace(network)
+    if axes and "checks" in kinds:
         spaces["slices_random"] = SliceSpace(EfficientNetFeatures("lite2", seed=0), axes, every, counts=False)
         spaces["slices_lite0"] = SliceSpace(EfficientNetFeatures("lite0"), axes, every, counts=False)
     return spaces
