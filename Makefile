@@ -1,5 +1,6 @@
 # make demo: set up, train on the embedded cohort, sample, and print where the picture is
 # make demo-mrnet, demo-duke, demo-lidc: the same for knees, breasts and chests
+# make demo-gan: the same for the GAN that diffusion is compared with
 # make test: set up with the development tools, check the style and run every test; prints what the tests did not reach
 # make test-fast: what is not marked slow, for the minutes between two edits
 # make release: wheel, source archive and a zip for each bundle that comes with weights, into dist; the same bytes each time
@@ -16,23 +17,28 @@ export MALLOC_TRIM_THRESHOLD_ ?= 8000000000
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PYTHONUNBUFFERED = 1
 
-.PHONY: demo demo-mrnet demo-duke demo-lidc test test-fast lint docs release wheelhouse clean-demo
+.PHONY: demo demo-mrnet demo-duke demo-lidc demo-gan test test-fast lint docs release wheelhouse clean-demo
 
-# Training, sampling and evaluation of one bundle's demo; on the page also samples of the weights that come with the bundle.
+FAST_SAMPLER := --sampler dpmpp_2m --num_inference_steps 20
+
+# Training, sampling and evaluation of one bundle's demo, and options of inference; on the page also samples of the weights that come with the bundle.
 define run_demo
 	$(BIN)/python -m monai.bundle run training --config_file "['bundles/$(1)/configs/train.yaml','bundles/$(1)/configs/demo.yaml']"
 	$(BIN)/python -m monai.bundle run --config_file "['bundles/$(1)/configs/inference.json','bundles/$(1)/configs/demo.yaml']"
 	$(if $(wildcard bundles/$(1)/released/model.pt),$(BIN)/python -m monai.bundle run --config_file bundles/$(1)/configs/inference.json \
-		--models_dir bundles/$(1)/released --samples_dir bundles/$(1)/demo/released_weights --num_volumes 6 --sampler dpmpp_2m --num_inference_steps 20)
+		--models_dir bundles/$(1)/released --samples_dir bundles/$(1)/demo/released_weights --num_volumes 6 $(2))
 	$(BIN)/python -m monai.bundle run --config_file "['bundles/$(1)/configs/evaluate.yaml','bundles/$(1)/configs/demo.yaml']" \
 		$(if $(wildcard bundles/$(1)/released/model.pt),--compare_dir bundles/$(1)/demo/released_weights)
 endef
 
 demo: $(VENV)/.installed
-	$(call run_demo,adni_ldm)
+	$(call run_demo,adni_ldm,$(FAST_SAMPLER))
 
 demo-mrnet demo-duke demo-lidc: demo-%: $(VENV)/.installed
-	$(call run_demo,$*_ldm)
+	$(call run_demo,$*_ldm,$(FAST_SAMPLER))
+
+demo-gan: $(VENV)/.installed
+	$(call run_demo,adni_gan)
 
 test: $(VENV)/.installed-dev lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from medical_diffusion_components.networks import (
     AlphaWGANGenerator,
@@ -10,6 +11,7 @@ from medical_diffusion_components.networks import (
     VolumeDiscriminator,
     VolumeEncoder,
 )
+from medical_diffusion_components.networks.alpha_wgan import EnlargingConv3d
 
 SIZE = (16, 48, 32)
 
@@ -36,8 +38,18 @@ def test_a_code_becomes_a_volume_and_a_volume_a_code() -> None:
 
 def test_the_generator_ends_with_a_convolution_and_tanh_and_norms_before_every_enlargement() -> None:
     kinds = [type(layer).__name__ for layer in AlphaWGANGenerator(SIZE, 6, 2).layers]
-    stage = ["BatchNorm3d", "ReLU", "Upsample", "Conv3d"]
+    stage = ["BatchNorm3d", "ReLU", "EnlargingConv3d"]
     assert kinds == ["ConvTranspose3d", *stage * 4, "Tanh"]
+
+
+def test_enlarging_and_convolving_at_once_equals_one_after_the_other_and_so_do_the_gradients() -> None:
+    layer, volume = EnlargingConv3d(3, 2).double(), torch.randn(2, 3, 2, 3, 4, dtype=torch.float64, requires_grad=True)
+    expected = F.conv3d(F.interpolate(volume, scale_factor=2.0), layer.weight, padding=1)
+    assert layer(volume).shape == (2, 2, 4, 6, 8)
+    torch.testing.assert_close(layer(volume), expected)
+    weights = torch.randn_like(expected)
+    ours, theirs = (torch.autograd.grad((y * weights).sum(), (volume, layer.weight)) for y in (layer(volume), expected))
+    torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("network", [VolumeDiscriminator(SIZE, 8), CodeDiscriminator(6, 16)])

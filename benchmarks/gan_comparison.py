@@ -1,0 +1,389 @@
+"""alpha-WGAN against the diffusion system on the embedded brains, at equal processor time and at equal volumes seen.
+
+    python benchmarks/gan_comparison.py --folder gan_comparison [--scale demo] [--seeds 0 1 2] [--norms group batch] \
+        [--finished_only] [--save]
+
+The command resumes: interrupted and repeated, it goes on from the last finished epoch, and what is done is not done
+again. `--finished_only` trains nothing more and judges what is there; the table names the trainings that are missing.
+
+1. One cohort is written, with further subjects that no training sees.
+2. `adni_ldm` is trained for each seed, first stage and diffusion, as its configuration says. What it cost (processor time
+   of both stages' processes, start included; where there is a GPU, their time by the clock) and how many volumes it has
+   seen (drawn by either stage, a crop counting as a volume) are the targets of the GAN of the same seed.
+3. `adni_gan` is trained for each seed and norm until both targets are reached; its weights at either are kept. Its learning
+   rate does not change with time, so the weights at a target are those of a training to that target.
+4. Each generator makes `--volumes` volumes, and `adni_gan`'s evaluation judges them all, from files, against the same
+   held-out subjects.
+
+`--scale demo` trains both at the width of their `demo.yaml`; `--scale published` at the sizes of the papers (alpha-WGAN:
+generator 37.42, discriminator 11.05, encoder 43.79, discriminator of codes 20.90 million parameters), which wants a GPU.
+The table states the parameters in use. Written to `--folder`: `gan_comparison.json`, `.md` (the table, also printed) and
+`.png` (the first samples of each); with `--save`, copies in `benchmarks/results`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bundle_step import BUNDLES
+from measuring import ENVIRONMENT, RESULTS, machine
+from metered_training import known, read_notes
+from table import markdown
+
+from medical_diffusion_components.files import write_atomically, write_json
+
+NAME = "gan_comparison"
+OVERLAYS: dict[str, list[str]] = {"demo": ["demo.yaml"], "published": []}
+NETWORKS = {
+    "adni_ldm": ("autoencoder_def", "denoiser_def"),
+    "adni_gan": ("network_def", "discriminator_def", "encoder_def", "code_discriminator_def"),
+}
+UNLIMITED = 1_000_000  # epochs of the GAN: its targets end it
+FOR_EVER = 1.0e9  # minutes between two checkpoints within an epoch: they fall on its end, where the meter is read
+SHOWN = 8  # volumes in a row of the picture
+TARGETS = {"volumes": "equal volumes seen", "seconds": "equal processor time"}
+# heading, space, measure; "slices" is the mean of the planes'
+COLUMNS = (
+    ("KID, slices", "slices", "kid"),
+    ("MMD, slices", "slices", "mmd"),
+    ("FD, slices", "slices", "fd"),
+    ("KID, anatomy", "anatomy", "kid"),
+    ("MMD, anatomy", "anatomy", "mmd"),
+    ("FD, anatomy", "anatomy", "fd"),
+    ("MS-SSIM of pairs", "volumes", "ms_ssim"),
+)
+
+
+class Run(NamedTuple):
+    """One training; ``norm`` is of the GAN alone."""
+
+    seed: int
+    norm: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{f'gan_{self.norm}' if self.norm else 'diffusion'}_{self.seed}"
+
+
+class Generator(NamedTuple):
+    """Weights to be judged: of a training, at one of its targets or (``at`` empty) at its end."""
+
+    run: Run
+    at: str
+    weights: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.run.name}_{self.at}" if self.at else self.run.name
+
+
+class Comparison:
+    """All trainings and judgements of one folder.
+
+    Args:
+        args: the command line's options.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.folder = args.folder.resolve()
+        self.judge = self.folder / "judge"  # output_dir of the evaluations, which share the cohort and features
+        self.overlays = OVERLAYS[args.scale]
+        self.shared = {"image_size": args.image_size, "num_embedded_subjects": args.subjects}
+        given = (dict(read_knob(text) for text in texts) for texts in (args.diffusion, args.gan))
+        self.settings = dict(zip(NETWORKS, given))
+
+    def cohort(self) -> str:
+        """The training cohort's folder; written on the first call."""
+        from medical_diffusion_components.cohorts import resolve_dataset
+
+        return resolve_dataset(None, str(self.judge), self.args.subjects, tuple(self.args.image_size))
+
+    def runs(self) -> list[Run]:
+        """Every training, the diffusion of a seed before its GANs, so that a stopped comparison has both."""
+        return [Run(seed, norm) for seed in self.args.seeds for norm in ("", *self.args.norms)]
+
+    def notes(self, run: Run, stage: str) -> dict[str, Any]:
+        return read_notes(self.folder / run.name / f"{stage}.json")
+
+    def cost(self, seed: int) -> dict[str, float]:
+        """Seconds and volumes of both stages of the diffusion run, as far as they have got."""
+        stages = [self.notes(Run(seed), stage) for stage in ("autoencoder", "diffusion")]
+        return {name: round(sum(one["rows"][-1][name] for one in stages if one["rows"]), 1) for name in TARGETS}
+
+    def train(self, run: Run) -> None:
+        """Whatever is left of a training, each stage in a process of its own."""
+        for stage in ("gan",) if run.norm else ("autoencoder", "diffusion"):
+            if self.notes(run, stage)["done"]:
+                continue
+            settings = {
+                **self.settings["adni_gan" if run.norm else "adni_ldm"],
+                "image_size": self.args.image_size,
+                "dataset_dir": self.cohort(),
+                "seed": run.seed,
+                "output_dir": str(self.folder / run.name / "output"),
+                "models_dir": str(self.folder / run.name / "models"),
+                "checkpoint_minutes": FOR_EVER,
+            }
+            if run.norm:
+                settings |= {"norm": run.norm, "epochs": UNLIMITED, "save_interval": 1}
+            job = {
+                "stage": stage,
+                "overlays": self.overlays,
+                "settings": settings,
+                "meter": str(self.folder / run.name / f"{stage}.json"),
+                "targets": self.cost(run.seed) if run.norm else {},
+                "weights": str(self.folder / run.name / "models" / "model.pt"),
+            }
+            print(f"{run.name}: training, {stage}", flush=True)
+            called([str(Path(__file__).with_name("metered_training.py")), json.dumps(job)])
+
+    def generators(self) -> Iterator[Generator]:
+        """The weights that there are."""
+        for run in self.runs():
+            folder = self.folder / run.name
+            if not run.norm and self.notes(run, "diffusion")["done"]:
+                yield Generator(run, "", folder / "models" / "model.pt")
+            for name in TARGETS if run.norm else ():
+                if name in self.notes(run, "gan")["reached"]:
+                    yield Generator(run, name, folder / name / "model.pt")
+
+    def judged(self, generator: Generator) -> dict[str, Any]:
+        """The evaluation of a generator's samples; made once."""
+        result = self.folder / "evaluations" / f"{generator.name}.json"
+        if result.is_file():
+            return json.loads(result.read_text())
+        bundle = "adni_gan" if generator.run.norm else "adni_ldm"
+        samples = self.folder / "samples" / generator.name
+        self.call_bundle(
+            bundle,
+            "inference.json",
+            self.settings[bundle],
+            weights=str(generator.weights),
+            samples_dir=str(samples),
+            num_volumes=self.args.volumes,
+        )
+        self.call_bundle(
+            "adni_gan",
+            "evaluate.yaml",
+            self.settings["adni_gan"],
+            **self.shared,
+            samples_dir=str(samples),
+            output_dir=str(self.judge),
+            models_dir=str(self.judge / "models"),  # holds nothing: the samples are judged, whosever they are
+            num_more_held_out=self.args.more_held_out,
+        )
+        report = json.loads((self.judge / "evaluation" / "evaluation.json").read_text())
+        write_json(result, report)
+        return report
+
+    def call_bundle(self, bundle: str, config: str, given: Mapping[str, Any], **settings: Any) -> None:
+        files = [BUNDLES / bundle / "configs" / name for name in (config, *self.overlays)]
+        settings = {**known([files[0]], given), **settings}
+        arguments = [part for id, value in settings.items() for part in (f"--{id}", as_option(value))]
+        called(["-m", "monai.bundle", "run", "--config_file", str([str(file) for file in files]), *arguments])
+
+    def result(self) -> dict[str, Any]:
+        """Everything that the table needs."""
+        rows = []
+        for generator in self.generators():
+            report = self.judged(generator)
+            run = generator.run
+            cost = self.notes(run, "gan")["reached"][generator.at] if run.norm else self.cost(run.seed)
+            rows.append(
+                {
+                    "generator": f"alpha-WGAN, {run.norm} norm" if run.norm else "diffusion",
+                    "at": TARGETS.get(generator.at, ""),
+                    "seed": run.seed,
+                    **{name: cost[name] for name in TARGETS},
+                    "n": report["n"],
+                    "spaces": report["rows"]["synthetic"],
+                }
+            )
+        missing = [run.name for run in self.runs() if not self.notes(run, "gan" if run.norm else "diffusion")["done"]]
+        return {
+            "scale": self.args.scale,
+            **self.shared,
+            "changed_settings": self.settings,
+            "parameters_in_millions": self.parameters(),
+            "rows": rows,
+            "not_run": missing,
+            "machine": machine(),
+        }
+
+    def parameters(self) -> dict[str, dict[str, float]]:
+        """Millions of parameters of every network that is trained, discriminators of the first stage apart."""
+        from monai.bundle import ConfigParser
+
+        found = {}
+        for bundle, networks in NETWORKS.items():
+            files = [BUNDLES / bundle / "configs" / name for name in ("train.yaml", *self.overlays)]
+            parser = ConfigParser()
+            parser.read_config([str(file) for file in files])
+            for id, value in known([files[0]], self.settings[bundle] | self.shared).items():
+                parser[id] = value
+            modules = {name: parser.get_parsed_content(name) for name in networks}
+            found[bundle] = {
+                name.removesuffix("_def"): round(sum(p.numel() for p in module.parameters()) / 1e6, 2)
+                for name, module in modules.items()
+            }
+        return found
+
+    def draw(self, path: Path) -> None:
+        """Middle axial slices: held-out volumes above, below them the first samples of every generator."""
+        from medical_diffusion_components.data import load_cases
+
+        rows = {"held out": [case["image"] for case in load_cases(self.cohort(), "test")]}
+        for generator in self.generators():
+            rows[generator.name] = sorted((self.folder / "samples" / generator.name).glob("*.nii.gz"))
+        save_slices(rows, path)
+
+
+def save_slices(rows: Mapping[str, Sequence[str | os.PathLike]], path: Path) -> None:
+    """A picture with a row for each name, of the middle slices of the first volumes in it."""
+    import nibabel as nib
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1.1 * SHOWN + 1.6, 1.1 * len(rows)), dpi=90, facecolor="black")
+    axes = figure.subplots(len(rows), SHOWN, squeeze=False, gridspec_kw={"wspace": 0.02, "hspace": 0.02})
+    figure.subplots_adjust(left=1.6 / figure.get_figwidth(), right=1, top=1, bottom=0)
+    for (name, files), line in zip(rows.items(), axes):
+        line[0].text(-0.05, 0.5, name.replace("_", " "), color="white", ha="right", transform=line[0].transAxes, size=8)
+        for place in line:
+            place.set_axis_off()
+        for place, file in zip(line, files):
+            volume = np.asarray(nib.load(file).dataobj)
+            place.imshow(np.rot90(volume[:, :, volume.shape[2] // 2]), cmap="gray", aspect="equal")
+    FigureCanvasAgg(figure).print_png(path)
+
+
+def called(arguments: Sequence[str]) -> None:
+    """Run Python with these arguments, its output visible.
+
+    Raises:
+        SystemExit: it failed; what is done stays, and the same command resumes.
+    """
+    paths = os.pathsep.join([str(BUNDLES.parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run([sys.executable, *arguments], env=os.environ | ENVIRONMENT | {"PYTHONPATH": paths})
+    if done.returncode:
+        raise SystemExit(f"python {' '.join(arguments)[:300]} ... ended with {done.returncode}")
+
+
+def as_option(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def read_knob(text: str) -> tuple[str, Any]:
+    id, _, value = text.partition("=")
+    return id, json.loads(value)
+
+
+def cell(row: Mapping[str, Any], space: str, measure: str) -> dict[str, float]:
+    """Value, error and floor of one measure; of "slices", means over the planes, whose errors are not independent."""
+    names = [name for name in row["spaces"] if name.startswith("slices_") and name[7:] in ("yz", "zx", "xy")]
+    cells = [row["spaces"][name][measure] for name in (names if space == "slices" else [space])]
+    return {
+        key: statistics.fmean(one[key] for one in cells) for key in ("value", "se", "floor", "real") if key in cells[0]
+    }
+
+
+def spread(values: Sequence[float], errors: Sequence[float]) -> str:
+    """Mean and standard deviation over seeds; of a single seed, value and standard error over volumes."""
+    if len(values) == 1:
+        return f"{values[0]:.3g} ± {errors[0]:.1g}"
+    return f"{statistics.fmean(values):.3g} ± {statistics.stdev(values):.1g}"
+
+
+def make_table(result: Mapping[str, Any]) -> str:
+    """Markdown: a row for each kind of generator and target, floors above, what is missing below."""
+    rows = result["rows"]
+    if not rows:
+        return f"No training is finished. Not run: {', '.join(result['not_run'])}.\n"
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["generator"], row["at"]), []).append(row)
+    first = [cell(rows[0], space, measure) for _, space, measure in COLUMNS]
+    lines = [
+        [
+            "held-out volumes (halves; MS-SSIM: all)",
+            "",
+            "",
+            "",
+            *(f"{one.get('real', one['floor']):.3g}" for one in first),
+        ]
+    ]
+    for (generator, at), members in groups.items():
+        cells = [[cell(row, space, measure) for row in members] for _, space, measure in COLUMNS]
+        lines.append(
+            [
+                f"{generator}, {at}" if at else generator,
+                ", ".join(str(row["seed"]) for row in members),
+                f"{statistics.fmean(row['volumes'] for row in members):,.0f}",
+                f"{statistics.fmean(row['seconds'] for row in members) / 60:.1f}",
+                *(spread([one["value"] for one in some], [one["se"] for one in some]) for some in cells),
+            ]
+        )
+    sizes = "; ".join(
+        f"{bundle}: " + ", ".join(f"{name.replace('_', ' ')} {size:.2f}" for name, size in networks.items())
+        for bundle, networks in result["parameters_in_millions"].items()
+    )
+    n = rows[0]["n"]
+    unit = "processor minutes" if not any("cuda" in str(v) for v in ()) else "minutes"
+    header = ["generator", "seeds", "volumes seen", unit, *(heading for heading, _, _ in COLUMNS)]
+    notes = [
+        f"Scale `{result['scale']}`, {'x'.join(map(str, result['image_size']))} voxels, {n['training']} training volumes; "
+        f"{n['synthetic']} samples against {n['reference']} held-out volumes. Millions of parameters: {sizes}.",
+        "± is the standard deviation between seeds, or of a single seed the standard error over volumes. MS-SSIM should be "
+        "as of held-out volumes; all else lower is better.",
+        f"Not run: {', '.join(result['not_run']) or 'nothing'}.",
+    ]
+    return "\n".join([*markdown(header, lines), "", "\n".join(notes), ""])
+
+
+def options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="of everything that is made")
+    parser.add_argument("--scale", choices=OVERLAYS, default="demo", help="width of the networks (default: demo)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--norms", choices=("group", "batch"), nargs="*", default=["group", "batch"])
+    parser.add_argument("--subjects", type=int, default=60, help="of the cohort; three quarters are trained on")
+    parser.add_argument("--more_held_out", type=int, default=45, help="further subjects to compare with")
+    parser.add_argument("--volumes", type=int, default=45, help="samples of each generator")
+    parser.add_argument("--image_size", type=int, nargs=3, default=[64, 64, 64])
+    for name in ("diffusion", "gan"):
+        parser.add_argument(
+            f"--{name}", nargs="*", default=[], metavar="KNOB=JSON", help=f"settings of the {name} bundle"
+        )
+    parser.add_argument("--finished_only", action="store_true", help="train nothing more, judge what is finished")
+    parser.add_argument("--save", action="store_true", help="copies of the result in benchmarks/results")
+    return parser
+
+
+def main() -> None:
+    args = options().parse_args()
+    comparison = Comparison(args)
+    for run in () if args.finished_only else comparison.runs():
+        comparison.train(run)
+    result = comparison.result()
+    table = make_table(result)
+    write_json(comparison.folder / f"{NAME}.json", result, indent=1)
+    write_atomically(comparison.folder / f"{NAME}.md", lambda temporary: temporary.write_text(table))
+    comparison.draw(comparison.folder / f"{NAME}.png")
+    for suffix in ("json", "png") if args.save else ():
+        shutil.copyfile(comparison.folder / f"{NAME}.{suffix}", RESULTS / f"{NAME}.{suffix}")
+    print(table)
+
+
+if __name__ == "__main__":
+    main()
