@@ -24,6 +24,32 @@ SCRIPTS = sorted(path for path in (REPOSITORY / "benchmarks").glob("*.py") if pa
 ADNI = REPOSITORY / "bundles" / "adni_ldm"
 FIRST_STAGE_KNOBS = bundle_folders.read(ADNI / "configs" / "train_autoencoder.yaml").keys() - {"image_size"}
 SMALL_STEP = {id: value for id, value in bundle_folders.tiny(ADNI).items() if id in FIRST_STAGE_KNOBS}
+GAN = REPOSITORY / "bundles" / "adni_gan"
+GAN_IDS = bundle_folders.read(GAN / "configs" / "train.yaml").keys()
+DIFFUSION_IDS = bundle_folders.read(ADNI / "configs" / "train.yaml").keys() | FIRST_STAGE_KNOBS
+OWN_OPTIONS = {
+    "image_size",
+    "num_embedded_subjects",
+    "patch_size",
+}  # of gan_comparison.py, or too large for its volumes
+SMALL_COMPARISON = [  # a volume must have 16 voxels for the network that measures features
+    *(
+        "--image_size",
+        "16",
+        "48",
+        "32",
+        "--subjects=8",
+        "--more_held_out=4",
+        "--volumes=3",
+        "--seeds=0",
+        "--norms=group",
+    ),
+    "--diffusion",
+    "patch_size=[16, 48, 32]",
+    *(f"{k}={json.dumps(v)}" for k, v in bundle_folders.tiny(ADNI).items() if k in DIFFUSION_IDS - OWN_OPTIONS),
+    "--gan",
+    *(f"{k}={json.dumps(v)}" for k, v in bundle_folders.tiny(GAN).items() if k in GAN_IDS - OWN_OPTIONS - {"epochs"}),
+]
 # What makes a command small, appended to that of the docstring without its parts in brackets.
 SMALLEST = {
     "bundle_step": [f"--set={key}={json.dumps(value)}" for key, value in SMALL_STEP.items()],
@@ -88,6 +114,24 @@ def test_the_command_of_the_docstring_runs(name: str, tmp_path: Path) -> None:
     if name == "growth":
         assert {path.name for path in tmp_path.iterdir()} == {"growth.csv", "growth.png"}
     assert shown.strip()
+
+
+@pytest.mark.slow
+def test_the_gan_is_compared_by_the_command_of_the_docstring_and_again_without_training(tmp_path: Path) -> None:
+    parts = [*command(REPOSITORY / "benchmarks" / "gan_comparison.py")[1:], f"--folder={tmp_path}", *SMALL_COMPARISON]
+    shown = run(parts)
+    table = (tmp_path / "gan_comparison.md").read_text()
+    assert table.strip() in shown and "Not run: nothing." in table
+    result = json.loads((tmp_path / "gan_comparison.json").read_text())
+    assert [row["at"] for row in result["rows"]] == ["", "equal volumes seen", "equal processor time"]
+    diffusion, *gans = result["rows"]
+    assert gans[0]["volumes"] >= diffusion["volumes"] and gans[1]["seconds"] >= diffusion["seconds"]
+    assert all(
+        row["n"]["synthetic"] == 3 and row["n"]["reference"] == gans[0]["n"]["reference"] for row in result["rows"]
+    )
+    assert (tmp_path / "gan_comparison.png").is_file()
+    again = run(parts)
+    assert "training, " not in again and table.strip() in again
 
 
 @pytest.mark.slow
