@@ -36,7 +36,7 @@ from typing import Any, NamedTuple
 
 from bundle_step import BUNDLES
 from measuring import ENVIRONMENT, RESULTS, machine
-from metered_training import known, read_notes
+from metered_training import known, minutes_of, read_notes
 from table import markdown
 
 from medical_diffusion_components.files import write_atomically, write_json
@@ -217,6 +217,7 @@ class Comparison:
             "parameters_in_millions": self.parameters(),
             "rows": rows,
             "not_run": missing,
+            "minutes_of": minutes_of(),
             "machine": machine(),
         }
 

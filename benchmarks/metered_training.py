@@ -71,11 +71,18 @@ def read_notes(file: Path) -> dict[str, Any]:
     return json.loads(file.read_text()) if file.is_file() else {"rows": [], "reached": {}, "done": False}
 
 
-def clock() -> float:
-    """Seconds of this process since its start: the processor's, or the clock's where a GPU does the work."""
+def minutes_of() -> str:
+    """What is counted: time of the processor, or by the clock where a GPU does the work."""
     import torch
 
-    if not torch.cuda.is_available():
+    return "clock" if torch.cuda.is_available() else "processor"
+
+
+def clock() -> float:
+    """Seconds of this process since its start, as :func:`minutes_of` says."""
+    import torch
+
+    if minutes_of() == "processor":
         return time.process_time()
     torch.cuda.synchronize()
     return time.time() - STARTED

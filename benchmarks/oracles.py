@@ -1,14 +1,14 @@
 """FD and KID of the same features by torch-fidelity and by us: the largest relative difference.
 
-    pip install --no-deps --target DIR torch-fidelity==0.4.0
-    PYTHONPATH=DIR python benchmarks/oracles.py
+    python benchmarks/oracles.py
 
-It is no dependency: it imports torchvision, which nothing here may need, and its wheel installs a package ``tests``. Its
+torch-fidelity must be on the PYTHONPATH, such as the folder DIR of `pip install --no-deps --target DIR torch-fidelity==0.4.0`. It is no dependency: it imports torchvision, which nothing here may need, and its wheel installs a package ``tests``. Its
 formulas do not use torchvision, so an empty module takes its place. SciPy and prdc are oracles in the plain tests.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 from unittest.mock import MagicMock
 
@@ -21,6 +21,7 @@ SETS = ((60, 50, 8), (200, 200, 64), (300, 150, 192), (45, 45, 192))  # volumes,
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     for name in (
         "torchvision",
         "torchvision.transforms",

@@ -27,6 +27,7 @@ RESULT = {
     "parameters_in_millions": {"adni_gan": {"network": 37.42}},
     "rows": [row("diffusion", "", 0, 1.0), row("alpha-WGAN, group norm", "equal volumes seen", 0, 2.0)],
     "not_run": ["gan_group_1"],
+    "minutes_of": "processor",
 }
 
 
