@@ -2,8 +2,10 @@
 
     python benchmarks/oracles.py
 
-torch-fidelity must be on the PYTHONPATH, such as the folder DIR of `pip install --no-deps --target DIR torch-fidelity==0.4.0`. It is no dependency: it imports torchvision, which nothing here may need, and its wheel installs a package ``tests``. Its
-formulas do not use torchvision, so an empty module takes its place. SciPy and prdc are oracles in the plain tests.
+torch-fidelity must be on the PYTHONPATH, such as the folder DIR of `pip install --no-deps --target DIR torch-
+fidelity==0.4.0`. It is no dependency: it imports torchvision, which nothing here may need, and its wheel installs a
+package ``tests``. Its formulas do not use torchvision, so an empty module takes its place. SciPy and prdc are oracles
+in the plain tests.
 """
 
 from __future__ import annotations
