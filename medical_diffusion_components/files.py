@@ -19,6 +19,7 @@ __all__ = [
     "file_hash",
     "files_below",
     "folder_setting",
+    "printable",
     "versions",
     "write_atomically",
     "write_folder_atomically",
@@ -97,6 +98,11 @@ def folder_setting(name: str, value: Any) -> Path:
             f"or [a] for values of other kinds. Write ./ before the name (--{name} ./20231101), or its whole path"
         )
     return Path(value).expanduser()
+
+
+def printable(text: str) -> str:
+    """The text with what no character set can show, such as bytes of a file's name, written as ``\\udce4``."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def write_atomically(path: str | os.PathLike, write: Callable[[Path], object]) -> Path:

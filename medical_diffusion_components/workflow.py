@@ -370,11 +370,21 @@ def _check_folder_names(config: Mapping[str, Any]) -> None:
             continue
         if not isinstance(value, str):
             folder_setting(id, value)
-        elif value[:1] in ("$", "@", "%") and os.path.lexists(value):
+        elif value[:1] in ("$", "@", "%") and (os.path.lexists(value) or _is_meant_as_name(value, config)):
             raise ValueError(
                 f"--{id} {value}: a name that begins with {value[0]} is an expression or a reference in a configuration, "
                 f"not a folder. Write ./ before it (--{id} './{value}'), or its whole path"
             )
+
+
+def _is_meant_as_name(value: str, config: Mapping[str, Any]) -> bool:
+    """Whether a value in the form of an expression or a reference makes sense only as the name of a folder to be made.
+
+    References with ``%`` are resolved before anything of this package runs.
+    """
+    if value[0] == "@":
+        return value[1:].split(ID_SEP_KEY)[0] not in config
+    return value[0] == "$" and value != "$None" and re.fullmatch(r"[\w ./~-]*", value[1:]) is not None
 
 
 def bundle_version(root: str) -> str:

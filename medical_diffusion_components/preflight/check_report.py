@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medical_diffusion_components.files import versions, write_atomically, write_json
+from medical_diffusion_components.files import printable, versions, write_atomically, write_json
 from medical_diffusion_components.preflight.advice import advice_for, grouped
 from medical_diffusion_components.preflight.survey import Survey, table_lines
 from medical_diffusion_components.reports.contact_sheet import contact_sheet
@@ -104,12 +104,12 @@ class CheckReport(NamedTuple):
         lines += ["", "## Room, memory, time", "", *_listed(self.room)]
         if survey.looks:
             lines += ["", "## Pictures", "", f"![{len(survey.cells())} cases]({SHEET})"]
-        return "\n".join([*lines, "", self.last_line]) + "\n"
+        return printable("\n".join([*lines, "", self.last_line]) + "\n")
 
     def as_console_text(self, folder: Path) -> str:
         """What the command prints: the report without its picture, where it lies, and the last line."""
-        text = self.as_text().removesuffix(f"{self.last_line}\n").split("## Pictures")[0].strip()
-        return f"{text}\n\nReport and pictures: {folder}\n{self.last_line}"
+        text = self.as_text().removesuffix(printable(f"{self.last_line}\n")).split("## Pictures")[0].strip()
+        return f"{text}\n\nReport and pictures: {folder}\n{printable(self.last_line)}"
 
 
 def write_check(report: CheckReport, folder: Path) -> None:

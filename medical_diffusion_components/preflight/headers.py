@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ import numpy as np
 
 from medical_diffusion_components.dicom.refusal import SeriesRefused
 from medical_diffusion_components.orientation import world_axes
+from medical_diffusion_components.preparation.case_ids import without_uids
 from medical_diffusion_components.preparation.inventory import RawCase
 from medical_diffusion_components.preparation.steps.itk_volume import check_itk_header
 from medical_diffusion_components.preparation.steps.load_scan import LoadScan, acquisition_plane
@@ -21,7 +21,6 @@ from medical_diffusion_components.transforms.volume_error import VolumeError
 
 __all__ = ["ScanFacts", "on_ras_axes", "read_facts", "without_identifiers"]
 
-_UID = re.compile(r"\b\d+(?:\.\d+){2,}\b")
 _TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _NO_PLANE = "none"  # voxels about as long each way
 
@@ -98,7 +97,7 @@ def read_facts(case: RawCase, load: LoadScan, raw_dir: Path) -> ScanFacts:
 def without_identifiers(text: str, raw_dir: Path) -> str:
     """A message without UIDs of DICOM headers and without the folder's own path."""
     text = text.replace(f"{str(raw_dir).rstrip(os.sep)}{os.sep}", "")
-    return " ".join(_UID.sub("(UID)", text).split())[:400]
+    return " ".join(without_uids(text).split())[:400]
 
 
 def on_ras_axes(values: tuple, axcodes: str) -> tuple:

@@ -23,6 +23,7 @@ from monai.data import MetaTensor
 from medical_diffusion_components.data.label_maps import looks_like_labels
 from medical_diffusion_components.dicom.refusal import SeriesRefused
 from medical_diffusion_components.files import file_hash, versions, write_atomically, write_json
+from medical_diffusion_components.preparation.case_ids import without_uids
 from medical_diffusion_components.preparation.inventory import RawCase
 from medical_diffusion_components.preparation.steps.notes import NOTES_KEY
 from medical_diffusion_components.threads import one_thread
@@ -92,7 +93,7 @@ def prepare_case(case: RawCase, steps: Sequence[Callable], raw_dir: str, dataset
     except Exception as error:
         status = "aside" if isinstance(error, NotAScanError) else "refused"
         (reason, text), outputs = why_refused(error), ()
-        text = text.replace(str(raw_dir).rstrip("/") + "/", "")
+        text = without_uids(text.replace(str(raw_dir).rstrip("/") + "/", ""))
     return CaseResult(*case[:3], status, reason, text, tuple(outputs), seconds, peak_memory())
 
 

@@ -7,8 +7,9 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-__all__ = ["case_ids", "short_hash"]
+__all__ = ["case_ids", "short_hash", "without_uids"]
 
+_UID = re.compile(r"(?<![\w.])[0-2]\.\d+(?:\.\d+){2,}(?!\w)")  # of DICOM, within a text
 _LONGEST = 150  # characters: with what is added to it, a file's name stays below the 255 bytes of most disks
 
 
@@ -44,6 +45,11 @@ def case_ids(scans: Sequence[tuple[str, str, str]]) -> list[str]:
 def short_hash(text: str) -> str:
     """12 hexadecimal digits of a hash, or empty for an empty text."""
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:12] if text else ""
+
+
+def without_uids(text: str) -> str:
+    """A message with the hash of each UID in its place: as in the case ids of series that share a folder."""
+    return _UID.sub(lambda match: short_hash(match[0]), text)
 
 
 def _case_id(name: str) -> str:

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from medical_diffusion_components.data.splits import SPLITS, split_patients
 from medical_diffusion_components.files import folder_setting, versions, write_json
 from medical_diffusion_components.preparation.case import CaseResult, finished_result, prepare_case, read_note
+from medical_diffusion_components.preparation.case_ids import without_uids
 from medical_diffusion_components.preparation.companions import add_companions
 from medical_diffusion_components.preparation.duplicates import leave_duplicates
 from medical_diffusion_components.preparation.inventory import Inventory, RawCase, Selection, take_inventory
@@ -285,7 +286,7 @@ def _selected(manifest: Manifest, select: Mapping[str, Sequence[Any]] | None) ->
 
 
 def _absent(case: RawCase) -> CaseResult:
-    return CaseResult(*case[:3], "absent", "absent", case.absent)
+    return CaseResult(*case[:3], "absent", "absent", without_uids(case.absent))
 
 
 def _result_of(future: Future, case: RawCase) -> CaseResult:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medical_diffusion_components.files import versions, write_atomically, write_json
+from medical_diffusion_components.files import printable, versions, write_atomically, write_json
 from medical_diffusion_components.preparation.case import WRITING, CaseResult
 from medical_diffusion_components.preparation.inventory import Inventory
 
@@ -144,7 +144,7 @@ class PreparationReport(NamedTuple):
             reason = f"{result.reason}: {result.text}" if result.reason else ""
             cells = (result.case_id, result.status, reason, ", ".join(remarks))
             lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
-        return "\n".join([*lines, "", self.files_line]) + "\n"
+        return printable("\n".join([*lines, "", self.files_line]) + "\n")
 
     def as_console_text(self, details: Path) -> str:
         """What the command says at its end."""

@@ -291,6 +291,17 @@ def test_a_place_that_a_configuration_works_out_is_no_name() -> None:
     workflow._check_folder_names({"data_dir": {"_target_": "resolve"}, "weights": "$@models_dir + '/m.pt'", "x": 3})
 
 
+@pytest.mark.parametrize("value", ["$x", "$HOME/out", "$a b", "@y", "@y::z"])
+def test_a_folder_to_be_made_whose_name_means_something_else_is_explained(value: str) -> None:
+    with pytest.raises(ValueError, match=r"a name that begins with .* Write \./ before it \(--output_dir '\./"):
+        workflow._check_folder_names({"output_dir": value})
+
+
+@pytest.mark.parametrize("value", ["@models_dir", "@a::models_dir", "$@models_dir + '/x'", "$None", "./$x", "/tmp/@y"])
+def test_references_expressions_and_paths_that_make_sense_are_left_alone(value: str) -> None:
+    workflow._check_folder_names({"output_dir": value, "models_dir": "m", "a": {"models_dir": "m"}})
+
+
 def test_a_cause_of_several_lines_is_one_last_line(capsys: pytest.CaptureFixture) -> None:
     try:
         raise ValueError("expected one thing,\n  got another")

@@ -446,12 +446,3 @@ def test_broken_links_above_the_allowed_share_are_an_error_before_anything_is_ma
 def test_a_folder_that_the_command_line_took_for_something_else_is_explained(tmp_path, value):
     with pytest.raises(ValueError, match=r"Write \./ before the name"):
         Preparation(value, tmp_path / "out", steps(), THREADS)
-
-
-def test_masks_of_one_value_are_left_aside_and_a_folder_of_nothing_else_is_an_error(tmp_path):
-    (tmp_path / "raw").mkdir()
-    nib.save(nib.Nifti1Image(np.zeros((12, 10, 8), np.uint8), OBLIQUE), tmp_path / "raw" / "spleen.nii.gz")
-    with pytest.raises(ValueError, match="no volume was made; the reasons are in .*report.md"):
-        prepare(tmp_path)
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert [case["reason"] for case in report["cases"]] == ["one_value"] and report["refused_share"] == 0
