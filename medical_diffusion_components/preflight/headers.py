@@ -141,7 +141,7 @@ def _nifti_grid(case: RawCase, load: LoadScan) -> _Grid:
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     try:
-        header = check_nifti_header(case.scan.path, load.affine_from)
+        header = check_nifti_header(case.scan.path, load.affine_from, image)
     except VolumeError as error:
         return _Grid(shape, np.asarray(image.affine), refused=str(error))
     affine = image.affine if header.affine is None else header.affine

@@ -16,6 +16,9 @@ from medical_diffusion_components.preparation.inventory import RawCase
 __all__ = ["Estimate", "rehearse"]
 
 
+_MOST = 8  # cases: more of them say little more
+
+
 class Estimate(NamedTuple):
     """What a sample says of all cases.
 
@@ -50,7 +53,7 @@ def rehearse(
     raw_dir: Path,
     seconds: float,
 ) -> Estimate | None:
-    """Prepare cases of the middle size into a temporary folder, until the time is used up; at least one.
+    """Prepare up to 8 cases of the middle size into a temporary folder, until the time is used up; at least one.
 
     Time and memory are taken to grow with the number of voxels of the raw scan, as those of reading and resampling do.
 
@@ -72,7 +75,7 @@ def rehearse(
     base, growth = None, 0.0  # MiB; MiB a voxel
     with tempfile.TemporaryDirectory(prefix="check_") as folder:
         started = time.monotonic()
-        for case in (ordered[place] for place in middle_first):
+        for case in (ordered[place] for place in middle_first[:_MOST]):
             if results and time.monotonic() - started > seconds:
                 break
             watched = _forget_peak()

@@ -42,6 +42,7 @@ class Survey:
     looks: dict[str, Look] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     remarks: dict[str, list[str]] = field(default_factory=dict)
+    _outliers: tuple[tuple[int, int], dict[str, list[str]]] | None = None  # with how many facts and looks they are from
 
     def add(self, facts: ScanFacts) -> None:
         """Take in a header."""
@@ -70,6 +71,12 @@ class Survey:
 
     def outliers(self) -> dict[str, list[str]]:
         """Case id -> in what its header or its voxels are unlike the others'."""
+        state = (len(self.facts), len(self.looks))
+        if self._outliers is None or self._outliers[0] != state:
+            self._outliers = (state, self._find_outliers())
+        return self._outliers[1]
+
+    def _find_outliers(self) -> dict[str, list[str]]:
         found = self.header_outliers()
         ranges = {case: look.intensities[3] - look.intensities[1] for case, look in self.looks.items()}
         likes = name_outliers(_LIKENESS, likeness(self.looks))

@@ -29,15 +29,22 @@ class NiftiHeader(NamedTuple):
     remarks: tuple[str, ...]
 
 
-def check_nifti_header(path: str, affine_from: Literal["refuse", "sform", "qform"] = "refuse") -> NiftiHeader:
+def check_nifti_header(
+    path: str, affine_from: Literal["refuse", "sform", "qform"] = "refuse", image: nib.Nifti1Pair | None = None
+) -> NiftiHeader:
     """Compare the two transforms, and bring the unit to millimetres.
+
+    Args:
+        path: the file.
+        affine_from: which transform to take where they differ.
+        image: the file as nibabel has loaded it, if it has.
 
     Raises:
         VolumeError: both transforms are set, differ by more than 1 % of a voxel, and ``affine_from`` is ``"refuse"``; the
             sform stands alone, and its voxels are not of the sizes in ``pixdim``, unless ``affine_from`` is ``"sform"``;
             or the unit has a code that the standard does not know.
     """
-    image = nib.load(path)
+    image = nib.load(path) if image is None else image
     header = image.header
     affine, remarks = image.affine, []
     qform, sform = header.get_qform(coded=True)[0], header.get_sform(coded=True)[0]
