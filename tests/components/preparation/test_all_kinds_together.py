@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import nibabel as nib
@@ -19,6 +20,7 @@ from pydicom.uid import ImplicitVRLittleEndian
 
 from medical_diffusion_components.data.datasets import load_cases
 from medical_diffusion_components.data.splits import SPLITS
+from medical_diffusion_components.transforms.load_volume import LoadVolume
 
 ROOT = Path(__file__).parents[3]
 LPS = np.diag([-1.0, -1, 1, 1])
@@ -44,6 +46,10 @@ def nifti(path, seed, **forms):
     for name, affine in forms.items():
         getattr(image, f"set_{name}")(affine, 1)
     nib.save(image, path)
+
+
+def image_type(word):
+    return lambda dataset, _: setattr(dataset, "ImageType", ["ORIGINAL", "PRIMARY", word])
 
 
 def strip_preamble(path):
@@ -96,6 +102,11 @@ def write_the_rest(raw):
     dicom(raw / "p00_scout", 0, volume=head(0)[..., :2], series_uid="1.9.77", series_number=9)
     nifti(raw / "contradiction.nii.gz", 30, sform=LPS, qform=np.diag([1.0, -1, 1, 1]))
     nifti(raw / "bids" / "derivatives" / "tool" / "sub-10_T1w.nii.gz", 31)
+    dicom(raw / "p02_mosaic", 2, series_uid="1.9.78", adjust=image_type("MOSAIC"))
+    dicom(raw / "p03_scout", 3, series_uid="1.9.79", adjust=image_type("LOCALIZER"))
+    nib.save(nib.Nifti1Image(np.zeros((28, 24, 16), np.uint8), LPS), raw / "p07" / "spleen.nii.gz")
+    nifti(raw / "p08_copy.nii.gz", 8)
+    (raw / "p08_copy.nii.gz").rename(raw / "p08.nii.gz (1)")
     with zipfile.ZipFile(raw / "more.zip", "w") as archive:
         archive.writestr("a", "b")
     (raw / "report.pdf").write_bytes(b"%PDF-1.4")
@@ -116,7 +127,7 @@ def prepared(tmp_path_factory):
         run_id="prepare",
         raw_dir=str(folder / "raw"),
         dataset_dir=str(folder / "out"),
-        image_size=[24, 24, 24],
+        image_size=[32, 32, 32],
         max_refused_share=0.1,
         executor={"_target_": "concurrent.futures.ThreadPoolExecutor", "_mode_": "callable", "max_workers": 1},
     )
@@ -138,13 +149,21 @@ def test_exactly_the_twelve_patients_are_there_to_train_on(prepared):
 def test_everything_else_is_named_and_the_files_add_up(prepared):
     report = json.loads((prepared / "report.json").read_text())
     reasons = {case["case_id"]: case["reason"] for case in report["cases"] if case["reason"]}
-    assert reasons == {"p04_converted": "same_volume", "p07_drawn": "label_map", "contradiction": "unusable_volume"}
+    assert reasons == {
+        "p04_converted": "same_volume",
+        "p07_drawn": "label_map",
+        "p07_spleen": "one_value",
+        "contradiction": "unusable_volume",
+    }
     files = report["files"]
     assert files["seen"] == files["used"] + files["refused"] + sum(files["aside"].values())
     assert files["aside"]["copy of a slice"] == 16 and files["aside"]["broken link"] == 1
     assert files["aside"]["archive, not opened"] == 1 and files["aside"]["label map"] == 2
     assert files["aside"]["DICOM without a scan (RT Structure Set)"] == 1
     assert files["aside"]["DICOM without a scan (DICOMDIR)"] == 1
+    assert files["aside"]["localiser, by its image type"] == 16
+    assert files["aside"]["mosaic (all slices in one picture): convert it to NIfTI, as with dcm2niix"] == 16
+    assert files["aside"]["NIfTI by its content, not by its name: rename it to .nii or .nii.gz"] == 1
     assert report["remarks"]["padding_filled"] == 1
     assert (prepared / "report.md").read_text().splitlines()[-1].startswith(f"Files: {files['seen']} seen = ")
 
@@ -154,3 +173,51 @@ def test_the_datalist_says_what_was_decided(prepared):
     assert decided["scale"] == {"limits_from": "volume", "limits": None, "range": [-1.0, 1.0]}
     assert decided["plane"]["slices"] == "any" and decided["affine_from"] == "refuse"
     assert decided["patients"]["PatientID of DICOM"] == 6 and sum(decided["patients"].values()) >= 12
+
+
+SMALL = {
+    "image_size": [32, 32, 32],
+    "patch_size": [32, 32, 32],
+    "base_channels": 4,
+    "compression": [4, 4, 4],
+    "norm_groups": 4,
+    "num_codes": 16,
+    "autoencoder_epochs": 1,
+    "denoiser_channels": 8,
+    "num_train_timesteps": 4,
+    "num_inference_steps": 2,
+    "sampler": "ddim",
+    "batch_size": 2,
+    "epochs": 1,
+    "val_interval": 1,
+    "num_workers": 0,
+}
+
+
+def test_both_stages_of_training_see_exactly_the_twelve_patients(prepared, tmp_path, monkeypatch):
+    seen = Counter()
+    read = LoadVolume.__call__
+
+    def noting(self, filename):
+        seen[Path(filename).name.removesuffix(".nii.gz")] += 1
+        return read(self, filename)
+
+    monkeypatch.setattr(LoadVolume, "__call__", noting)
+    folders = {"dataset_dir": prepared, "output_dir": tmp_path / "output", "models_dir": tmp_path / "models"}
+    workflow = ConfigWorkflow(
+        config_file=str(ROOT / "bundles" / "adni_ldm" / "configs" / "train.yaml"),
+        meta_file=None,
+        logging_file=False,
+        run_id="training",
+        **SMALL,
+        **{name: str(folder) for name, folder in folders.items()},
+    )
+    workflow.initialize()
+    workflow.run()
+    patients = {case["case_id"]: case["patient_id"] for split in SPLITS for case in load_cases(prepared, split)}
+    held_out = {case["case_id"] for case in load_cases(prepared, "test")}
+    assert set(seen) == patients.keys() - held_out
+    assert len({patients[name] for name in seen} | {patients[name] for name in held_out}) == 12
+    assert not {patients[name] for name in seen} & {patients[name] for name in held_out}
+    note = json.loads((tmp_path / "models" / "model.json").read_text())
+    assert note["cases"] == {split: len(load_cases(prepared, split)) for split in SPLITS}
