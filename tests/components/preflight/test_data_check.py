@@ -190,4 +190,4 @@ def test_every_bundle_that_prepares_checks_in_the_same_way():
     configs = [ConfigParser.load_config_file(file) for file in sorted(ROOT.glob("bundles/*/configs/prepare.yaml"))]
     for id in ("data_check", "check", "report_dir", "look_seconds"):
         assert all(config[id] == configs[0][id] for config in configs), id
-    assert all(config["preparation"]["draw"] == "$draw_prepared" for config in configs) and len(configs) > 4
+    assert all(config["preparation"]["draw"] == "$preflight.draw_prepared" for config in configs) and len(configs) > 4
