@@ -27,12 +27,12 @@ def eval_metrics(report: Mapping[str, Any]) -> dict[str, Any]:
         "weights_sha256": report["weights_sha256"],
         "protocol": report["protocol"],
         "data": report["data"]["data"],
-        "sampler": report["sampler"],
-        "steps": report["steps"],
+        **{name: report[name] for name in ("sampler", "steps") if name in report},  # a GAN has none
         "synthetic_volumes": report["n"]["synthetic"],
         "held_out_volumes": report["n"]["reference"],
-        "first_stage": dict(report["metrics"]),
     }
+    if report["metrics"]:
+        found["first_stage"] = dict(report["metrics"])
     for space, measures in report["rows"]["synthetic"].items():
         if space == "volumes" or report["spaces"][space]["counts"]:
             wanted = OF_VOLUMES if space == "volumes" else OF_A_SPACE

@@ -10,7 +10,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from bundle_folders import REPOSITORY, Trained, assert_same, run, tiny
+from bundle_folders import REPOSITORY, Trained, assert_same, read, run, tiny, undisturbed
+from monai.bundle import run as run_bundle
 
 from medical_diffusion_components.networks import AlphaWGANGenerator
 
@@ -62,3 +63,15 @@ def test_it_is_judged_without_a_first_stage(done: Trained) -> None:
     assert report["rows"].keys() == {"synthetic", "training"} and report["n"]["synthetic"] == 3
     assert any("no first stage" in warning for warning in report["warnings"])
     assert (done.output / "evaluation" / "evaluation.html").is_file()
+
+
+def test_its_numbers_are_recorded_without_a_sampler_and_a_first_stage(done: Trained, tmp_path: Path) -> None:
+    config, copied = BUNDLE / "configs" / "evaluate.yaml", tmp_path / "metadata.json"
+    copied.write_text((BUNDLE / "configs" / "metadata.json").read_text())
+    values = {key: value for key, value in done.overrides.items() if key in read(config)}
+    with undisturbed():
+        run_bundle("recording", config_file=str(config), metadata_file=str(copied), **values)
+    report = json.loads((done.output / "evaluation" / "evaluation.json").read_text())
+    found = json.loads(copied.read_text())["eval_metrics"]
+    assert found["weights_sha256"] == report["weights_sha256"] and not {"sampler", "first_stage"} & found.keys()
+    assert found["volumes"]["ms_ssim"]["value"] == report["rows"]["synthetic"]["volumes"]["ms_ssim"]["value"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from bundle_folders import REPOSITORY, for_bundles_with, read
+from bundle_folders import REPOSITORY, bundles_with, for_bundles_with, read
 from monai.bundle import ConfigParser
 
 import medical_diffusion_components
@@ -124,7 +124,16 @@ def disagreement(eval_metrics: dict, weights: Path | None) -> str:
     return "" if measured == released else f"measured with {measured}, released are {released}"
 
 
-@for_bundles_with("train_autoencoder.yaml", "evaluate.yaml")
+RECORDING = [
+    bundle for bundle in bundles_with("evaluate.yaml") if "recording" in read(bundle / "configs/evaluate.yaml")
+]
+
+
+def test_generators_can_record_their_numbers() -> None:
+    assert {bundle.name for bundle in RECORDING} >= {"adni_gan", "adni_ldm"}
+
+
+@pytest.mark.parametrize("bundle", RECORDING, ids=[bundle.name for bundle in RECORDING])
 def test_measured_numbers_are_those_of_the_released_weights(bundle: Path) -> None:
     if shutil.which("git") is None or not (REPOSITORY / ".git").exists():
         pytest.skip("only a checkout knows which weights are released")
