@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
@@ -50,7 +51,8 @@ class FillPadding(Transform):
         if self.air is not None:
             filled = img.clamp(min=self.air)
             first, last = (getattr(img, "meta", {}).get(key) for key in (PADDING_KEY, PADDING_LIMIT_KEY))
-            highest = float(filled.max())  # NaN if a voxel is
+            # NaN if a voxel is; numpy follows the order in memory, which for turned axes is 10 times as fast as torch
+            highest = float(np.asarray(filled).max())
             is_above = first is not None and max(first, first if last is None else last) > self.air
             outside = self.padding(img) if is_above or not highest < _BEYOND_CT else None
             return filled if outside is None else filled.masked_fill_(outside, self.air)
