@@ -339,6 +339,7 @@ def make_table(result: Mapping[str, Any]) -> str:
         f"{bundle}: " + ", ".join(f"{name.replace('_', ' ')} {size:.2f}" for name, size in networks.items())
         for bundle, networks in result["parameters_in_millions"].items()
     )
+    changed = [f"{id} {value}" for knobs in result["changed_settings"].values() for id, value in knobs.items()]
     n = rows[0]["n"]
     unit = "processor minutes" if not any("cuda" in str(v) for v in ()) else "minutes"
     header = ["generator", "seeds", "volumes seen", unit, *(heading for heading, _, _ in COLUMNS)]
@@ -347,7 +348,7 @@ def make_table(result: Mapping[str, Any]) -> str:
         f"{n['synthetic']} samples against {n['reference']} held-out volumes. Millions of parameters: {sizes}.",
         "± is the standard deviation between seeds, or of a single seed the standard error over volumes. MS-SSIM should be "
         "as of held-out volumes; all else lower is better.",
-        f"Not run: {', '.join(result['not_run']) or 'nothing'}.",
+        f"Changed settings: {', '.join(changed) or 'none'}. Not run: {', '.join(result['not_run']) or 'nothing'}.",
     ]
     return "\n".join([*markdown(header, lines), "", "\n".join(notes), ""])
 

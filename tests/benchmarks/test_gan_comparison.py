@@ -28,6 +28,7 @@ RESULT = {
     "rows": [row("diffusion", "", 0, 1.0), row("alpha-WGAN, group norm", "equal volumes seen", 0, 2.0)],
     "not_run": ["gan_group_1"],
     "minutes_of": "processor",
+    "changed_settings": {"adni_ldm": {"epochs": 25}, "adni_gan": {}},
 }
 
 
@@ -54,7 +55,11 @@ def test_several_seeds_have_their_own_spread() -> None:
 
 def test_the_table_says_what_was_not_run_and_how_large_the_networks_are() -> None:
     text = gan_comparison.make_table(RESULT)
-    assert "Not run: gan_group_1." in text and "network 37.42" in text and "24 samples against 53 held-out" in text
+    assert (
+        "Changed settings: epochs 25. Not run: gan_group_1." in text
+        and "network 37.42" in text
+        and "24 samples against 53 held-out" in text
+    )
     assert "Not run: nothing." in gan_comparison.make_table({**RESULT, "not_run": []})
     assert gan_comparison.make_table({**RESULT, "rows": []}) == "No training is finished. Not run: gan_group_1.\n"
 
