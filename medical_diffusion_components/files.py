@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Concatenate, NamedTuple, ParamSpec
 
 __all__ = [
     "PACKAGE_NAME",
@@ -27,6 +27,8 @@ __all__ = [
 ]
 
 PACKAGE_NAME = "medical-diffusion-bundles"
+
+P = ParamSpec("P")
 
 
 class FilesBelow(NamedTuple):
@@ -105,8 +107,16 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def write_atomically(path: str | os.PathLike, write: Callable[[Path], object]) -> Path:
+def write_atomically(
+    path: str | os.PathLike, write: Callable[Concatenate[Path, P], object], *args: P.args, **kwargs: P.kwargs
+) -> Path:
     """Let ``write`` fill a temporary file beside ``path``, then rename it: ``path`` is never half-written.
+
+    Args:
+        path: where to; its folder is made.
+        write: called as ``write(temporary, *args, **kwargs)``, such as ``Path.write_text`` or ``numpy.save``.
+        args: what to write.
+        kwargs: how to.
 
     Raises:
         OSError: the folder cannot be made or written, or the disk is full; a file that was at ``path`` is untouched.
@@ -120,7 +130,7 @@ def write_atomically(path: str | os.PathLike, write: Callable[[Path], object]) -
         raise type(error)(error.errno, f"cannot write {path}: {error.strerror}") from error
     temporary = Path(name)
     try:
-        write(temporary)
+        write(temporary, *args, **kwargs)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
@@ -175,7 +185,7 @@ def write_json(path: str | os.PathLike, content: Mapping[str, Any], indent: int 
         OSError: as for :func:`write_atomically`.
     """
     text = json.dumps(_finite(content)[0], indent=indent, allow_nan=False) + "\n"
-    return write_atomically(path, lambda temporary: temporary.write_text(text))
+    return write_atomically(path, Path.write_text, text)
 
 
 def _finite(value: Any) -> tuple[Any, str]:

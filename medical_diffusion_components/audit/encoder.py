@@ -15,6 +15,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -166,7 +167,7 @@ def _train(
         schedule.step()
         if (step + 1) % 50 == 0 and step + 1 < training.steps:
             content = {name: part.state_dict() for name, part in parts.items()} | {"step": step + 1}
-            write_atomically(unfinished, lambda temporary, content=content: save_tensors(content, temporary))
+            write_atomically(unfinished, partial(save_tensors, content))
             bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
 
 

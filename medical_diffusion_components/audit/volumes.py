@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,7 +85,7 @@ def read_volumes(
         path = Path(folder) / f"{_key(hashes[-1], preprocessing.text, json.dumps(fixed_scale(case)))}.npy"
         if not path.is_file():
             reduced = reduce_volumes(preprocessing.volume(case)[None])[0].numpy()
-            write_atomically(path, lambda temporary, reduced=reduced: _save(reduced, temporary))
+            write_atomically(path, partial(_save, reduced))
         volumes.append(_load(path))
     shapes = {volume.shape for volume in volumes}
     if len(shapes) > 1:

@@ -12,11 +12,12 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
 from monai.data import load_decathlon_datalist
+from nibabel.spatialimages import SpatialImage
 
 from medical_diffusion_components.data.label_maps import is_label_file
 from medical_diffusion_components.data.splits import SPLITS, split_patients
@@ -117,7 +118,7 @@ def data_fingerprint(cases: Sequence[dict]) -> str:
     return whole.hexdigest()
 
 
-def median_spacing(cases: Sequence[dict], axcodes: str = "RAS") -> tuple[float, float, float]:
+def median_spacing(cases: Sequence[Mapping[str, Any]], axcodes: str = "RAS") -> tuple[float, float, float]:
     """Median voxel spacing in mm of the cases' images, read from their headers alone.
 
     Args:
@@ -131,7 +132,7 @@ def median_spacing(cases: Sequence[dict], axcodes: str = "RAS") -> tuple[float, 
         raise ValueError("the median spacing of no cases is not defined")
     spacings = []
     for case in cases:
-        affine = nib.load(case["image"]).affine
+        affine = cast(SpatialImage, nib.load(case["image"])).affine
         order = nib.io_orientation(affine)[:, 0].astype(int)  # voxel axis -> world axis
         spacing = np.empty(3)
         spacing[order] = nib.affines.voxel_sizes(affine)
@@ -330,9 +331,11 @@ def smallest_training_split(folders: Mapping[str, str | None]) -> int:
     Raises:
         ValueError: a setting that was not given.
     """
+    given = []
     for name, folder in folders.items():
         if folder is None:
             raise ValueError(
                 f"--{name} was not given: a folder of NIfTI volumes, such as inference.json of an *_ldm bundle writes"
             )
-    return min(len(load_cases(folder, "training")) for folder in folders.values())
+        given.append(folder)
+    return min(len(load_cases(folder, "training")) for folder in given)

@@ -101,7 +101,7 @@ def cache_latents(
         latent = torch.stack([first_stage.encode_stage_2_inputs(side[None])[0] for side in pairs]).float().cpu().numpy()
         if not np.isfinite(latent).all():
             raise ValueError(f"case {case['case_id']} encodes to values that are not finite with the weights {weights}")
-        write_atomically(entry["image"], lambda temporary, array=latent: np.save(temporary, array))
+        write_atomically(entry["image"], np.save, latent)
     wait_for_all()
     return entries
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
 
 import torch
 from monai.data import CacheDataset
+from monai.transforms import Compose
+from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
 from medical_diffusion_components.chance import derive_seed, torch_generator
 from medical_diffusion_components.distributed import process_rank, world_size
 
 __all__ = ["RepeatingSampler", "ResumableSampler", "SeededDataset"]
+
+
+def _num_cases(dataset: Dataset) -> int:
+    """torch declares datasets without a length, since streams have none; those with an order do."""
+    return len(cast(Sized, dataset))
 
 
 class _EpochIndex(int):
@@ -52,10 +60,10 @@ class ResumableSampler(DistributedSampler):
     ) -> None:
         super().__init__(dataset, num_replicas=world_size(), rank=process_rank(), shuffle=shuffle, seed=seed)
         if weights is not None and (
-            not shuffle or len(weights) != len(dataset) or not min(weights) >= 0 or not max(weights) > 0
+            not shuffle or len(weights) != _num_cases(dataset) or not min(weights) >= 0 or not max(weights) > 0
         ):
             raise ValueError(
-                f"expected one weight for each of {len(dataset)} cases, none negative and not all 0, and shuffling; "
+                f"expected one weight for each of {_num_cases(dataset)} cases, none negative and not all 0, and shuffling; "
                 f"got {len(weights)}, shuffle {shuffle}"
             )
         self.weights = None if weights is None else torch.tensor(weights, dtype=torch.float64)
@@ -69,19 +77,19 @@ class ResumableSampler(DistributedSampler):
 
     def __iter__(self) -> Iterator[int]:
         if self.weights is not None:
-            indices = self._drawn()
+            indices = self._drawn(self.weights)
         else:
             indices = list(super().__iter__()) if self.shuffle else self._share()
         indices, self._skip = indices[self._skip :], 0
         return iter([_EpochIndex(index, self.epoch) for index in indices])
 
-    def _drawn(self) -> list[int]:
+    def _drawn(self, weights: Tensor) -> list[int]:
         generator = torch_generator(derive_seed(self.seed, self.epoch))
-        drawn = torch.multinomial(self.weights, self.total_size, replacement=True, generator=generator)
+        drawn = torch.multinomial(weights, self.total_size, replacement=True, generator=generator)
         return drawn[self.rank :: self.num_replicas].tolist()
 
     def _share(self) -> list[int]:
-        everything = list(range(len(self.dataset)))
+        everything = list(range(_num_cases(self.dataset)))
         return everything[self.rank :: self.num_replicas] or everything[:1]
 
 
@@ -104,7 +112,7 @@ class SeededDataset(CacheDataset):
     def __init__(
         self,
         data: Sequence,
-        transform,
+        transform: Compose,
         seed: int = 0,
         cache_rate: float = 1.0,
         num_workers: int | None = 1,
@@ -129,7 +137,7 @@ class SeededDataset(CacheDataset):
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _transform(self, index: int):
+    def _transform(self, index: int) -> Any:
         epoch = 0 if self.every_epoch_alike else getattr(index, "epoch", 0)
         self.transform.set_random_state(seed=derive_seed(self.seed, epoch, index))
         return super()._transform(index)
@@ -153,8 +161,9 @@ class RepeatingSampler(ResumableSampler):
     """
 
     def __init__(self, dataset: Dataset, num_samples: int | None = None, seed: int = 0) -> None:
-        if len(dataset) == 0 or (num_samples is not None and num_samples < 1):
-            raise ValueError(f"expected cases and at least one sample, got {len(dataset)} cases, {num_samples} samples")
+        num_cases = _num_cases(dataset)
+        if num_cases == 0 or (num_samples is not None and num_samples < 1):
+            raise ValueError(f"expected cases and at least one sample, got {num_cases} cases, {num_samples} samples")
         super().__init__(dataset, seed=seed)
         if num_samples is not None:
             self.num_samples = int(num_samples)  # what DistributedSampler calls a rank's share of an epoch
@@ -166,7 +175,7 @@ class RepeatingSampler(ResumableSampler):
         return iter([self._draw(place) for place in places[skipped:]])
 
     def _draw(self, place: int) -> _EpochIndex:
-        length = len(self.dataset)
+        length = _num_cases(self.dataset)
         number, position = divmod(place, length)
         generator = torch_generator(derive_seed(self.seed, number))
         return _EpochIndex(int(torch.randperm(length, generator=generator)[position]), number)

@@ -125,7 +125,7 @@ class SampledVolumes(Sequence):
     def __len__(self) -> int:
         return self.num_volumes
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override]  # no slices: MONAI asks for one by one
         """``image`` (C, H, W, D) with its affine, and ``case_id``."""
         if not 0 <= index < self.num_volumes:
             raise IndexError(f"volume {int(index)} of {self.num_volumes}")

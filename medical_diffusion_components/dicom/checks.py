@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from medical_diffusion_components.dicom.geometry import UNIT_TOLERANCE, continues, offsets_along_normal, skewness
-from medical_diffusion_components.dicom.headers import MIN_SLICES, FolderScan, SliceHeader
+from medical_diffusion_components.dicom.headers import MIN_SLICES, FolderScan, SliceHeader, known
 from medical_diffusion_components.dicom.refusal import Refusal, SeriesRefused
 
 SAME_DIRECTION = 0.087  # difference of direction cosines within a stack: 5 degrees
@@ -63,9 +63,9 @@ def _scanner_series(header: SliceHeader) -> tuple[str | None, float] | None:
 
 def _is_localiser(stack: list[SliceHeader], other: list[SliceHeader]) -> bool:
     """Whether a few slices beside a stack are rightly there: another true orientation, or a scout by name."""
-    if is_placeless(other[0]) or max(skewness(header.orientation) for header in other) > UNIT_TOLERANCE:
+    if is_placeless(other[0]) or max(skewness(known(header.orientation)) for header in other) > UNIT_TOLERANCE:
         return False
-    turned = np.abs(np.subtract(stack[0].orientation, other[0].orientation)).max() >= SAME_DIRECTION
+    turned = np.abs(np.subtract(known(stack[0].orientation), known(other[0].orientation))).max() >= SAME_DIRECTION
     return bool(turned) or "LOCALIZER" in (other[0].image_type or "")
 
 
@@ -74,8 +74,8 @@ def _skipped_numbers(stack: list[SliceHeader], series: list[SliceHeader]) -> str
 
     A header that states the distance as it is, or slices as thick as their distance, speak against it.
     """
-    numbers = [header.instance_number for header in stack]
-    if len(stack) < MIN_SLICES or None in numbers:
+    numbers = [header.instance_number for header in stack if header.instance_number is not None]
+    if len(stack) < MIN_SLICES or len(numbers) < len(stack):
         return None
     steps = np.diff(numbers)
     stride = abs(steps[0])
@@ -108,7 +108,7 @@ def check_sameness(headers: Sequence[SliceHeader]) -> None:
 
 def rescale_of(header: SliceHeader) -> tuple[float, float]:
     """Slope and intercept from stored to real values."""
-    return (1.0, 0.0) if header.slope is None else (header.slope, header.intercept)
+    return (1.0, 0.0) if header.slope is None else (header.slope, known(header.intercept))
 
 
 def check_rescale(headers: Sequence[SliceHeader], empty: Sequence[bool] | None = None) -> None:
@@ -133,9 +133,10 @@ def check_rescale(headers: Sequence[SliceHeader], empty: Sequence[bool] | None =
             Refusal.INCONSISTENT_RESCALE,
             "expected RescaleSlope and RescaleIntercept in all slices (in CT) or in none; some lack them",
         )
-    if given == {True} and min(slope for slope, _ in pairs) <= 0:
+    scales = [(slope, intercept) for slope, intercept in pairs if slope is not None and intercept is not None]
+    if scales and min(slope for slope, _ in scales) <= 0:
         raise SeriesRefused(Refusal.INCONSISTENT_RESCALE, "expected RescaleSlope above 0")
-    if given == {True} and max(slope * 2**16 + abs(intercept) for slope, intercept in pairs) > _LARGEST_VALUE:
+    if scales and max(slope * 2**16 + abs(intercept) for slope, intercept in scales) > _LARGEST_VALUE:
         raise SeriesRefused(Refusal.INCONSISTENT_RESCALE, "RescaleSlope or RescaleIntercept is too large for any unit")
     if empty is not None and not is_ct:
         pairs = [pair for pair, is_empty in zip(pairs, empty) if not is_empty]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from medical_diffusion_components.dicom.headers import MIN_SLICES, SliceHeader
+from medical_diffusion_components.dicom.headers import MIN_SLICES, SliceHeader, known
 from medical_diffusion_components.dicom.refusal import Refusal, SeriesRefused
 
 SLICE_TOLERANCE = 0.02  # of the slice spacing: how far a slice may lie from its place along the normal
@@ -35,7 +35,7 @@ class Stack(NamedTuple):
 def slice_normal(orientation: Sequence[float]) -> np.ndarray:
     """Unit normal of the image plane, in LPS: direction along a row x direction along a column."""
     normal = np.cross(orientation[:3], orientation[3:])
-    return normal / max(np.linalg.norm(normal), 1e-12)
+    return normal / max(float(np.linalg.norm(normal)), 1e-12)
 
 
 def skewness(orientation: Sequence[float]) -> float:
@@ -47,7 +47,7 @@ def skewness(orientation: Sequence[float]) -> float:
 
 def offsets_along_normal(headers: Sequence[SliceHeader]) -> np.ndarray:
     """Distance of each slice from the origin along the first slice's normal, mm. Shape: ``(N,)``."""
-    return np.array([header.position for header in headers]) @ slice_normal(headers[0].orientation)
+    return np.array([header.position for header in headers]) @ slice_normal(known(headers[0].orientation))
 
 
 def repeats_position(offsets: np.ndarray) -> bool:
@@ -196,11 +196,11 @@ def _check_tilt(
 
 def _check_order(headers: Sequence[SliceHeader]) -> None:
     """Refuse positions that the instance numbers contradict, unless the slice locations confirm them."""
-    numbers = [header.instance_number for header in headers]
-    locations = [header.slice_location for header in headers]
-    if None in numbers or len(set(numbers)) == 1 or _is_monotone(numbers):
+    numbers = [header.instance_number for header in headers if header.instance_number is not None]
+    locations = [header.slice_location for header in headers if header.slice_location is not None]
+    if len(numbers) < len(headers) or len(set(numbers)) == 1 or _is_monotone(numbers):
         return
-    if None in locations or not _is_monotone(locations):
+    if len(locations) < len(headers) or not _is_monotone(locations):
         raise SeriesRefused(
             Refusal.ORDER_CONFLICT,
             "ImagePositionPatient orders the slices unlike InstanceNumber; SliceLocation does not confirm it",

@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import pydicom
 from pydicom.dataelem import RawDataElement
@@ -33,6 +33,8 @@ from medical_diffusion_components.dicom.objects import (
     read_start,
     transfer_syntax,
 )
+
+Known = TypeVar("Known")
 
 MIN_SLICES = 3  # two slices cannot show whether one between them is missing
 MAX_SIDE = 8192  # no scanner makes more rows or columns; a damaged header may claim up to 65,535
@@ -73,7 +75,7 @@ class SliceHeader(NamedTuple):
     slope: float | None
     intercept: float | None
     rescale_type: str | None
-    bits: tuple[int, ...] | None  # allocated, stored, high bit, pixel representation
+    bits: tuple[int, int, int, int] | None  # allocated, stored, high bit, pixel representation
     photometric: str | None
     samples: int | None
     frames: float | None
@@ -89,6 +91,17 @@ class SliceHeader(NamedTuple):
     image_type: str | None
     was_lossy: str | None
     has_lut: bool  # a table instead of slope and intercept
+
+
+def known(value: Known | None) -> Known:
+    """A field of a header that has no ``problem``, so that it is there.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    if value is None:
+        raise ValueError("expected a header without a problem, got one that lacks a required element")
+    return value
 
 
 class FolderScan(NamedTuple):
@@ -114,7 +127,10 @@ def scan_files(place: str | Path | Iterable[Path]) -> FolderScan:
     Raises:
         FileNotFoundError: no such folder.
     """
-    headers, damaged, no_dicom, num_other = [], [], [], 0
+    headers: list[SliceHeader] = []
+    damaged: list[Path] = []
+    no_dicom: list[tuple[Path, bytes]] = []
+    num_other = 0
     with quiet_pydicom():
         for number, path in enumerate(_files_of(place), start=1):
             try:
@@ -148,7 +164,7 @@ def read_header(path: Path, number: int) -> SliceHeader | None:
         raise _Damaged from error
 
 
-def header_of(dataset: pydicom.Dataset, path: Path, number: int) -> SliceHeader | None:
+def header_of(dataset: pydicom.FileDataset, path: Path, number: int) -> SliceHeader | None:
     """The header in a dataset already read; see :func:`read_header`."""
     parser = _Parser(dataset)
     rows, columns, sop_class = parser.unsigned("rows"), parser.unsigned("columns"), parser.uid("sop_class")
@@ -160,7 +176,8 @@ def header_of(dataset: pydicom.Dataset, path: Path, number: int) -> SliceHeader 
     series_uid = parser.uid("series_uid")
     if not rows or not columns or series_uid is None or parser.problem:
         raise _Damaged
-    fields = {
+    # in this order: of several things that are wrong, the first is the problem
+    fields: dict[str, Any] = {
         "bits": parser.bits(),
         "samples": parser.unsigned("samples", required=True),
         "photometric": parser.text("photometric", required=True),
@@ -271,51 +288,56 @@ class _Parser:
         if element is None or not element.value:
             return None
         if not isinstance(element, RawDataElement) or not isinstance(element.value, bytes):
-            return self._wrong(name, "is no plain value")
+            self._wrong(name, "is no plain value")
+            return None
         return element.value
 
     def text(self, name: str, required: bool = False) -> str | None:
         raw = self.raw(name)
         text = raw.decode("ascii", "replace").strip(" \0") if raw else ""
         if required and not text:
-            return self._wrong(name, "is missing")
+            self._wrong(name, "is missing")
         return text or None
 
     def uid(self, name: str) -> str | None:
         text = self.text(name)
         if text is not None and not re.fullmatch(r"[!-~]{1,64}", text):
-            return self._wrong(name, "is no UID")
+            self._wrong(name, "is no UID")
+            return None
         return text
 
     def unsigned(self, name: str, required: bool = False) -> int | None:
         raw = self.raw(name)
         if raw is None:
-            return self._wrong(name, "is missing") if required else None
-        if len(raw) != 2:
-            return self._wrong(name, f"has {len(raw)} bytes, expected 2")
-        return int.from_bytes(raw, self._byte_order(name))
+            if required:
+                self._wrong(name, "is missing")
+            return None
+        return self._two_bytes(name, raw, signed=False)
 
-    def bits(self) -> tuple[int, ...] | None:
+    def bits(self) -> tuple[int, int, int, int] | None:
         names = ("bits_allocated", "bits_stored", "high_bit", "representation")
-        values = tuple(self.unsigned(name, required=True) for name in names)
-        return None if None in values else values
+        allocated, stored, high_bit, representation = (self.unsigned(name, required=True) for name in names)
+        if allocated is None or stored is None or high_bit is None or representation is None:
+            return None
+        return allocated, stored, high_bit, representation
 
     def padding(self, name: str) -> int | None:
         raw = self.raw(name)
         representation = self.unsigned("representation")
         if raw is None or representation is None:
             return None
-        if len(raw) != 2:
-            return self._wrong(name, f"has {len(raw)} bytes, expected 2")
-        return int.from_bytes(raw, self._byte_order(name), signed=representation == 1)
+        return self._two_bytes(name, raw, signed=representation == 1)
 
     def decimals(self, name: str, count: int) -> tuple[float, ...] | None:
         text = self.text(name)
         if text is None:
-            return self._wrong(name, "is missing")
-        values = [_decimal(part) for part in text.split("\\")]
-        if len(values) != count or None in values:
-            return self._wrong(name, f"is not {count} decimal numbers")
+            self._wrong(name, "is missing")
+            return None
+        parts = text.split("\\")
+        values = [value for part in parts if (value := _decimal(part)) is not None]
+        if not len(values) == len(parts) == count:
+            self._wrong(name, f"is not {count} decimal numbers")
+            return None
         return tuple(values)
 
     def decimal(self, name: str, strict: bool) -> float | None:
@@ -323,10 +345,18 @@ class _Parser:
         if text is None:
             return None
         value = _decimal(text)
-        return self._wrong(name, "is no decimal number") if value is None and strict else value
+        if value is None and strict:
+            self._wrong(name, "is no decimal number")
+        return value
 
-    def _byte_order(self, name: str) -> str:
-        return "little" if self.dataset.get_item(_TAGS[name]).is_little_endian else "big"
+    def _two_bytes(self, name: str, raw: bytes, signed: bool) -> int | None:
+        if len(raw) != 2:
+            self._wrong(name, f"has {len(raw)} bytes, expected 2")
+            return None
+        element = self.dataset.get_item(_TAGS[name])
+        assert isinstance(element, RawDataElement), "raw() gives the bytes of no other"
+        order: Literal["little", "big"] = "little" if element.is_little_endian else "big"
+        return int.from_bytes(raw, order, signed=signed)
 
     def _wrong(self, name: str, what: str) -> None:
         self.problem = self.problem or f"{_KEYWORDS[name]} {what}"

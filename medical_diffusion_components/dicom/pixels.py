@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
+from pydicom.dataelem import RawDataElement
 from pydicom.pixels import get_decoder
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -28,7 +29,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from medical_diffusion_components.dicom.headers import MAX_SIDE, SliceHeader, header_of, quiet_pydicom
+from medical_diffusion_components.dicom.headers import MAX_SIDE, SliceHeader, header_of, known, quiet_pydicom
 from medical_diffusion_components.dicom.itk_decoder import decode_apart, has_itk
 from medical_diffusion_components.dicom.refusal import Refusal, SeriesRefused
 
@@ -58,7 +59,7 @@ def check_pixel_format(header: SliceHeader) -> None:
             Refusal.UNSUPPORTED_PIXELS,
             "expected RescaleSlope and RescaleIntercept, got a table of values (ModalityLUTSequence)",
         )
-    allocated, stored, high_bit, representation = header.bits
+    allocated, stored, high_bit, representation = known(header.bits)
     if allocated not in (8, 16) or not 0 < stored <= allocated or high_bit != stored - 1 or representation > 1:
         raise SeriesRefused(
             Refusal.UNSUPPORTED_PIXELS,
@@ -122,7 +123,7 @@ def _read_stored_pixels(header: SliceHeader, decoded: Path) -> np.ndarray:
     return _stored_bits(stored, header)
 
 
-def _read_unchanged(header: SliceHeader) -> pydicom.Dataset:
+def _read_unchanged(header: SliceHeader) -> pydicom.FileDataset:
     with quiet_pydicom():
         dataset = pydicom.dcmread(header.path, force=True)
         if header_of(dataset, header.path, header.number) != header:
@@ -166,7 +167,7 @@ def _syntax_name(header: SliceHeader) -> str:
 
 
 def _num_bytes(header: SliceHeader) -> int:
-    return header.rows * header.columns * header.bits[0] // 8
+    return header.rows * header.columns * known(header.bits)[0] // 8
 
 
 def _from_bytes(dataset: pydicom.Dataset, header: SliceHeader) -> np.ndarray:
@@ -175,27 +176,28 @@ def _from_bytes(dataset: pydicom.Dataset, header: SliceHeader) -> np.ndarray:
     Bytes after the last pixel are allowed as long as they could be neither a row nor a column, which a damaged header
     might hide. Bytes of 8-bit pixels in big endian words ("OW") come in swapped pairs (PS3.5 section 8.2, annex A.3).
     """
-    element = dataset.get_item(_PIXEL_DATA)
+    element, allocated = dataset.get_item(_PIXEL_DATA), known(header.bits)[0]
+    assert isinstance(element, RawDataElement), "pydicom converts an element when it is asked for, not before"
     expected = _num_bytes(header)
-    spare = min(header.rows, header.columns) * header.bits[0] // 8
+    spare = min(header.rows, header.columns) * allocated // 8
     length = len(element.value) if isinstance(element.value, bytes) else -1
     if not 0 <= length - expected < max(spare, 2):
         raise SeriesRefused(
             Refusal.DAMAGED_PIXELS,
-            f"{header.rows} x {header.columns} pixels of {header.bits[0]} bits are {expected} bytes, got "
+            f"{header.rows} x {header.columns} pixels of {allocated} bits are {expected} bytes, got "
             f"{'no' if length < 0 else length}",
         )
     order = "<" if element.is_little_endian else ">"
-    content = element.value
-    if header.bits[0] == 8 and not element.is_little_endian and element.VR == "OW":
+    content = element.value or b""
+    if allocated == 8 and not element.is_little_endian and element.VR == "OW":
         content = np.frombuffer(content[: length // 2 * 2], dtype="<u2").byteswap().tobytes()
-    stored = np.frombuffer(content[:expected], dtype=f"{order}u{header.bits[0] // 8}")
+    stored = np.frombuffer(content[:expected], dtype=f"{order}u{allocated // 8}")
     return stored.reshape(header.rows, header.columns)
 
 
 def _stored_bits(pixels: np.ndarray, header: SliceHeader) -> np.ndarray:
     """Value of the bits stored, of pixels as they are allocated; the bits above may only be zero or repeat the sign."""
-    allocated, stored, _, representation = header.bits
+    allocated, stored, _, representation = known(header.bits)
     unsigned = pixels.astype(f"u{allocated // 8}", copy=False)  # two's complement: the same bits
     if representation == 0 and unsigned.max() < 1 << stored:
         return unsigned

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -29,7 +30,7 @@ from medical_diffusion_components.dicom.checks import (
     rescale_of,
 )
 from medical_diffusion_components.dicom.geometry import Stack, fit_stack, offsets_along_normal, repeats_position
-from medical_diffusion_components.dicom.headers import MIN_SLICES, FolderScan, SliceHeader, scan_files
+from medical_diffusion_components.dicom.headers import MIN_SLICES, FolderScan, SliceHeader, known, scan_files
 from medical_diffusion_components.dicom.pixels import check_pixel_format, read_stored_slices
 from medical_diffusion_components.dicom.refusal import Refusal, SeriesRefused
 
@@ -216,7 +217,7 @@ def read_volume(group: SeriesGroup) -> DicomVolume:
         affine=stack.affine,
         spacing=stack.spacing,
         series_uid=group.series_uid,
-        modality=group.modality,
+        modality=known(group.modality),
         thickness=first.thickness,
         echo_time=group.echo_time,
         padding_value=None if first.padding is None else first.padding * slope + intercept,
@@ -268,7 +269,8 @@ def _of_echo(groups: list[SeriesGroup], echo_time: float | Literal["first"]) -> 
     wanted = [g for g in groups if g.echo_time is not None and abs(g.echo_time - target) <= _SAME_ECHO]
     if not wanted:
         raise SeriesRefused(Refusal.NO_SERIES, f"no echo time {target:g} ms, the series has {times} ms")
-    numbers = {header.echo_number for group in wanted for header in group.slices} - {None}
+    headers = [header for group in wanted for header in group.slices]
+    numbers = {header.echo_number for header in headers if header.echo_number is not None}
     if echo_time == "first" and numbers and min(numbers) > 1:
         raise _refused(
             wanted[0],
@@ -283,7 +285,7 @@ def _refused(group: SeriesGroup, reason: Refusal, text: str) -> SeriesRefused:
 
 
 def _partition(headers: Iterable[SliceHeader], key: Callable[[SliceHeader], object]) -> list[list[SliceHeader]]:
-    parts = defaultdict(list)
+    parts: dict[object, list[SliceHeader]] = defaultdict(list)
     for header in headers:
         parts[key(header)].append(header)
     return list(parts.values())
@@ -297,7 +299,7 @@ def _by_orientation(headers: list[SliceHeader]) -> list[list[SliceHeader]]:
         if is_placeless(header):
             continue
         for stack in stacks:
-            if np.abs(np.subtract(header.orientation, stack[0].orientation)).max() < SAME_DIRECTION:
+            if np.abs(np.subtract(known(header.orientation), known(stack[0].orientation))).max() < SAME_DIRECTION:
                 stack.append(header)
                 break
         else:
@@ -310,7 +312,7 @@ def _separate_repeats(stack: list[SliceHeader]) -> list[tuple[list[SliceHeader],
     if is_placeless(stack[0]) or not repeats_position(offsets_along_normal(stack)):
         return [(stack, None)]
     for name in _SPLITTING:
-        parts = _partition(stack, lambda header, name=name: getattr(header, name))
+        parts = _partition(stack, attrgetter(name))
         offsets = [offsets_along_normal(part) for part in parts]
         if (
             len(parts) > 1

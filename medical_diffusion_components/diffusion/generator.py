@@ -5,7 +5,7 @@ Diffusion Implicit Models", ICLR 2021 (fewer steps), and Lu et al., "DPM-Solver+
 Diffusion Probabilistic Models", 2022 (second order), in the latent space of a first stage (Rombach et al., CVPR 2022).
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: TorchScript reads the class's annotations and needs types, not text.
 
 from collections.abc import Sequence
 from typing import Any
@@ -70,6 +70,10 @@ class LatentDiffusionGenerator(nn.Module):
         ValueError: a scheduler with an unknown prediction type, an unknown sampler, ancestral sampling with fewer
             steps than trained, or a number of steps outside [1, T].
     """
+
+    alphas_cumprod: Tensor
+    prediction: Tensor
+    timesteps: Tensor
 
     def __init__(
         self,

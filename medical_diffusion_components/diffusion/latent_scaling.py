@@ -7,7 +7,7 @@ channel. In volumes that are aligned with each other, most of a channel's varian
 cases; with the mean of each position subtracted, what is left to be learned is what tells one case from another.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: TorchScript reads the class's annotations and needs types, not text.
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -37,6 +37,10 @@ class LatentScaling(nn.Module):
         ValueError: a shape that is not of four axes; when called, latents of another size than those that
             the mean of each position was made from.
     """
+
+    shift: Tensor
+    scale: Tensor
+    bound: Tensor
 
     def __init__(self, latent_shape: Sequence[int]) -> None:
         super().__init__()
@@ -126,7 +130,7 @@ class LatentScaling(nn.Module):
 class _Statistics(NamedTuple):
     """Number of latents, and mean, mean square, least and largest value at each position, (C, h, w, d) float64."""
 
-    count: int
+    number: int
     mean: Tensor
     mean_square: Tensor
     low: Tensor
@@ -143,8 +147,8 @@ def _statistics(latents: Iterable[Tensor]) -> _Statistics:
         elif found.mean.shape != new.mean.shape:
             raise ValueError(f"expected latents of one shape, got {list(found.mean.shape)} and {list(new.mean.shape)}")
         else:
-            sums = found.count + new.count, found.mean + new.mean, found.mean_square + new.mean_square
+            sums = found.number + new.number, found.mean + new.mean, found.mean_square + new.mean_square
             found = _Statistics(*sums, torch.minimum(found.low, new.low), torch.maximum(found.high, new.high))
     if found is None:
         raise ValueError("expected training latents to make their scaling from, got none")
-    return found._replace(mean=found.mean / found.count, mean_square=found.mean_square / found.count)
+    return found._replace(mean=found.mean / found.number, mean_square=found.mean_square / found.number)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from monai.engines import DiffusionPrepareBatch
 from monai.networks.schedulers.scheduler import Scheduler
@@ -48,12 +50,16 @@ class TrainingPrepareBatch(DiffusionPrepareBatch):
         self.latent_scaling = latent_scaling
         self.stratified = stratified
 
-    def __call__(self, batchdata: dict, device=None, non_blocking: bool = False, **kwargs):
+    def __call__(
+        self, batchdata: dict, device: str | torch.device | None = None, non_blocking: bool = False, **kwargs: Any
+    ) -> tuple[Tensor, Tensor, tuple, dict]:
         """Scaled latents, target, no arguments, and noise, timesteps and condition by name."""
         images = self._latents(batchdata, device, non_blocking, **kwargs)
         return super().__call__({**batchdata, "image": images}, device, non_blocking, **kwargs)
 
-    def _latents(self, batchdata: dict, device=None, non_blocking: bool = False, **kwargs) -> Tensor:
+    def _latents(
+        self, batchdata: dict, device: str | torch.device | None = None, non_blocking: bool = False, **kwargs: Any
+    ) -> Tensor:
         images = batchdata["image"].to(device, non_blocking=non_blocking, **kwargs)
         return images if self.latent_scaling is None else self.latent_scaling(images)
 
@@ -100,7 +106,9 @@ class HeldOutPrepareBatch(TrainingPrepareBatch):
     ) -> None:
         super().__init__(scheduler, condition_name, latent_scaling)
 
-    def __call__(self, batchdata: dict, device=None, non_blocking: bool = False, **kwargs):
+    def __call__(
+        self, batchdata: dict, device: str | torch.device | None = None, non_blocking: bool = False, **kwargs: Any
+    ) -> tuple[Tensor, Tensor, tuple, dict]:
         images = self._latents(batchdata, device, non_blocking, **kwargs)
         drawn = [
             self._draw(case_id, int(draw), int(draws), images.shape[1:])

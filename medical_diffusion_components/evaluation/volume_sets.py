@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,7 @@ def write_reconstructions(
         again = first_stage.decode_stage_2_outputs(latent)[0].float().cpu().clamp(-1, 1)
         scaled = affine((again + 1) / 2 * (WINDOW[1] - WINDOW[0]) + WINDOW[0])
         image = nib.Nifti1Image(scaled.as_tensor()[0].numpy(), scaled.affine.numpy())
-        write_atomically(path, lambda temporary, image=image: nib.save(image, temporary))
+        write_atomically(path, partial(nib.save, image))
     gathered(None)
     return [
         {**case, "image": str(path), **scale_facts(WINDOW, fixed_scale(case).get("window"))}

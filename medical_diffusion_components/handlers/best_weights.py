@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from torch import nn
 
+from medical_diffusion_components.engine_state import running
 from medical_diffusion_components.files import write_atomically
 from medical_diffusion_components.weights import save_weights
 
@@ -38,7 +40,7 @@ class BestWeights:
         evaluator.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, evaluator: Evaluator) -> None:
-        state = evaluator.state
+        state = running(evaluator)
         if state.best_metric_epoch == state.epoch and state.rank == 0:
             metrics = {name: float(value) for name, value in state.metrics.items()}
             save_weights(self.module, self.path, {**self.made_from, "epoch": state.epoch, "validation": metrics})
@@ -96,11 +98,11 @@ class PublishWeights:
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        if engine.state.rank > 0:
+        if running(engine).rank > 0:
             return
         for suffix in (".json", ".pt"):  # the weights last: they are what the next stage waits for
             source = self.source.with_suffix(suffix)
-            write_atomically(self.target.with_suffix(suffix), lambda temporary, s=source: shutil.copyfile(s, temporary))
+            write_atomically(self.target.with_suffix(suffix), partial(shutil.copyfile, source))
 
 
 class LatestWeights:
@@ -127,6 +129,7 @@ class LatestWeights:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        epoch, last = engine.state.epoch, engine.state.max_epochs
-        if engine.state.rank == 0 and (epoch % self.every_epochs == 0 or epoch == last):
-            save_weights(self.module, self.path, {**self.made_from, "epoch": epoch})
+        state = running(engine)
+        last = state.epoch == state.max_epochs
+        if state.rank == 0 and (last or state.epoch % self.every_epochs == 0):
+            save_weights(self.module, self.path, {**self.made_from, "epoch": state.epoch})

@@ -15,6 +15,7 @@ from ignite.engine import Engine, Events
 
 from medical_diffusion_components.data.loading import ResumableSampler
 from medical_diffusion_components.distributed import gathered, world_size
+from medical_diffusion_components.engine_state import running
 from medical_diffusion_components.files import write_atomically
 from medical_diffusion_components.handlers.non_finite import NonFiniteLossError
 from medical_diffusion_components.weights import load_tensors, save_tensors, unwrap
@@ -93,7 +94,7 @@ class TrainingCheckpoint:
 
     def _claim_folder(self, engine: Engine) -> None:
         """All processes raise what the first one finds, so that none waits for it."""
-        problem = gathered(self._lock_folder() if engine.state.rank == 0 else "")[0]
+        problem = gathered(self._lock_folder() if running(engine).rank == 0 else "")[0]
         if problem:
             raise CheckpointError(problem)
 
@@ -114,7 +115,8 @@ class TrainingCheckpoint:
         return ""
 
     def _save_within_epoch(self, engine: Engine) -> None:
-        place = engine.state.iteration % engine.state.epoch_length
+        state = running(engine)
+        place = state.iteration % state.epoch_length
         due = time.monotonic() - self.last_saved >= self.every_seconds
         if due and place and place % self.accumulation_steps == 0:
             self.save(engine)
@@ -127,28 +129,28 @@ class TrainingCheckpoint:
             OSError: it cannot be written; those before it are untouched.
         """
         self.last_saved = time.monotonic()
-        if engine.state.rank > 0:
+        state = running(engine)
+        if state.rank > 0:
             return
-        content = {
-            "iteration": engine.state.iteration,
-            "epoch_length": engine.state.epoch_length,
+        objects = {name: item.state_dict() for name, item in self.objects.items()}
+        content: dict[str, Any] = {
+            "iteration": state.iteration,
+            "epoch_length": state.epoch_length,
             "settings": self._own_settings(),
             "random_state": torch.get_rng_state(),
-            "objects": {name: item.state_dict() for name, item in self.objects.items()},
+            "objects": objects,
         }
-        for name, item in content["objects"].items():
+        for name, item in objects.items():
             bad = _not_finite(item)
             if bad:
                 raise NonFiniteLossError(
-                    f"not finite after iteration {engine.state.iteration}: {bad} of {name}. Nothing was saved; the last "
+                    f"not finite after iteration {state.iteration}: {bad} of {name}. Nothing was saved; the last "
                     "checkpoint is from before it: resume with --amp False, or start afresh with a lower learning rate."
                 )
         if self.evaluator is not None:
-            content["best"] = [
-                float(self.evaluator.state.best_metric),
-                int(self.evaluator.state.best_metric_epoch),
-            ]
-        path = self.folder / f"checkpoint_{engine.state.iteration:09d}.pt"
+            best = running(self.evaluator)
+            content["best"] = [float(best.best_metric), int(best.best_metric_epoch)]
+        path = self.folder / f"checkpoint_{state.iteration:09d}.pt"
         write_atomically(path, lambda temporary: save_tensors(content, temporary))
         kept = [saved for saved in self.checkpoints() if saved <= path][: self.keep]
         for old in set(self.checkpoints()) - set(kept):  # also a damaged one that this training has not reached yet
@@ -165,15 +167,15 @@ class TrainingCheckpoint:
             CheckpointError: checkpoints are there but none is readable, they are from other data, settings or
                 architecture, or not all processes find the same.
         """
-        if engine.state.rank == 0:
+        if running(engine).rank == 0:
             for unfinished in self.folder.glob(".*_checkpoint_*.pt"):  # of a process killed while it wrote
                 unfinished.unlink()
         paths = self.checkpoints()
-        found = ((path, self._read(path)) for path in paths)
-        path, content = next((pair for pair in found if pair[1] is not None), (None, None))
-        self._agree(path.name if path else "none")
-        if path is not None:
-            self._restore(engine, path, content)
+        read = ((path, self._read(path)) for path in paths)
+        newest = next(((path, content) for path, content in read if content is not None), None)
+        self._agree(newest[0].name if newest else "none")
+        if newest is not None:
+            self._restore(engine, *newest)
         elif paths:
             raise CheckpointError(
                 f"none of the {len(paths)} checkpoints in {self.folder} can be read; move them away to start afresh"
@@ -211,14 +213,15 @@ class TrainingCheckpoint:
                 # of torch's list of all tensors the first is enough
                 cause = " ".join(line.strip() for line in str(error).splitlines()[:2])
                 raise CheckpointError(f"{path} does not fit the configured {name}: {cause}") from error
-        iteration, epoch_length = content["iteration"], engine.state.epoch_length
-        engine.state.iteration = iteration
-        engine.state.epoch = iteration // epoch_length
-        self.sampler.skip_once(iteration % epoch_length * self.batch_size)
+        state, iteration = running(engine), content["iteration"]
+        state.iteration = iteration
+        state.epoch = iteration // state.epoch_length
+        self.sampler.skip_once(iteration % state.epoch_length * self.batch_size)
         torch.set_rng_state(content["random_state"])
         if self.evaluator is not None:
-            self.evaluator.state.best_metric, self.evaluator.state.best_metric_epoch = content["best"]
-        logger.info(f"resuming from {path}: iteration {iteration}, epoch {engine.state.epoch}")
+            best = running(self.evaluator)
+            best.best_metric, best.best_metric_epoch = content["best"]
+        logger.info(f"resuming from {path}: iteration {iteration}, epoch {state.epoch}")
 
     def _check_settings(self, engine: Engine, path: Path, content: dict) -> None:
         if "settings" not in content:

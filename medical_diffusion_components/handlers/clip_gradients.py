@@ -38,5 +38,5 @@ class ClipGradients:
             engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        if optimiser_step(engine, self.accumulation_steps) is not None:
+        if self.max_norm is not None and optimiser_step(engine, self.accumulation_steps) is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)

@@ -8,6 +8,8 @@ from typing import Protocol
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 
+from medical_diffusion_components.engine_state import running
+
 __all__ = ["Convergence", "StopWhenConverged"]
 
 logger = logging.getLogger(__name__)
@@ -48,8 +50,8 @@ class Convergence:
         evaluator.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, evaluator: Evaluator) -> None:
-        better = evaluator.state.best_metric_epoch == evaluator.state.epoch
-        self.waited = 0 if better else self.waited + 1
+        state = running(evaluator)
+        self.waited = 0 if state.best_metric_epoch == state.epoch else self.waited + 1
 
     @property
     def reached(self) -> bool:
@@ -89,6 +91,7 @@ class StopWhenConverged:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        if self.convergence.reached and engine.state.epoch < engine.state.max_epochs:
-            logger.info(f"stopping in epoch {engine.state.epoch}: {self.convergence.reason}")
+        state = running(engine)
+        if self.convergence.reached and state.epoch < state.max_epochs:
+            logger.info(f"stopping in epoch {state.epoch}: {self.convergence.reason}")
             engine.terminate()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 from ignite.engine import Engine, Events
-from torch import nn
+from torch import Tensor, nn
 
 from medical_diffusion_components.handlers.optimiser_steps import optimiser_step
 from medical_diffusion_components.weights import unwrap
@@ -73,7 +73,8 @@ class ExponentialMovingAverage:
         if step is None or step % self.every:
             return
         weight = self._weight(step)
-        new, old = list(self.source.parameters()), list(self.averaged.parameters())
+        new: list[Tensor] = list(self.source.parameters())
+        old: list[Tensor] = list(self.averaged.parameters())
         torch._foreach_lerp_(old, new, weight)
         for old_buffer, new_buffer in zip(self.averaged.buffers(), self.source.buffers()):
             old_buffer.copy_(new_buffer)

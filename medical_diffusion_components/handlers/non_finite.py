@@ -7,6 +7,8 @@ from collections import deque
 import torch
 from ignite.engine import Engine, Events
 
+from medical_diffusion_components.engine_state import running
+
 __all__ = ["NonFiniteLossError", "StopOnNonFinite"]
 
 
@@ -34,11 +36,12 @@ class StopOnNonFinite:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.check)
 
     def __call__(self, engine: Engine) -> None:
-        cases = engine.state.batch.get("case_id", []) if isinstance(engine.state.batch, dict) else []
+        state = running(engine)
+        cases = state.batch.get("case_id", []) if isinstance(state.batch, dict) else []
         # scalars only: a batch of volumes kept until the next look would fill a GPU
-        losses = {k: v for k, v in engine.state.output.items() if torch.is_tensor(v) and v.ndim == 0}
-        self.pending.append((engine.state.iteration, list(cases), losses))
-        every = self.check_every or (10 if engine.state.device.type == "cuda" else 1)
+        losses = {k: v for k, v in state.output.items() if torch.is_tensor(v) and v.ndim == 0}
+        self.pending.append((state.iteration, list(cases), losses))
+        every = self.check_every or (10 if state.device.type == "cuda" else 1)
         if len(self.pending) >= every:
             self.check(engine)
 

@@ -8,6 +8,8 @@ from typing import Any
 from ignite.engine import Engine, Events
 from monai.handlers import LrScheduleHandler
 
+from medical_diffusion_components.engine_state import running
+
 __all__ = ["StepLrSchedule", "optimiser_step"]
 
 
@@ -16,8 +18,9 @@ def optimiser_step(engine: Engine, accumulation_steps: int) -> int | None:
 
     MONAI's trainer makes one every ``accumulation_steps`` iterations, and at the end of every epoch for what is left over.
     """
-    length = engine.state.epoch_length
-    epochs, place = divmod(engine.state.iteration - 1, length)
+    state = running(engine)
+    length = state.epoch_length
+    epochs, place = divmod(state.iteration - 1, length)
     if (place + 1) % accumulation_steps and place + 1 != length:
         return None
     return epochs * -(-length // accumulation_steps) + place // accumulation_steps + 1

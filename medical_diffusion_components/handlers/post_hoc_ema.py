@@ -17,6 +17,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
+from medical_diffusion_components.engine_state import running
 from medical_diffusion_components.files import write_atomically
 from medical_diffusion_components.handlers.optimiser_steps import optimiser_step
 from medical_diffusion_components.weights import load_tensors, save_tensors, unwrap
@@ -70,7 +71,7 @@ class AverageSnapshots:
     @torch.no_grad()
     def __call__(self, engine: Engine) -> None:
         step = optimiser_step(engine, self.accumulation_steps)
-        if step is None:
+        if step is None or self.every is None:
             return
         state = self.source.state_dict()
         for gamma, average in zip(self.gammas, self.averages):
@@ -80,7 +81,7 @@ class AverageSnapshots:
                     average[name].lerp_(tensor, share)
                 else:
                     average[name].copy_(tensor)
-        if step % self.every == 0 and engine.state.rank == 0:
+        if step % self.every == 0 and running(engine).rank == 0:
             cpu = [{name: tensor.cpu() for name, tensor in average.items()} for average in self.averages]
             content = {"step": step, "gammas": self.gammas, "averages": cpu}
             path = self.folder / f"average_{step:09d}.pt"

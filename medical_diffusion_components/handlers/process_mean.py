@@ -7,6 +7,7 @@ import torch.distributed as dist
 from ignite.engine import Engine, Events
 
 from medical_diffusion_components.distributed import world_size
+from medical_diffusion_components.engine_state import running
 
 __all__ = ["MeanOverProcesses"]
 
@@ -24,7 +25,7 @@ class MeanOverProcesses:
 
     @torch.no_grad()
     def __call__(self, engine: Engine) -> None:
-        output = engine.state.output
+        output = running(engine).output
         names = [n for n, v in output.items() if torch.is_tensor(v) and v.ndim == 0 and v.is_floating_point()]
         if world_size() == 1 or not names:
             return

@@ -8,6 +8,8 @@ import torch
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
+from medical_diffusion_components.engine_state import running
+
 __all__ = ["TrainingProgress"]
 
 
@@ -33,26 +35,27 @@ class TrainingProgress:
     def open(self, engine: Engine) -> None:
         """Open the bar in the first epoch of this run; only the first rank shows one."""
         if self.bar is None:
-            total = engine.state.max_epochs * engine.state.epoch_length
+            state = running(engine)
+            total = state.max_epochs * state.epoch_length
             # written to a log file, a bar that redraws ten times a second is a nuisance
             pace = 0.5 if sys.stderr.isatty() else 30.0
             self.bar = tqdm(
                 desc=self.description,
                 total=total,
-                initial=engine.state.iteration,
+                initial=state.iteration,
                 unit="batch",
                 mininterval=pace,
                 maxinterval=pace,
-                disable=engine.state.rank > 0,
+                disable=state.rank > 0,
             )
 
     def __call__(self, engine: Engine) -> None:
         # reading a value waits for the device, so only when the bar is redrawn anyway
-        if self.bar.update(1):
-            output = engine.state.output
-            shown = {key: output[key] for key in self.show if key in output}
+        if self.bar is not None and self.bar.update(1):
+            state = running(engine)
+            shown = {key: state.output[key] for key in self.show if key in state.output}
             values = {k: f"{float(v.detach() if torch.is_tensor(v) else v):.4g}" for k, v in shown.items()}
-            self.bar.set_postfix(epoch=f"{engine.state.epoch}/{engine.state.max_epochs}", **values, refresh=False)
+            self.bar.set_postfix({"epoch": f"{state.epoch}/{state.max_epochs}", **values}, refresh=False)
 
     def close(self, engine: Engine) -> None:
         """Close the bar."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -39,7 +40,7 @@ class WarmupCosine(LRScheduler):
         self.final = final
         super().__init__(optimizer)
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         """Rates of the optimiser's groups at step ``last_epoch``, as torch calls the number of steps made."""
         step = self.last_epoch
         fallen = 0.5 - 0.5 * math.cos(math.pi * min(step / self.total, 1.0))

@@ -12,7 +12,7 @@ All modules here take and return ``(D, B, H, W, C)``: in that order convolutions
 depth and products over the channels are all reached without a copy of the activations.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: TorchScript reads the class's annotations and needs types, not text.
 
 import math
 
@@ -134,6 +134,8 @@ class DepthPosition(nn.Module):
     Raises:
         ValueError: a bucket count or a distance that cannot be laid out, or an odd number of channels to rotate.
     """
+
+    buckets: Tensor
 
     def __init__(
         self,

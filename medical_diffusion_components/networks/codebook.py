@@ -10,10 +10,11 @@ One example of shapes: latents ``(2, 8, 16, 16, 16)`` are N = 2 * 16^3 = 8192 ve
 and the running sums come from scatter-adds, not from products with a one-hot matrix.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: TorchScript reads the class's annotations and needs types, not text.
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Self
 
 import torch
 import torch.distributed as dist
@@ -108,6 +109,11 @@ class EMACodebook(nn.Module):
         ValueError: for an argument out of its range, an input that is not ``(B, dim, H, W, D)`` or is empty,
             and, on a CPU, latents that are not finite.
     """
+
+    codes: Tensor
+    ema_counts: Tensor
+    ema_sums: Tensor
+    initialised: Tensor
 
     def __init__(
         self,
@@ -297,7 +303,7 @@ class EMACodebook(nn.Module):
         self.ema_sums.copy_(torch.where(usable, ema_sums, self.ema_sums))
         return (stale & usable).sum()
 
-    def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move between devices as any module does, but stay float32 when the network around is cast."""
 
         def without_cast(tensor: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from monai.networks.nets import PatchDiscriminator
-from torch import Tensor
+from monai.networks import nets
+from torch import Tensor, nn
 
 __all__ = ["DiscriminatorOutput", "PatchDiscriminator"]
 
@@ -26,7 +26,7 @@ class DiscriminatorOutput(NamedTuple):
     features: list[Tensor]
 
 
-class PatchDiscriminator(PatchDiscriminator):
+class PatchDiscriminator(nets.PatchDiscriminator):
     """MONAI's patch discriminator with the paper's settings, returning logits and features by name.
 
     Four convolutions of 64, 128, 256 and 512 channels (kernel 4, leaky ReLU 0.2, batch norm from the second on, stride
@@ -55,14 +55,17 @@ class PatchDiscriminator(PatchDiscriminator):
             padding=PADDING,
         )
         self.num_layers = num_layers
-        self.final_conv.conv.padding = (PADDING,) * spatial_dims
+        final = self.get_submodule("final_conv.conv")
+        assert isinstance(final, nn.modules.conv._ConvNd)
+        final.padding = (PADDING,) * spatial_dims
         for part in self.modules():
-            if hasattr(part, "reset_parameters"):
-                part.reset_parameters()
-        # channels last: the layout in which convolutions are fastest
-        self.to(memory_format=torch.channels_last if spatial_dims == 2 else torch.channels_last_3d)
+            if callable(reset := getattr(part, "reset_parameters", None)):
+                reset()
+        # the layout in which convolutions are fastest
+        layout = torch.channels_last if spatial_dims == 2 else torch.channels_last_3d
+        self.to(memory_format=layout)  # type: ignore[call-overload]  # torch's stub lacks it
 
-    def forward(self, x: Tensor) -> DiscriminatorOutput:
+    def forward(self, x: Tensor) -> DiscriminatorOutput:  # type: ignore[override]  # MONAI's is a list without names
         """(B, C, H, W) or (B, C, H, W, D) -> logits and features."""
         side = min(x.shape[2:])
         for _ in range(self.num_layers):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,9 @@ class EfficientNetFeatures(nn.Module):
         ValueError: another variant, no blocks or one that the network does not have; when called, neither one nor three
             channels.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, variant: str = "lite2", blocks: Sequence[int] | None = None, seed: int | None = None) -> None:
         super().__init__()
@@ -73,7 +77,7 @@ class EfficientNetFeatures(nn.Module):
         return features
 
 
-def _network(variant: str, seed: int | None) -> nn.Module:
+def _network(variant: str, seed: int | None) -> Any:  # of a library without types
     from efficientnet_lite_pytorch import EfficientNet
 
     if seed is not None:

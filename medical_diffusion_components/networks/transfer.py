@@ -115,11 +115,12 @@ def start_from(
         parts: as for :func:`transfer_weights`.
         folder: gets ``transfer.json``, by the first rank.
     """
-    report = None if path is None else transfer_weights(network, path, parts)
-    if report is None:
+    report = None
+    if path is None:
         told: dict[str, Any] = {"pretrained": None}
         message = "from scratch: no pretrained_weights were given, all weights start at random"
     else:
+        report = transfer_weights(network, path, parts)
         made_from = provenance(path).get("data", "unknown: the weights came without a note")
         told = {"pretrained": report._asdict(), "made_from": made_from}
         message = f"from {path}, pre-trained on: {made_from}\n{report.summary()}"

@@ -36,13 +36,14 @@ def stage_strides(compression: Sequence[int]) -> list[tuple[int, int, int]]:
     Raises:
         ValueError: not three powers of two, or no axis compresses.
     """
-    compression = tuple(int(c) for c in compression)
+    compression = [int(c) for c in compression]
     if len(compression) != 3 or any(c < 1 or c & (c - 1) for c in compression):
-        raise ValueError(f"compression must be three powers of two (H, W, D), got {compression}")
+        raise ValueError(f"compression must be three powers of two (H, W, D), got {tuple(compression)}")
     stages = max(compression).bit_length() - 1
     if stages == 0:
-        raise ValueError(f"compression {compression} compresses nothing: at least one axis must be 2 or more")
-    return [tuple(2 if c >> (stage + 1) else 1 for c in compression) for stage in range(stages)]
+        raise ValueError(f"compression {tuple(compression)} compresses nothing: at least one axis must be 2 or more")
+    h, w, d = ([2 if c >> (stage + 1) else 1 for stage in range(stages)] for c in compression)
+    return list(zip(h, w, d))
 
 
 def check_divisible(size: Sequence[int], divisor: Sequence[int], what: str = "image size") -> None:
@@ -69,10 +70,12 @@ def _same_padding(kernel: int, stride: Sequence[int]) -> list[int]:
 class SameConv3d(nn.Module):
     """3D convolution with replicate padding; the output has floor(size / stride) voxels per axis."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: Sequence[int] = (1, 1, 1)) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, stride: tuple[int, int, int] = (1, 1, 1)
+    ) -> None:
         super().__init__()
         self.pads = _same_padding(kernel, stride)
-        self.conv = nn.Conv3d(in_channels, out_channels, kernel, stride=tuple(stride))
+        self.conv = nn.Conv3d(in_channels, out_channels, kernel, stride=stride)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.pad(x, self.pads, mode="replicate"))
@@ -81,10 +84,10 @@ class SameConv3d(nn.Module):
 class SameConvTranspose3d(nn.Module):
     """Transposed 3D convolution with replicate padding; the output has exactly stride x size voxels per axis."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: Sequence[int]) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: tuple[int, int, int]) -> None:
         super().__init__()
         self.pads = _same_padding(kernel, stride)
-        self.conv = nn.ConvTranspose3d(in_channels, out_channels, kernel, stride=tuple(stride), padding=kernel - 1)
+        self.conv = nn.ConvTranspose3d(in_channels, out_channels, kernel, stride=stride, padding=kernel - 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.pad(x, self.pads, mode="replicate"))
@@ -209,7 +212,7 @@ class VQGAN(nn.Module):
         self.codebook = codebook
         self.from_codes = nn.Conv3d(codebook.dim, self.encoder.out_channels, 1)
         self.decoder = Decoder(in_channels, base_channels, compression, norm_groups)
-        self.to(memory_format=torch.channels_last_3d)  # the layout in which 3D convolutions are fastest
+        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # torch's stub lacks it
 
     @torch.jit.unused
     def forward(self, image: Tensor) -> VQGANOutput:

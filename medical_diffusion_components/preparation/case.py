@@ -207,7 +207,7 @@ def _write(case: RawCase, items: Sequence[Mapping[str, Any]], dataset_dir: Path)
         name = case.case_id if part is None else f"{case.case_id}_{part}"
         image = f"images/{name}.nii.gz"
         content = _nifti_bytes(item[IMAGE_KEY])
-        path = write_atomically(dataset_dir / image, lambda file, content=content: file.write_bytes(content))
+        path = write_atomically(dataset_dir / image, Path.write_bytes, content)
         notes = item.get(NOTES_KEY, {})
         signature = _signature(item[IMAGE_KEY])
         outputs.append(
@@ -223,7 +223,7 @@ def _write(case: RawCase, items: Sequence[Mapping[str, Any]], dataset_dir: Path)
         if LABEL_KEY in item:
             label = f"labels/{name}.nii.gz"
             content = _nifti_bytes(item[LABEL_KEY], np.uint8)
-            path = write_atomically(dataset_dir / label, lambda file, content=content: file.write_bytes(content))
+            path = write_atomically(dataset_dir / label, Path.write_bytes, content)
             outputs[-1].update(label=label, label_sha256=file_hash(path))
     earlier = read_note(dataset_dir, case) or {"outputs": []}
     for stale in _files(earlier["outputs"]) - _files(outputs):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -64,8 +65,8 @@ def montage(
     )
     if title:
         figure.suptitle(title, color="white", fontsize=10)
-    for place, (heading, volumes) in zip(outer, groups.items()):
-        inner = place.subgridspec(3, columns, height_ratios=heights, hspace=0.03, wspace=0.03)
+    for number, (heading, volumes) in enumerate(groups.items()):
+        inner = outer[number, 0].subgridspec(3, columns, height_ratios=heights, hspace=0.03, wspace=0.03)
         for row, (plane, axis) in enumerate(_PLANES):
             for column in range(columns):
                 axes = figure.add_subplot(inner[row, column])
@@ -101,7 +102,7 @@ def _on_ras_axes(
     return turned, ras_spacing
 
 
-def _draw(axes, volume: np.ndarray, axis: int, spacing: Sequence[float], window: tuple[float, float]) -> None:
+def _draw(axes: Axes, volume: np.ndarray, axis: int, spacing: Sequence[float], window: tuple[float, float]) -> None:
     picture = np.take(np.asarray(volume, dtype=np.float32), volume.shape[axis] // 2, axis=axis)
     across, up = (s for a, s in enumerate(spacing) if a != axis)
     axes.imshow(
@@ -115,7 +116,7 @@ def _draw(axes, volume: np.ndarray, axis: int, spacing: Sequence[float], window:
     )
 
 
-def _draw_labels(axes, labels: np.ndarray, axis: int) -> None:
+def _draw_labels(axes: Axes, labels: np.ndarray, axis: int) -> None:
     """On top of the slice that is there, whose aspect stays."""
     picture = np.take(labels, labels.shape[axis] // 2, axis=axis).T.astype(int)
     colours = np.zeros((*picture.shape, 4))

@@ -141,7 +141,7 @@ class LabelStudy:
             if len(left) == len(pending):
                 time.sleep(1.0)  # others are at work on what is left
             pending = left
-        return [self._result(run) for run in self.runs()]
+        return [json.loads(self._result_file(run).read_text()) for run in self.runs()]
 
     def _try(self, task: _Task) -> bool:
         """Do a task, unless another process is at it or its weights are not there yet; whether it is done."""
@@ -159,12 +159,15 @@ class LabelStudy:
         """File of the weights that an arm starts from."""
         if self.arms[arm].pretrain is not None:
             return self.folder / "pretrained" / arm / "models" / "model.pt"
-        return None if self.arms[arm].weights is None else Path(self.arms[arm].weights)
+        file = self.arms[arm].weights
+        return None if file is None else Path(file)
 
     def pretrain(self, name: str) -> None:
         """Make the weights of an arm, unless they are there."""
         folder = self.folder / "pretrained" / name
-        settings = {**self.pretrain_settings, **self.arms[name].pretrain}
+        own = self.arms[name].pretrain
+        assert own is not None, f"arm {name} brings its weights"
+        settings = {**self.pretrain_settings, **own}
         done = folder / "done.json"
         data = {"dataset_dir": settings.get("dataset_dir"), "generator": settings.get("generator")}
         wanted = without_places(settings) | data  # whose hash is not known before the training has begun
@@ -177,7 +180,7 @@ class LabelStudy:
     def finetune(self, run: LabelStudyRun) -> None:
         """Fine-tune and test, unless there is a result: ``{arm, num_labelled, seed, settings, evaluation}``."""
         folder = self.folder / "runs" / run.name
-        if self._result(run) is not None:
+        if _is_done(self._result_file(run), self._identity(run)):
             return
         logger.info(f"label study: {run.name}")
         settings = {**self._settings(run), **_folders(folder)}
@@ -185,7 +188,7 @@ class LabelStudy:
         run_config(self.evaluate_configs, settings)
         evaluation = json.loads((folder / "output" / "evaluation" / "evaluation.json").read_text())
         wanted = self._identity(run)
-        write_json(folder / "result.json", {**run._asdict(), "settings": wanted, "evaluation": evaluation})
+        write_json(self._result_file(run), {**run._asdict(), "settings": wanted, "evaluation": evaluation})
 
     def _is_pretrained(self, arm: str) -> bool:
         return self.arms[arm].pretrain is None or (self.folder / "pretrained" / arm / "done.json").is_file()
@@ -208,9 +211,8 @@ class LabelStudy:
         hashed = {"data_sha256": self.data_sha256, "pretrained_sha256": weights and file_hash(weights)}
         return without_places(settings) | hashed
 
-    def _result(self, run: LabelStudyRun) -> dict[str, Any] | None:
-        path = self.folder / "runs" / run.name / "result.json"
-        return json.loads(path.read_text()) if _is_done(path, self._identity(run)) else None
+    def _result_file(self, run: LabelStudyRun) -> Path:
+        return self.folder / "runs" / run.name / "result.json"
 
 
 def _folders(folder: Path) -> dict[str, str]:

@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from medical_diffusion_components.diffusion.noise_latent import NoiseLatent
+from medical_diffusion_components.engine_state import running
 from medical_diffusion_components.reports.drawing import montage, save_montage
 
 __all__ = ["RECONSTRUCTION_ROWS", "ReconstructionMontage", "SampleMontage", "ValidationMontage", "VolumePictures"]
@@ -162,11 +163,12 @@ class SampleMontage:
 
     @torch.no_grad()
     def __call__(self, engine: Engine) -> None:
-        epoch, last = engine.state.epoch, engine.state.max_epochs
-        if engine.state.rank > 0 or (epoch % self.every_epochs and epoch != last):
+        state = running(engine)
+        epoch = state.epoch
+        if state.rank > 0 or (epoch % self.every_epochs and epoch != state.max_epochs):
             return
         self.generator.eval()
-        samples = [self.generator(self.noise(n)[None].to(engine.state.device)) for n in range(self.num_volumes)]
+        samples = [self.generator(self.noise(n)[None].to(state.device)) for n in range(self.num_volumes)]
         volumes = [sample[0, 0].cpu().numpy() for sample in samples]
         title = f"samples, epoch {epoch}"
         figure = montage({"synthetic volumes": volumes}, self.spacing, title=title, axcodes=self.axcodes)

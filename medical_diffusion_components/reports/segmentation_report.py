@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ignite.engine import Engine, Events
 
+from medical_diffusion_components.engine_state import running
 from medical_diffusion_components.files import versions, write_atomically, write_json
 from medical_diffusion_components.metrics.bootstrap import bootstrap_mean
 from medical_diffusion_components.reports.drawing import save_montage
@@ -98,16 +99,16 @@ class SegmentationReport:
         evaluator.add_event_handler(Events.COMPLETED, self)
 
     def _collect(self, evaluator: Engine) -> None:
-        cases = [{**given, **made} for given, made in zip(evaluator.state.batch, evaluator.state.output)]
+        state = running(evaluator)
+        cases = [{**given, **made} for given, made in zip(state.batch, state.output)]
         self.case_ids += [str(case["case_id"]) for case in cases]
         for key, found in (("label", self.present), ("pred", self.predicted)):
             found += [case[key][1:].flatten(1).any(1).tolist() for case in cases]
         self.pictures.collect(cases)
 
     def __call__(self, evaluator: Engine) -> None:
-        details = {
-            name: np.asarray(evaluator.state.metric_details[name].cpu()) for name in self.metrics
-        }  # (cases, C - 1)
+        found = running(evaluator).metric_details
+        details = {name: np.asarray(found[name].cpu()) for name in self.metrics}  # (cases, C - 1)
         cases = {
             case_id: {
                 metric: {

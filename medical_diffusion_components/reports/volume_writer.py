@@ -17,6 +17,7 @@ from monai.data import MetaTensor
 
 from medical_diffusion_components.data.datasets import is_synthetic, nifti_files
 from medical_diffusion_components.distributed import gathered, process_rank
+from medical_diffusion_components.engine_state import running
 from medical_diffusion_components.files import files_below, write_atomically, write_json
 from medical_diffusion_components.weights import made_with
 
@@ -101,7 +102,7 @@ class SyntheticVolumeWriter:
         self.weights = Path(weights)
         self.facts = dict(facts)
         self.name = name
-        self.window = tuple(window)
+        self.window = (window[0], window[1])
         self.num_in_montage = num_in_montage
         self.release = release
         self.output_format = output_format
@@ -142,9 +143,9 @@ class SyntheticVolumeWriter:
         self.started = time.perf_counter()
 
     def __call__(self, evaluator: Engine) -> None:
-        drawn, made = evaluator.state.batch, evaluator.state.output
-        seconds = (time.perf_counter() - self.started) / len(made)
-        for item, output in zip(drawn, made):
+        state = running(evaluator)
+        seconds = (time.perf_counter() - self.started) / len(state.output)
+        for item, output in zip(state.batch, state.output):
             if self.release is None or not self.release.enough(self.written):
                 self.write(int(item["seed"]), output["pred"], seconds)
         if self.release is not None and self.release.enough(self.written):

@@ -86,7 +86,7 @@ def half(path: Path) -> None:
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "model.pt"
     for content in (b"old", b"new"):
-        assert write_atomically(path, lambda temporary, content=content: temporary.write_bytes(content)) == path
+        assert write_atomically(path, Path.write_bytes, content) == path
         assert path.read_bytes() == content and list(path.parent.iterdir()) == [path]
 
 

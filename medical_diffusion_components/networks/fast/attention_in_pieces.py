@@ -9,6 +9,7 @@ again in the backward pass. So does this, for sequences short enough that no sof
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,7 +44,7 @@ def attend_along_first(x: Tensor, w_queries: Tensor, w_keys: Tensor, mix: Tensor
 
 class _AttendAlongFirst(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, w_queries, w_keys, mix, bias):  # type: ignore[no-untyped-def]
+    def forward(ctx: Any, x: Tensor, w_queries: Tensor, w_keys: Tensor, mix: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, w_queries, w_keys, mix, bias)
         heads, depth, _, size = w_queries.shape
         y = x.new_empty(*x.shape[:2], mix.shape[2])
@@ -59,7 +60,7 @@ class _AttendAlongFirst(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         x, w_queries, w_keys, mix, bias = ctx.saved_tensors
         heads, depth, _, size = w_queries.shape
         grad_x = torch.empty_like(x)

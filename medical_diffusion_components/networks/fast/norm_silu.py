@@ -10,6 +10,7 @@ normalised, activated and padded volumes are cheap to make again, and each of th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +94,7 @@ class NormModulateSiLU(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, gain: Tensor, offset: Tensor, groups: int, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, gain: Tensor, offset: Tensor, groups: int, eps: float) -> Tensor:
         y = torch.empty_like(x)
         mean, rstd = group_moments(x, groups, eps, scratch=y)
         slope = rstd * gain
@@ -104,7 +105,7 @@ class NormModulateSiLU(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, gain, mean, rstd, slope, intercept = ctx.saved_tensors
         grad = _silu_backward(grad, _affine(x, slope, intercept, out=torch.empty_like(x)))
         return *_norm_backward(grad, x, gain, mean, rstd, slope, ctx.groups), None, None
@@ -179,7 +180,18 @@ class _NormSiLUConv(torch.autograd.Function):
     """Group norm, SiLU, replicate padding and convolution; of all that, only the input is kept."""
 
     @staticmethod
-    def forward(ctx, rows, gain, offset, weight, bias, groups, eps, stride, pads):  # type: ignore[no-untyped-def]
+    def forward(
+        ctx: Any,
+        rows: Tensor,
+        gain: Tensor,
+        offset: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        groups: int,
+        eps: float,
+        stride: list[int],
+        pads: list[int],
+    ) -> Tensor:
         padded = _room_for_padding(rows, pads)
         # The padded volume is larger than ``rows``, so its memory can hold the deviations before it holds the result.
         scratch = padded.view(-1)[: rows.numel()].view_as(_flat(rows))
@@ -199,7 +211,7 @@ class _NormSiLUConv(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         rows, gain, weight, mean, rstd, slope, intercept = ctx.saved_tensors
         groups, stride, pads, bias_shape = ctx.settings
         padded = _room_for_padding(rows, pads)
