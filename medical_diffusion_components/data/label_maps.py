@@ -26,7 +26,7 @@ _NAMED_LIKE_LABELS = re.compile(
 
 def looks_like_labels(volume: np.ndarray) -> bool:
     """Whether a volume is a label map by its voxels: (H, W, D) or with a channel in front."""
-    values = volume.reshape(volume.shape[-3:])
+    values: np.ndarray = volume.reshape(volume.shape[-3:])
     sample = values[::4, ::4, ::4]
     # nearly all images end here, before anything is done with all of their voxels
     few = np.unique(sample.ravel()[:: 1 + sample.size // _GLANCE])

@@ -24,6 +24,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from medical_diffusion_components.dicom.headers import MIN_SLICES
 from medical_diffusion_components.dicom.series import SeriesGroup, find_series, read_volume
 from medical_diffusion_components.dicom.writing import derived_uid
+from medical_diffusion_components.engine_state import running
 from medical_diffusion_components.files import PACKAGE_NAME, file_hash, versions, write_atomically
 
 __all__ = ["DicomCases", "SegmentationObjects"]
@@ -117,7 +118,8 @@ class SegmentationObjects:
         evaluator.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def __call__(self, evaluator: Engine) -> None:
-        for case, output in zip(evaluator.state.batch, evaluator.state.output):
+        state = running(evaluator)
+        for case, output in zip(state.batch, state.output):
             self.write(str(case["case_id"]), np.asarray(output["pred"].cpu())[0])
 
     def write(self, case_id: str, labels: np.ndarray) -> Path:

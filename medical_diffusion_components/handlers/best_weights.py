@@ -68,11 +68,13 @@ class ForgetBest:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        if engine.state.iteration == self.iteration:
-            self.evaluator.state.best_metric = self.evaluator.state.best_metric_epoch = -1
+        if running(engine).iteration == self.iteration:
+            best = running(self.evaluator)
+            best.best_metric = best.best_metric_epoch = -1
 
     def _warn(self, engine: Engine) -> None:
-        batches = engine.state.max_epochs * engine.state.epoch_length
+        state = running(engine)
+        batches = state.max_epochs * state.epoch_length
         if batches < self.iteration:
             logger.warning(
                 f"training ends after {batches} batches, and {self.phase} counts in full after {self.iteration}: "

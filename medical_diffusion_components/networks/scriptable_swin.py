@@ -5,9 +5,10 @@ windows and their shift are those of Liu et al., "Swin transformer: Hierarchical
 ICCV 2021. MONAI builds every layer here; only what happens between them is written anew.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: TorchScript reads the class's annotations and needs types, not text.
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from monai.networks.nets import SwinUNETR
@@ -59,7 +60,7 @@ class ScriptableSwinUNETR(SwinUNETR):
             num_heads=num_heads,
             window_size=window_size,
         )
-        self.swinViT = _Transformer(self.swinViT)
+        self.add_module("swinViT", _Transformer(self.swinViT))
 
     def forward(self, x_in: Tensor) -> Tensor:
         if not torch.jit.is_scripting():
@@ -78,15 +79,14 @@ class _Transformer(nn.Module):
 
     def __init__(self, made: SwinTransformer) -> None:
         super().__init__()
-        self.patch_embed = nn.Module()
-        self.patch_embed.proj = made.patch_embed.proj
+        self.patch_embed = _Patches(made.patch_embed.proj)
         self.layers1, self.layers2, self.layers3, self.layers4 = (
-            nn.ModuleList([_Stage(stage) for stage in layers])
+            nn.ModuleList([_Stage(cast(BasicLayer, stage)) for stage in layers])
             for layers in (made.layers1, made.layers2, made.layers3, made.layers4)
         )
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        x = self.patch_embed.proj(x)
+        x = self.patch_embed(x)
         found = [_standardised(x)]
         x = self.layers1[0](x)
         found.append(_standardised(x))
@@ -99,6 +99,17 @@ class _Transformer(nn.Module):
         return found
 
 
+class _Patches(nn.Module):
+    """2 x 2 x 2 voxels become one vector."""
+
+    def __init__(self, proj: nn.Module) -> None:
+        super().__init__()
+        self.proj = proj
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x)
+
+
 def _standardised(x: Tensor) -> Tensor:
     x = x.permute(0, 2, 3, 4, 1)
     return F.layer_norm(x, [x.shape[-1]]).permute(0, 4, 1, 2, 3)
@@ -109,7 +120,8 @@ class _Stage(nn.Module):
 
     def __init__(self, made: BasicLayer) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList([_Block(block) for block in made.blocks])
+        self.blocks = nn.ModuleList([_Block(cast(SwinTransformerBlock, block)) for block in made.blocks])
+        assert isinstance(made.downsample, PatchMerging)
         self.downsample = _Merging(made.downsample)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -120,7 +132,7 @@ class _Stage(nn.Module):
 
 
 class _Merging(nn.Module):
-    """2 x 2 x 2 voxels become one; in the order that MONAI.s weights are for."""
+    """2 x 2 x 2 voxels become one; in the order that MONAI's weights are for."""
 
     def __init__(self, made: PatchMerging) -> None:
         super().__init__()
@@ -172,11 +184,13 @@ class _Block(nn.Module):
 class _Attention(nn.Module):
     """Multi-head attention in each window, with a learned bias for each relative position."""
 
+    relative_position_index: Tensor
+
     def __init__(self, made: WindowAttention) -> None:
         super().__init__()
         self.num_heads, self.scale = int(made.num_heads), float(made.scale)
         self.relative_position_bias_table = made.relative_position_bias_table
-        self.register_buffer("relative_position_index", made.relative_position_index)
+        self.register_buffer("relative_position_index", made.get_buffer("relative_position_index"))
         self.qkv, self.proj = made.qkv, made.proj
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:

@@ -54,7 +54,7 @@ class NiftiVolumes:
         write_atomically(path, lambda temporary: nib.save(image, temporary))
 
     def load(self, path: Path, note: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        image = nib.load(path)
+        image = nib.Nifti1Image.from_filename(path)
         return np.asarray(image.dataobj), image.affine
 
 
