@@ -66,10 +66,11 @@ def choose_series(series: list[Series]) -> Chosen:
         raise ValueError(f"{patient}: expected one T1 series, got {[one.description for one in t1]}")
     pre = [one for one in series if series_kind(one.description) == DYNAMIC_PRE]
     if len(pre) > 1:
-        numbers = [one.number for one in pre]
-        if None in numbers or len(set(numbers)) < len(numbers):
+        by_number = {one.number: one for one in pre if one.number is not None}
+        if len(by_number) < len(pre):
+            numbers = [one.number for one in pre]
             raise ValueError(f"{patient}: which of the dynamic series is first? Their numbers are {numbers}")
-        pre.sort(key=lambda one: one.number)
+        pre = [by_number[min(by_number)]]
     if not pre:
         raise ValueError(f"{patient}: no dynamic series before contrast")
     return Chosen(t1[0], pre[0])

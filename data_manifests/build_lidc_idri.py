@@ -122,7 +122,7 @@ def build(database: Path) -> Manifest:
     for patient in sorted(by_patient):
         chosen, reason = choose_series(by_patient[patient], geometries)
         geometry = geometries[chosen.series_uid]
-        case = {
+        case: dict[str, Any] = {
             "case_id": patient,
             "patient_id": patient,
             "split": splits[patient],

@@ -44,7 +44,7 @@ FILTER_FILE = "copy_test.pt"
 class Memorised(NamedTuple):
     """Training volumes that the copies among the synthetic volumes come from."""
 
-    count: int
+    count: int  # type: ignore[assignment]  # a tuple's method of that name gives way
     share: float  # of the training volumes
     interval: tuple[float, float]  # 95 %, Clopper-Pearson
     sources: list[str]  # SHA-256 of their files, the most copied first

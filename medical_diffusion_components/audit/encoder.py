@@ -148,7 +148,7 @@ def _train(
     device = next(encoder.parameters()).device
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=training.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, training.learning_rate, training.steps)
-    parts = {"encoder": encoder, "optimizer": optimizer, "schedule": schedule}
+    parts: dict[str, Any] = {"encoder": encoder, "optimizer": optimizer, "schedule": schedule}
     first = _resume(parts, unfinished)
     if first:
         logger.info(f"the audit's encoder resumes at step {first} of {training.steps}")

@@ -22,14 +22,15 @@ BLURS = 3  # binomial filters at most, one after the other, each of variance 1/2
 FEWEST = 16  # voxels that a side keeps, so that few thick slices stay apart
 
 
-def reduced_shape(shape: Sequence[int]) -> tuple[int, ...]:
+def reduced_shape(shape: Sequence[int]) -> tuple[int, int, int]:
     """Size that a volume is reduced to: 64x64x64 -> 32x32x32, 256x256x32 -> 64x64x16, 128x128x128 -> 32x32x32.
 
     Args:
         shape: voxels (H, W, D).
     """
     factor = math.ceil(math.prod(shape) ** (1 / 3) / SIDE - 1e-6)  # cubic roots are not exact
-    return tuple(side // max(1, min(factor, side // FEWEST)) for side in shape)
+    h, w, d = (side // max(1, min(factor, side // FEWEST)) for side in shape)
+    return h, w, d
 
 
 def reduce_volumes(volumes: Tensor) -> Tensor:

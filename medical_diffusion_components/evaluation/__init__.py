@@ -4,6 +4,7 @@ from medical_diffusion_components.evaluation.comparison import PROTOCOL, Compari
 from medical_diffusion_components.evaluation.copies import AuditedPair, audited_pairs, of_these_volumes
 from medical_diffusion_components.evaluation.eval_metrics import record_eval_metrics
 from medical_diffusion_components.evaluation.evaluation_page import EvaluationPage
+from medical_diffusion_components.evaluation.feature_space import FeatureSpace
 from medical_diffusion_components.evaluation.features import FeatureReader
 from medical_diffusion_components.evaluation.generator_evaluation import GeneratorEvaluation, process_pool
 from medical_diffusion_components.evaluation.radiomics import RadiomicsSpace
@@ -18,6 +19,7 @@ __all__ = [
     "Comparison",
     "EvaluationPage",
     "FeatureReader",
+    "FeatureSpace",
     "GeneratorEvaluation",
     "NetworkSpace",
     "RadiomicsSpace",

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch import nn
 
 from medical_diffusion_components.chance import numpy_generator
+from medical_diffusion_components.evaluation.feature_space import FeatureSpace
 from medical_diffusion_components.metrics.diversity import mean_similarity
 from medical_diffusion_components.metrics.effective_number import effective_number
 from medical_diffusion_components.metrics.frechet import frechet_distance
@@ -47,7 +47,7 @@ class VolumeSet(NamedTuple):
     features: Mapping[str, np.ndarray]  # as a FeatureReader gives them
     similarities: Mapping[str, np.ndarray]  # "ms_ssim", "ms_ssim_published": (N, N), NaN where not compared
 
-    def __len__(self) -> int:  # type: ignore[override]
+    def __len__(self) -> int:
         return len(self.groups)
 
 
@@ -80,7 +80,7 @@ class Comparison:
         self,
         reference: VolumeSet,
         training: VolumeSet,
-        spaces: Mapping[str, nn.Module],
+        spaces: Mapping[str, FeatureSpace],
         permutations: int = 999,
         seed: int = 0,
     ) -> None:
@@ -164,7 +164,8 @@ class Comparison:
         return float(np.mean(draws))
 
     def _p_value(self, space: str, x: VolumeSet, y: VolumeSet) -> float:
-        kernels = kernel_matrices(*self._standardised(space, x, y), self._gaussian(space))
+        zx, zy = self._standardised(space, x, y)
+        kernels = kernel_matrices(zx, zy, self._gaussian(space))
         return permutation_p(kernels, x.groups, y.groups, self.permutations, self.seed)
 
     def _standardised(self, space: str, *sets: VolumeSet) -> list[np.ndarray]:
@@ -223,16 +224,10 @@ def _of_volumes(x: VolumeSet, y: VolumeSet) -> dict[str, Measure]:
     measures: dict[str, Measure] = {}
     for axis, letter in enumerate(AXES):
         one, other = (s.features[f"continuity_{axis}"] for s in (x, y))
-        measures[f"continuity_{letter}"] = Measure(
-            lambda i, j, one=one, other=other: continuity_distance(one[i], other[j]), "lower", depends_on_n=True
-        )
+        measures[f"continuity_{letter}"] = _continuity(one, other)
         one, other = (s.features[f"power_{axis}"] for s in (x, y))
         if one.shape[1] >= 4:
-            measures[f"nyquist_{letter}"] = Measure(
-                lambda i, j, one=one: nyquist_excess(one[i].mean(0)),
-                "near_real",
-                real=lambda j, other=other: nyquist_excess(other[j].mean(0)),
-            )
+            measures[f"nyquist_{letter}"] = _nyquist(one, other)
     x_levels, y_levels = x.features["quantiles"], y.features["quantiles"]
     measures["intensity"] = Measure(
         lambda i, j: intensity_distance(x_levels[i], y_levels[j]), "lower", depends_on_n=True
@@ -242,13 +237,22 @@ def _of_volumes(x: VolumeSet, y: VolumeSet) -> dict[str, Measure]:
         lambda i, j: high_frequency_amplitude(one[i].mean(0)) / high_frequency_amplitude(other[j].mean(0)), "near_one"
     )
     for name in x.similarities.keys() & y.similarities.keys():
-        own, real = x.similarities[name], y.similarities[name]
-        measures[name] = Measure(
-            lambda i, j, own=own: mean_similarity(own, i),
-            "near_real",
-            real=lambda j, real=real: mean_similarity(real, j),
-        )
+        measures[name] = _similarity(x.similarities[name], y.similarities[name])
     return dict(sorted(measures.items()))
+
+
+def _continuity(one: np.ndarray, other: np.ndarray) -> Measure:
+    return Measure(lambda i, j: continuity_distance(one[i], other[j]), "lower", depends_on_n=True)
+
+
+def _nyquist(one: np.ndarray, other: np.ndarray) -> Measure:
+    return Measure(
+        lambda i, j: nyquist_excess(one[i].mean(0)), "near_real", real=lambda j: nyquist_excess(other[j].mean(0))
+    )
+
+
+def _similarity(one: np.ndarray, other: np.ndarray) -> Measure:
+    return Measure(lambda i, j: mean_similarity(one, i), "near_real", real=lambda j: mean_similarity(other, j))
 
 
 def _halvings(groups: np.ndarray, count: int, seed: int) -> list[tuple[Indices, Indices]]:

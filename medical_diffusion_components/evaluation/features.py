@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from medical_diffusion_components.distributed import gathered, share
+from medical_diffusion_components.evaluation.feature_space import FeatureSpace
 from medical_diffusion_components.files import file_hash, write_atomically
 from medical_diffusion_components.metrics.intensity import intensity_quantiles
 from medical_diffusion_components.metrics.slice_continuity import slice_correlations
@@ -45,7 +45,7 @@ class FeatureReader:
         self,
         preprocessing: Callable[[Mapping[str, Any]], Mapping[str, Any]],
         text: str,
-        spaces: Mapping[str, nn.Module],
+        spaces: Mapping[str, FeatureSpace],
         cache: str | Path,
     ) -> None:
         self.preprocessing = preprocessing
@@ -76,6 +76,7 @@ class FeatureReader:
         todo = [case for case in cases if not self._file(case).is_file()]
         mine = share(todo)
         with tqdm(desc=description, total=len(mine), unit="volume", disable=not mine) as progress:
+            counts: Iterator[int]
             if executor is None:
                 counts = (self._compute([case]) for case in mine)
             else:  # a few cases at a time: the networks travel along

@@ -199,7 +199,7 @@ class GeneratorEvaluation:
 
         def save(path: Path) -> None:
             with open(path, "wb") as file:
-                np.savez_compressed(file, **arrays)
+                np.savez_compressed(file, allow_pickle=False, **arrays)
 
         files = {name: [file_hash(case["image"]) for case in some] for name, some in cases.items()}
         write_atomically(self.folder / "features.npz", save)

@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.ndimage import gaussian_laplace
-from torch import Tensor, nn
+from torch import Tensor
+
+from medical_diffusion_components.evaluation.feature_space import FeatureSpace
 
 __all__ = ["RadiomicsSpace"]
 
@@ -22,7 +24,7 @@ BIN_WIDTH = 5.0
 LEAST_SPREAD = 1e-3  # of a feature, as a share of its mean: some do not vary
 
 
-class RadiomicsSpace(nn.Module):
+class RadiomicsSpace(FeatureSpace):
     """Intensity statistics and textures (co-occurrence, run lengths, grey-tone differences) of the whole volume.
 
     They are computed of the volume and of its Laplacian of Gaussian at two scales, by numpyradiomics.

@@ -7,13 +7,14 @@ use another network; Lite0 is there for comparison with older figures alone.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medical_diffusion_components.evaluation.feature_space import FeatureSpace
 from medical_diffusion_components.evaluation.radiomics import RadiomicsSpace
 from medical_diffusion_components.metrics.slice_features import SliceFeatures
 from medical_diffusion_components.networks.image_features import EfficientNetFeatures
@@ -25,7 +26,7 @@ PLANES = ("yz", "zx", "xy")  # across H, W, D
 BACKGROUND = -0.99  # slices that are nowhere brighter are empty
 
 
-class SliceSpace(nn.Module):
+class SliceSpace(FeatureSpace):
     """Mean feature maps of slices, empty ones left out; in units of the training volumes' spread.
 
     Args:
@@ -57,7 +58,7 @@ class SliceSpace(nn.Module):
         return (features - training.mean(0)) / (training.std(0) + 1e-6)
 
 
-class AnatomySpace(nn.Module):
+class AnatomySpace(FeatureSpace):
     """Block averages, about ``side`` to an axis, each volume scaled to mean 0 and spread 1: where what lies.
 
     Args:
@@ -87,7 +88,7 @@ class AnatomySpace(nn.Module):
         return (features - training.mean(0)) / (training.std(0) + 0.05)
 
 
-class NetworkSpace(nn.Module):
+class NetworkSpace(FeatureSpace):
     """What a network of anybody's says of whole volumes.
 
     Args:
@@ -134,7 +135,7 @@ def default_spaces(
     every: int = 4,
     kinds: Sequence[str] = ("slices", "anatomy", "checks"),
     network: nn.Module | None = None,
-) -> dict[str, nn.Module]:
+) -> dict[str, FeatureSpace]:
     """The spaces of the protocol: three planes by EfficientNet-Lite2, anatomy, and two to check them by; and others.
 
     Args:
@@ -153,7 +154,7 @@ def default_spaces(
     if "anatomy" not in kinds:
         raise ValueError(f"anatomy must be among the spaces, since neighbours are found in it, got {', '.join(kinds)}")
     axes = [axis for axis in range(3) if min(side for a, side in enumerate(size) if a != axis) >= 16]
-    spaces: dict[str, nn.Module] = {}
+    spaces: dict[str, FeatureSpace] = {}
     if "slices" in kinds:
         lite2 = EfficientNetFeatures("lite2")
         spaces |= {f"slices_{PLANES[axis]}": SliceSpace(lite2, (axis,), every) for axis in axes}
@@ -168,7 +169,7 @@ def default_spaces(
     return spaces
 
 
-def check_judges(spaces: dict[str, nn.Module], teachers: Sequence[nn.Module]) -> None:
+def check_judges(spaces: Mapping[str, FeatureSpace], teachers: Sequence[nn.Module]) -> None:
     """Refuse a space that counts and whose network a loss has trained with.
 
     Args:

@@ -19,6 +19,7 @@ from medical_diffusion_components.data.datasets import nifti_files, noted_scale
 from medical_diffusion_components.diffusion.noise_latent import NoiseLatent
 from medical_diffusion_components.distributed import gathered, share
 from medical_diffusion_components.files import file_hash, write_atomically
+from medical_diffusion_components.networks.vqgan import VQGAN
 from medical_diffusion_components.reports.volume_writer import SyntheticVolumeWriter, note_path
 from medical_diffusion_components.transforms.scale_as_prepared import fixed_scale, scale_facts
 from medical_diffusion_components.transforms.spacing_affine import SpacingAffine
@@ -107,7 +108,7 @@ def _is_there(writer: SyntheticVolumeWriter, seed: int) -> bool:
 @torch.no_grad()
 def write_reconstructions(
     cases: Sequence[Mapping[str, Any]],
-    first_stage: nn.Module,
+    first_stage: VQGAN,
     weights: str | Path,
     read: Callable[[Mapping[str, Any]], Tensor],
     key: str,

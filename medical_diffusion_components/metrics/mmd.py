@@ -8,6 +8,7 @@ MONAI's ``MMDMetric`` has the linear kernel alone, which sees nothing but means,
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -57,7 +58,8 @@ class GaussianKernel(NamedTuple):
         return np.exp(-squared_distances(x, y) / (2 * self.bandwidth**2))
 
 
-class GaussianMixture(NamedTuple):
+@dataclass(frozen=True)
+class GaussianMixture:
     """Mean of Gaussian kernels whose squared bandwidths are ``bandwidth``^2 times 1/4, 1/2, 1, 2 and 4.
 
     Shape:

@@ -124,7 +124,7 @@ class DataCheck:
         except Exception as error:
             survey.refused[case.case_id] = without_identifiers(why_refused(error)[1], raw_dir)
         try:
-            survey.looks[case.case_id] = look_at(_believing(load)(case.scan), axcodes)
+            survey.looks[case.case_id] = look_at(_believing(load)(case.found), axcodes)
         except Exception:  # it cannot be read at all, which is said already
             return
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import nibabel as nib
 import numpy as np
+from nibabel.spatialimages import SpatialImage
 
 from medical_diffusion_components.dicom.refusal import SeriesRefused
 from medical_diffusion_components.orientation import world_axes
@@ -83,10 +84,10 @@ def read_facts(case: RawCase, load: LoadScan, raw_dir: Path) -> ScanFacts:
         grid = _READERS[kind](case, load)
         facts = facts._replace(modality=grid.modality, remarks=grid.remarks)
         if len(grid.shape) != 3:
-            raise VolumeError(f"{case.scan.path}: expected a volume of three axes, got {grid.shape}")
+            raise VolumeError(f"{case.found.path}: expected a volume of three axes, got {grid.shape}")
         facts = facts._replace(**_placed(grid))
         refused = grid.refused
-        load.check_header(case.scan.path, grid.shape, grid.affine)
+        load.check_header(case.found.path, grid.shape, grid.affine)
     except ImportError:
         raise
     except Exception as error:  # a damaged header raises one of dozens of kinds
@@ -125,8 +126,8 @@ def _placed(grid: _Grid) -> dict[str, Any]:
 
 
 def _kind(case: RawCase) -> str:
-    name = case.scan.path.lower()
-    if case.scan.files or os.path.isdir(case.scan.path):
+    name = case.found.path.lower()
+    if case.found.files or os.path.isdir(case.found.path):
         return "DICOM"
     if name.endswith(".npy"):
         return "array"
@@ -136,12 +137,12 @@ def _kind(case: RawCase) -> str:
 
 
 def _nifti_grid(case: RawCase, load: LoadScan) -> _Grid:
-    image = nib.load(case.scan.path)
+    image = cast(SpatialImage, nib.load(case.found.path))
     shape = tuple(image.shape)
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     try:
-        header = check_nifti_header(case.scan.path, load.affine_from, image)
+        header = check_nifti_header(case.found.path, load.affine_from, image)
     except VolumeError as error:
         return _Grid(shape, np.asarray(image.affine), refused=str(error))
     affine = image.affine if header.affine is None else header.affine
@@ -151,7 +152,7 @@ def _nifti_grid(case: RawCase, load: LoadScan) -> _Grid:
 def _dicom_grid(case: RawCase, load: LoadScan) -> _Grid:
     from medical_diffusion_components.dicom import series  # pydicom is an extra, and only DICOM needs it
 
-    scan = case.scan
+    scan = case.found
     groups = series.find_series(scan.path, [Path(file) for file in scan.files] or None)
     group = series.select_series(groups, scan.series_uid, load.echo_time, None, scan.num_images)
     stack = series.check_group(group)
@@ -168,7 +169,7 @@ def _dicom_grid(case: RawCase, load: LoadScan) -> _Grid:
 def _itk_grid(case: RawCase, load: LoadScan) -> _Grid:
     import itk
 
-    path = case.scan.path
+    path = case.found.path
     is_nrrd = path.lower().endswith((".nrrd", ".nhdr"))
     header = (itk.NrrdImageIO if is_nrrd else itk.MetaImageIO).New(FileName=path)
     header.ReadImageInformation()
@@ -188,9 +189,9 @@ def _itk_grid(case: RawCase, load: LoadScan) -> _Grid:
 
 def _array_grid(case: RawCase, load: LoadScan) -> _Grid:
     if load.slice_stack is None:
-        text = f"{case.scan.path}: expected NIfTI or DICOM, got an array without spacing and orientation"
-        return _Grid(tuple(np.load(case.scan.path, mmap_mode="r").shape), np.eye(4), refused=text)
-    volume = load.slice_stack(case.scan.path)
+        text = f"{case.found.path}: expected NIfTI or DICOM, got an array without spacing and orientation"
+        return _Grid(tuple(np.load(case.found.path, mmap_mode="r").shape), np.eye(4), refused=text)
+    volume = load.slice_stack(case.found.path)
     return _Grid(tuple(volume.shape[1:]), np.asarray(volume.affine))
 
 

@@ -81,7 +81,8 @@ def prepare_case(case: RawCase, steps: Sequence[Callable], raw_dir: str, dataset
         settings: hash of the steps' settings.
     """
     seconds: dict[str, float] = {}
-    status, reason, text, outputs = "made", "", "", ()
+    status, reason, text = "made", "", ""
+    outputs: list[dict] = []
     try:
         source = source_hash(case)
         with one_thread():
@@ -92,7 +93,7 @@ def prepare_case(case: RawCase, steps: Sequence[Callable], raw_dir: str, dataset
             write_json(_note_path(Path(dataset_dir), case), note)
     except Exception as error:
         status = "aside" if isinstance(error, NotAScanError) else "refused"
-        (reason, text), outputs = why_refused(error), ()
+        (reason, text), outputs = why_refused(error), []
         text = without_uids(text.replace(str(raw_dir).rstrip("/") + "/", ""))
     return CaseResult(*case[:3], status, reason, text, tuple(outputs), seconds, peak_memory())
 
@@ -121,8 +122,8 @@ def read_note(dataset_dir: str | os.PathLike, case: RawCase) -> dict | None:
 
 def source_hash(case: RawCase) -> str:
     """SHA-256 over names, sizes and times of the case's files: reading them whole would take as long as preparing."""
-    listing: list[Any] = [case.scan.series_uid, case.scan.num_images]
-    own = case.scan.files or (case.scan.path,)
+    listing: list[Any] = [case.found.series_uid, case.found.num_images]
+    own = case.found.files or (case.found.path,)
     for path in (*own, *case.companions.values()):
         root = Path(path)
         files = sorted(root.rglob("*")) if root.is_dir() else [root]
@@ -193,7 +194,7 @@ def _refuse_labels(items: Sequence[Mapping[str, Any]], case: RawCase) -> None:
     for item in items:
         image = item.get(IMAGE_KEY)
         if isinstance(image, MetaTensor) and looks_like_labels(image.numpy()):
-            name, low = Path(case.scan.path).name, float(image.min())
+            name, low = Path(case.found.path).name, float(image.min())
             if low == float(image.max()):
                 text = f"{name}: every voxel is {low:g}: an empty mask, or a scan without a picture"
                 raise NotAScanError("one_value", text)
@@ -233,8 +234,8 @@ def _write(case: RawCase, items: Sequence[Mapping[str, Any]], dataset_dir: Path)
 
 def _signature(volume: MetaTensor) -> list[float]:
     """Means of the volume's blocks, up to 6 each way: what conversions to other formats leave as it is."""
-    size = [min(_BLOCKS, n) for n in volume.shape[1:]]
-    means = torch.nn.functional.adaptive_avg_pool3d(volume.as_tensor()[None].float(), size)
+    h, w, d = (min(_BLOCKS, n) for n in volume.shape[1:])
+    means = torch.nn.functional.adaptive_avg_pool3d(volume.as_tensor()[None].float(), (h, w, d))
     return [round(float(mean), 5) for mean in means.flatten()]
 
 

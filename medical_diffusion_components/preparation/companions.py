@@ -31,7 +31,7 @@ def add_companions(inventory: Inventory, templates: Mapping[str, str]) -> None:
     }
     taken = {os.path.realpath(path) for own in paths.values() for path in own.values()}
     for case in with_scan:
-        if os.path.realpath(case.scan.path) in taken:
+        if os.path.realpath(case.found.path) in taken:
             inventory.drop(case, "companion of a case (mask)")
     with_scan = [case for case in inventory.cases if case.scan]
     for key, template in templates.items():

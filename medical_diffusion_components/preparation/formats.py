@@ -48,7 +48,7 @@ def kind_of_volume(path: Path) -> str | None:
     ending = next((ending for ending in VOLUMES if name.endswith(ending)), None)
     if ending == ".hdr" and not voxel_files(path):
         return None
-    return VOLUMES.get(ending)
+    return None if ending is None else VOLUMES[ending]
 
 
 def voxel_files(path: Path) -> list[Path]:

@@ -63,6 +63,17 @@ class RawCase(NamedTuple):
     companions: Mapping[str, str] = {}
     about: Mapping[str, str] = {}
 
+    @property
+    def found(self) -> RawScan:
+        """The scan of a case that has one.
+
+        Raises:
+            FileNotFoundError: the download lacks it.
+        """
+        if self.scan is None:
+            raise FileNotFoundError(f"{self.case_id}: {self.absent}")
+        return self.scan
+
 
 class Selection(NamedTuple):
     """Which scans count and whose they are, as far as the user says.

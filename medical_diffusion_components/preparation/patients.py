@@ -67,7 +67,8 @@ def group_patients(signs: Sequence[Mapping[str, str]]) -> Grouping:
     groups: dict[int, list[int]] = defaultdict(list)
     for scan in range(len(signs)):
         groups[top(scan)].append(scan)
-    patients, decided, torn = [""] * len(signs), Counter(), 0
+    patients, torn = [""] * len(signs), 0
+    decided: Counter[str] = Counter()
     for members in groups.values():
         kind = next(kind for kind in SIGNS if any(kind in signs[scan] for scan in members))
         names = {signs[scan][kind] for scan in members if kind in signs[scan]}

@@ -100,13 +100,13 @@ class Preparation:
         self.steps = [step for step in steps if step is not None]
         self.settings = settings_hash(self.steps)
         self.executor = executor
-        no_manifest = manifest is None or str(manifest).lower() == "none"
-        self.manifest = None if no_manifest else _selected(read_manifest(manifest), select)
-        if not no_manifest and (patients or patient_pattern):
+        file = None if str(manifest).lower() == "none" else manifest
+        self.manifest = None if file is None else _selected(read_manifest(file), select)
+        if file is not None and (patients or patient_pattern):
             raise ValueError(
                 "the manifest says whose scans are whose: leave it out (--manifest none) or leave out patients"
             )
-        self.selection = Selection(patient_pattern, patients, select if no_manifest else None)
+        self.selection = Selection(patient_pattern, patients, select if file is None else None)
         self.companions = {
             key: os.path.expanduser(path) for key, path in (companions or {}).items() if path is not None
         }
@@ -130,10 +130,13 @@ class Preparation:
             inventory = self.take_inventory()
             cases = inventory.cases
             results = [_absent(case) for case in cases if case.scan is None]
-            todo = []
+            todo: list[RawCase] = []
             for case in tqdm([case for case in cases if case.scan], "looking for finished cases", unit="case"):
                 earlier = finished_result(case, self.dataset_dir, self.settings)
-                (todo if earlier is None else results).append(case if earlier is None else earlier)
+                if earlier is None:
+                    todo.append(case)
+                else:
+                    results.append(earlier)
             if todo:
                 self._announce(todo)
                 write_json(self.dataset_dir / "dataset.json", _datalist({split: [] for split in SPLITS}, UNFINISHED))
@@ -203,8 +206,11 @@ class Preparation:
     def _results(self, todo: Sequence[RawCase]) -> Iterator[CaseResult]:
         """Results in the order in which they come. After a crash the cases in flight run one at a time, so that the one
         that brings its process down is found out and the others are made."""
-        waiting, running = deque(todo), {}
-        executor = self.executor() if todo else None
+        if not todo:
+            return
+        waiting = deque(todo)
+        running: dict[Future, RawCase] = {}
+        executor = self.executor()
         try:
             while waiting or running:
                 try:
@@ -228,10 +234,9 @@ class Preparation:
                             executor = self._replace(executor)
                         yield result
         finally:
-            if executor is not None:
-                for future in running:
-                    future.cancel()
-                executor.shutdown(wait=True)
+            for future in running:
+                future.cancel()
+            executor.shutdown(wait=True)
 
     def _submit(self, executor: Executor, case: RawCase) -> Future:
         return executor.submit(prepare_case, case, self.steps, str(self.raw_dir), str(self.dataset_dir), self.settings)
@@ -250,7 +255,9 @@ class Preparation:
         listed: dict[str, list[dict]] = {split: [] for split in SPLITS}
         for result in made:
             split = result.split or drawn.get(result.patient_id)
-            for output in result.outputs if split else ():
+            if not split:
+                continue
+            for output in result.outputs:
                 files = {key: output[key] for key in ("image", "label") if key in output}
                 entry = {**files, "case_id": output["case_id"], "patient_id": result.patient_id}
                 entry.update(about.get(result.case_id, {}))
@@ -279,7 +286,11 @@ def run_or_exit(make: Callable[[], Preparation]) -> PreparationReport:
         sys.exit(f"prepare: {error}")
 
 
-def _selected(manifest: Manifest, select: Mapping[str, Sequence[Any]] | None) -> Manifest:
+def _selected(manifest: Manifest, select: Mapping[str, Sequence[Any]] | str | None) -> Manifest:
+    if isinstance(select, str):
+        raise ValueError(
+            f"select: expected a column of the manifest and its values, as in {{sex: [F]}}, got {select!r}"
+        )
     for key, allowed in (select or {}).items():
         manifest = manifest.select(key, allowed)
     return manifest

@@ -84,7 +84,7 @@ def _check_studies(found: Sequence[RawCase], series: Mapping[str, list[IndexedFi
     """Refuse a study whose series the manifest puts into different splits."""
     first: dict[str, RawCase] = {}
     for case in found:
-        for study in {record.study_uid for record in series.get(case.scan.series_uid or "", ())} - {""}:
+        for study in {record.study_uid for record in series.get(case.found.series_uid or "", ())} - {""}:
             other = first.setdefault(study, case)
             if other.split != case.split:
                 raise ValueError(
@@ -101,10 +101,10 @@ def _account(
     left = {path.relative_to(root).as_posix() for path in files} - {f for fs in inventory.aside.values() for f in fs}
     by_folder: dict[str, str] = {}
     for case in found:
-        place = os.path.relpath(case.scan.path, root).replace(os.sep, "/")
+        place = os.path.relpath(case.found.path, root).replace(os.sep, "/")
         own = []
-        if case.scan.series_uid:
-            own = [record.path.relative_to(root).as_posix() for record in series[case.scan.series_uid]]
+        if case.found.series_uid:
+            own = [record.path.relative_to(root).as_posix() for record in series[case.found.series_uid]]
         elif place in left:
             own = [place]
         else:

@@ -112,13 +112,13 @@ def _grid(header: dict[str, str], path: str | os.PathLike) -> _Grid:
     except (KeyError, ValueError) as error:
         raise ValueError(f"{path}: expected 'sizes: ' with whole numbers, got {header.get('sizes')!r}") from error
     if len(sizes) == 3:
-        return _Grid(1, tuple(sizes))
+        return _Grid(1, (sizes[0], sizes[1], sizes[2]))
     kinds = header.get("kinds", "").split()
     if len(sizes) != 4 or len(kinds) != 4 or kinds.count("list") != 1:
         raise ValueError(f"{path}: expected 3 axes, or 4 of which one is a list; got sizes {sizes}, kinds {kinds}")
     axis = kinds.index("list")
-    spatial = sizes[:axis] + sizes[axis + 1 :]
-    return _Grid(sizes[axis], tuple(spatial))
+    first, second, third = sizes[:axis] + sizes[axis + 1 :]
+    return _Grid(sizes[axis], (first, second, third))
 
 
 def _integer(header: dict[str, str], key: str, path: str | os.PathLike) -> int:

@@ -115,7 +115,7 @@ class BreastOutlined(NamesItsFailure, MapTransform):
         self.mask_key = mask_key
         self.outline = BreastOutline(chest_wall, flatness)
 
-    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+    def __call__(self, data: Mapping[Hashable, MetaTensor]) -> dict[Hashable, MetaTensor]:
         data = dict(data)
         for key in self.key_iterator(data):
             given = self.mask_key in data

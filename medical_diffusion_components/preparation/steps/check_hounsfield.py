@@ -33,7 +33,7 @@ class CheckHounsfield(Transform):
         VolumeError: the intensities are not Hounsfield units.
     """
 
-    backend = (TransformBackends.TORCH,)
+    backend = [TransformBackends.TORCH]
 
     def __call__(self, img: torch.Tensor) -> torch.Tensor:
         voxels = torch.as_tensor(img)[:, ::_EVERY, ::_EVERY, ::_EVERY]

@@ -15,7 +15,6 @@ from collections.abc import Hashable, Mapping
 from typing import Literal, NamedTuple
 
 import numpy as np
-import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
@@ -124,7 +123,7 @@ class CheckSkulld(NamesItsFailure, MapTransform):
         self.action = action
         self.check = CheckSkull(largest_brain, deepest_valley)
 
-    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+    def __call__(self, data: Mapping[Hashable, MetaTensor]) -> dict[Hashable, MetaTensor]:
         data = dict(data)
         for key in self.key_iterator(data):
             with self.remembering_failure():

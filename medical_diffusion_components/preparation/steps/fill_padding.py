@@ -42,7 +42,7 @@ class FillPadding(Transform):
         VolumeError: all voxels are padding; or negative numbers have been stored without their sign.
     """
 
-    backend = (TransformBackends.TORCH,)
+    backend = [TransformBackends.TORCH]
 
     def __init__(self, air: float | None = None) -> None:
         self.air = None if air is None else float(air)

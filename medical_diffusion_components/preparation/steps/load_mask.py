@@ -34,12 +34,12 @@ class LoadMask(Transform):
     def __init__(self) -> None:
         self.match = ResampleToMatch(mode="nearest", padding_mode="zeros", dtype=np.float32)
 
-    def __call__(self, filename: str | os.PathLike, grid: MetaTensor) -> MetaTensor:
+    def __call__(self, filename: str | os.PathLike, grid: MetaTensor) -> MetaTensor:  # type: ignore[override]  # two inputs
         """Read ``filename`` onto the grid of ``grid``."""
         name = os.fspath(filename)
-        mask = LoadVolume()(name) if name.lower().endswith((".nii", ".nii.gz", ".hdr")) else read_with_itk(name)
-        mask = self.match((mask > 0).float(), grid)
-        mask = (mask > 0.5).float()
+        found = LoadVolume()(name) if name.lower().endswith((".nii", ".nii.gz", ".hdr")) else read_with_itk(name)
+        mask = (self.match((found > 0).float(), grid) > 0.5).float()
+        assert isinstance(mask, MetaTensor)
         if not bool(mask.any()):
             raise VolumeError(f"{name}: marks no voxel of the image, they may lie in different places of the world")
         return mask

@@ -6,7 +6,7 @@ import gzip
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import nibabel as nib
 import numpy as np
@@ -16,6 +16,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Orientation, Transform
 from monai.transforms.utils import TransformBackends
 from monai.utils import ImageMetaKey, MetaKeys
+from nibabel.spatialimages import SpatialImage
 
 from medical_diffusion_components.preparation.steps.itk_volume import REMARKS_KEY, read_with_itk
 from medical_diffusion_components.preparation.steps.load_slice_stack import LoadSliceStack
@@ -117,7 +118,9 @@ class LoadScan(Transform):
         else:
             volume = self._read_nifti(scan.path)
         self.check_header(scan.path, tuple(volume.shape[1:]), np.asarray(volume.affine))
-        return self.orient(_with_three_axes(volume))
+        oriented = self.orient(_with_three_axes(volume))
+        assert isinstance(oriented, MetaTensor)
+        return oriented
 
     def check_header(self, path: str, shape: tuple[int, ...], affine: np.ndarray) -> None:
         """Refuse a grid that is impossible, or that the settings do not believe; voxels are not needed for that.
@@ -177,7 +180,7 @@ class LoadScan(Transform):
     def _check_nifti(self, path: str) -> None:
         """What reading would only notice when memory is full, or not at all."""
         try:
-            shape = nib.load(path).shape
+            shape = cast(SpatialImage, nib.load(path)).shape
         except Exception:
             return  # LoadVolume says what is wrong
         if np.prod(shape, dtype=float) > self.max_voxels:
@@ -217,7 +220,7 @@ def acquisition_plane(affine: np.ndarray) -> str | None:
 
 def _as_stored(path: str) -> torch.Tensor:
     """The voxels in the file's order, (1, x, y, z)."""
-    voxels = np.ascontiguousarray(nib.load(path).get_fdata(dtype=np.float32))
+    voxels = np.ascontiguousarray(cast(SpatialImage, nib.load(path)).get_fdata(dtype=np.float32))
     return torch.from_numpy(voxels.reshape(1, *voxels.shape[:3]))
 
 
@@ -249,7 +252,7 @@ class LoadScand(NamesItsFailure, MapTransform):
             "affine_from": self.load.affine_from,
         }
 
-    def __call__(self, data: Mapping[Hashable, RawScan | str]) -> dict[Hashable, MetaTensor]:
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         data = dict(data)
         for key in self.key_iterator(data):
             with self.remembering_failure():

@@ -50,7 +50,7 @@ class LoadSegments(Transform):
             raise ValueError(f"segments must have the values 1, 2, 3, ... without gaps, got {self.segments}")
         self.match = ResampleToMatch(mode="nearest", padding_mode="zeros", dtype=np.float32)
 
-    def __call__(self, filenames: Sequence[str | os.PathLike], grid: MetaTensor) -> MetaTensor:
+    def __call__(self, filenames: Sequence[str | os.PathLike], grid: MetaTensor) -> MetaTensor:  # type: ignore[override]  # two inputs
         """Read the segments from ``filenames`` onto the grid of ``grid``."""
         found: dict[str, MetaTensor] = {}
         for filename in filenames:
@@ -63,6 +63,7 @@ class LoadSegments(Transform):
             there = sorted({s.name for filename in filenames for s in _table(os.fspath(filename)).segments})
             raise VolumeError(f"{filenames[0]}: expected a segment {missing[0]!r}, the files of the case have {there}")
         label = torch.zeros_like(grid)
+        assert isinstance(label, MetaTensor)
         for name, value in self.segments.items():
             inside = self.match(found[name], grid) > 0.5
             if not bool(inside.any()):

@@ -54,7 +54,7 @@ class LoadSliceStack(Transform):
             slices = np.load(filename, mmap_mode="r", allow_pickle=False)  # the size is checked before memory is taken
         except Exception as error:  # numpy raises several kinds for damaged headers
             raise VolumeError(f"{filename}: cannot be read as an array: {' '.join(str(error).split())}") from error
-        if not isinstance(slices, np.ndarray) or slices.ndim != 3 or slices.dtype.kind not in "biuf":
+        if not isinstance(slices, np.memmap) or slices.ndim != 3 or slices.dtype.kind not in "biuf":
             kind = f"{slices.shape} of {slices.dtype}" if isinstance(slices, np.ndarray) else type(slices).__name__
             raise VolumeError(f"{filename}: expected real numbers (slices, rows, columns), got {kind}")
         stored = os.path.getsize(filename)

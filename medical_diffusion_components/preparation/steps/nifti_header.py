@@ -7,7 +7,7 @@ Source: Cox et al., "A (sort of) new image data format standard: NIfTI-1" (2004)
 from __future__ import annotations
 
 import itertools
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import nibabel as nib
 import numpy as np
@@ -44,7 +44,7 @@ def check_nifti_header(
             sform stands alone, and its voxels are not of the sizes in ``pixdim``, unless ``affine_from`` is ``"sform"``;
             or the unit has a code that the standard does not know.
     """
-    image = nib.load(path) if image is None else image
+    image = cast(nib.Nifti1Pair, nib.load(path)) if image is None else image
     header = image.header
     affine, remarks = image.affine, []
     qform, sform = header.get_qform(coded=True)[0], header.get_sform(coded=True)[0]

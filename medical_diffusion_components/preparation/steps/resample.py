@@ -57,7 +57,7 @@ class Resample(Transform):
     ) -> None:
         if (spacing is None) == (size is None):
             raise ValueError(f"give either spacing or size, got spacing {spacing} and size {size}")
-        given = spacing if size is None else size
+        given: Sequence[float] = size if size is not None else spacing or ()
         if len(given) != 3 or not all(np.isfinite(value) and value > 0 for value in given):
             raise ValueError(f"expected three positive numbers along H, W, D, got {list(given)}")
         if size is not None and any(int(n) != n for n in size):
@@ -112,7 +112,7 @@ class Resampled(NamesItsFailure, MapTransform):
         super().__init__(keys, allow_missing_keys)
         self.resample = Resample(spacing, size, max_voxels)
 
-    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+    def __call__(self, data: Mapping[Hashable, MetaTensor]) -> dict[Hashable, MetaTensor]:
         data = dict(data)
         for key in self.key_iterator(data):
             with self.remembering_failure():

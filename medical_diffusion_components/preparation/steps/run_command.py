@@ -10,7 +10,6 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
@@ -58,6 +57,7 @@ class RunCommand(Transform):
                 raise VolumeError(f"{name}: {self.arguments[0]} ended well, but wrote no {{output}}")
             result = LoadVolume()(made)
         wanted = LoadVolume().orient(img)
+        assert isinstance(wanted, MetaTensor)
         if result.shape != wanted.shape or not np.allclose(result.affine, wanted.affine, atol=1e-2):
             raise VolumeError(
                 f"{name}: expected {self.arguments[0]} to keep the grid of {tuple(wanted.shape[1:])} voxels and its "
@@ -65,6 +65,7 @@ class RunCommand(Transform):
             )
         codes = "".join(nib.aff2axcodes(np.asarray(img.affine)))
         back = type(LoadVolume().orient)(axcodes=codes, labels=None)(result)
+        assert isinstance(back, MetaTensor)
         meta = {key: value for key, value in img.meta.items() if key != MetaKeys.AFFINE}
         return MetaTensor(back.as_tensor(), affine=img.affine, meta=meta)
 
@@ -98,7 +99,7 @@ class RunCommandd(NamesItsFailure, MapTransform):
         super().__init__(keys, allow_missing_keys)
         self.run = RunCommand(command, timeout)
 
-    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+    def __call__(self, data: Mapping[Hashable, MetaTensor]) -> dict[Hashable, MetaTensor]:
         data = dict(data)
         for key in self.key_iterator(data):
             with self.remembering_failure():

@@ -44,13 +44,14 @@ class ScaleToRange(Transform):
     ) -> None:
         if limits_from not in ("volume", "percentiles", "window"):
             raise ValueError(f"limits_from must be volume, percentiles or window, got {limits_from!r}")
+        self.given: tuple[float, float] | None = None
         if limits_from != "volume":
             if limits is None or len(limits) != 2 or not limits[0] < limits[1]:
                 raise ValueError(f"{limits_from} needs two limits, the lower one first, got {limits}")
             if limits_from == "percentiles" and not (0 <= limits[0] and limits[1] <= 100):
                 raise ValueError(f"percentiles lie in [0, 100], got {list(limits)}")
+            self.given = (float(limits[0]), float(limits[1]))
         self.limits_from = limits_from
-        self.given = None if limits_from == "volume" else (float(limits[0]), float(limits[1]))
 
     def __call__(self, img: torch.Tensor) -> torch.Tensor:
         low, high = self.limits(img)
@@ -58,9 +59,9 @@ class ScaleToRange(Transform):
 
     def limits(self, img: torch.Tensor) -> tuple[float, float]:
         """The intensities of this volume that become -1 and 1."""
-        if self.limits_from == "window":
+        if self.given is not None and self.limits_from == "window":
             return self.given
-        if self.limits_from == "percentiles":
+        if self.given is not None:
             low, high = (float(value) for value in np.percentile(np.asarray(img), self.given))
         else:
             low, high = float(img.min()), float(img.max())

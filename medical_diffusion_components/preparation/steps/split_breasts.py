@@ -72,7 +72,7 @@ class SplitBreasts(Transform):
         self.margin = float(margin)
         self.smallest = float(smallest)
 
-    def __call__(self, img: MetaTensor, mask: torch.Tensor) -> BreastHalves:
+    def __call__(self, img: MetaTensor, mask: torch.Tensor) -> BreastHalves:  # type: ignore[override]  # two inputs
         """Split ``img`` by the outline ``mask``."""
         axes = "".join(nib.aff2axcodes(np.asarray(img.affine)))
         if axes != "RAS" or mask.shape != img.shape:
@@ -173,12 +173,11 @@ class SplitBreastsd(NamesItsFailure, MapTransform):
             return None
         label, mask = data[self.label_key], data[self.mask_key]
         shares = [self.split((label == value).float(), mask) for value in range(int(label.max()) + 1)]
-        return BreastHalves(
-            *(
-                MetaTensor(torch.cat(classes).as_tensor().argmax(0, keepdim=True).float(), affine=classes[0].affine)
-                for classes in zip(*shares)
-            )
-        )
+        halves = []
+        for classes in zip(*shares):  # right, left
+            likeliest = torch.cat([one.as_tensor() for one in classes]).argmax(0, keepdim=True)
+            halves.append(MetaTensor(likeliest.float(), affine=classes[0].affine))
+        return BreastHalves(*halves)
 
 
 def _gap(outline: np.ndarray) -> int:
