@@ -28,6 +28,7 @@ __all__ = [
     "PLACES",
     "bundle_modality",
     "bundle_root",
+    "bundle_version",
     "changed_settings",
     "changes",
     "ensure_first_stage",

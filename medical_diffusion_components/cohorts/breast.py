@@ -26,6 +26,8 @@ from medical_diffusion_components.cohorts.shapes import (
     with_receiver_noise,
 )
 
+__all__ = ["BREAST_LABELS", "breast_phantom"]
+
 BREAST_FIELD_OF_VIEW_MM = (350.0, 350.0, 180.0)
 BREAST_LABELS = {"0": "outside the breasts", "1": "fat and skin of the breasts", "2": "fibroglandular tissue"}
 FATTY, GLANDULAR = 1, 2

@@ -26,6 +26,8 @@ from medical_diffusion_components.cohorts.shapes import (
     tilt,
 )
 
+__all__ = ["CHEST_LABELS", "chest_phantom"]
+
 CHEST_FIELD_OF_VIEW_MM = (370.0, 370.0, 300.0)
 CHEST_LABELS = {
     "0": "outside the body",

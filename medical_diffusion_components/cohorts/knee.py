@@ -28,6 +28,8 @@ from medical_diffusion_components.cohorts.shapes import (
     with_receiver_noise,
 )
 
+__all__ = ["KNEE_LABELS", "knee_phantom"]
+
 KNEE_FIELD_OF_VIEW_MM = (116.0, 160.0, 160.0)
 KNEE_LABELS = {
     "0": "outside the leg",

@@ -18,6 +18,22 @@ import numpy as np
 
 from medical_diffusion_components.cohorts.writing import checked_size
 
+__all__ = [
+    "Numbers",
+    "Phantom",
+    "Points",
+    "Scene",
+    "SmoothField",
+    "capsule",
+    "centred_affine",
+    "checked_grid",
+    "render",
+    "smooth_union",
+    "superquadric",
+    "tilt",
+    "with_receiver_noise",
+]
+
 SLAB_VOXELS = 1 << 22  # as many are painted at a time, so that large volumes need little memory beside their own
 FAINTEST = 0.08  # share of a voxel; thinner tubes are left out
 

@@ -33,6 +33,8 @@ from medical_diffusion_components.cohorts.writing import (
 from medical_diffusion_components.data.splits import split_patients
 from medical_diffusion_components.threads import one_thread
 
+__all__ = ["TEMPLATE_COHORT_NOTICE", "TemplateSubject", "template_subject", "write_template_cohort"]
+
 TEMPLATE_COHORT_NOTICE = (
     "These are not patients: every volume is a randomly warped copy of ONE brain, the MNI152 template. "
     "Models made from them show that the software works and have no scientific or clinical meaning."

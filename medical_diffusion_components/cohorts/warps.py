@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 
+__all__ = ["Diffeomorphism", "random_velocity", "sample", "smooth_noise"]
+
 NUM_SQUARINGS = 6
 
 

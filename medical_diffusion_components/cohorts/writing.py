@@ -24,6 +24,8 @@ from medical_diffusion_components.data.splits import SPLITS, split_patients
 from medical_diffusion_components.files import write_json
 from medical_diffusion_components.threads import one_thread
 
+__all__ = ["checked_size", "save_case", "split_entries", "write_cohort", "write_subjects"]
+
 KINDS = ("images", "labels")
 MOST_AT_ONCE = 8  # subjects in memory
 

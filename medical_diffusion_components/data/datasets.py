@@ -30,6 +30,24 @@ from medical_diffusion_components.transforms.scale_as_prepared import (
     scale_facts,
 )
 
+__all__ = [
+    "EMBEDDED",
+    "NIFTI_SUFFIXES",
+    "USERS_DATA",
+    "case_weights",
+    "check_spacing",
+    "data_fingerprint",
+    "describe_data",
+    "fixed_window",
+    "is_synthetic",
+    "load_cases",
+    "median_spacing",
+    "nifti_files",
+    "noted_scale",
+    "smallest_training_split",
+    "without_suffix",
+]
+
 logger = logging.getLogger(__name__)
 
 SAME_SPACING = 0.25  # share by which voxels of one data set may differ: boxes of heads of any size, resized, do

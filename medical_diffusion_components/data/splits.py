@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
+__all__ = ["SPLITS", "split_patients"]
+
 SPLITS = ("training", "validation", "test")
 
 

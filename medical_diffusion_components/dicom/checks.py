@@ -14,6 +14,8 @@ from medical_diffusion_components.dicom.geometry import UNIT_TOLERANCE, continue
 from medical_diffusion_components.dicom.headers import MIN_SLICES, FolderScan, SliceHeader, known
 from medical_diffusion_components.dicom.refusal import Refusal, SeriesRefused
 
+__all__ = ["SAME_DIRECTION", "check_rescale", "check_sameness", "folder_doubts", "is_placeless", "rescale_of"]
+
 SAME_DIRECTION = 0.087  # difference of direction cosines within a stack: 5 degrees
 _SAME = (
     *("sop_class", "study_uid", "frame_of_reference", "patient", "modality", "bits"),

@@ -16,6 +16,17 @@ import numpy as np
 from medical_diffusion_components.dicom.headers import MIN_SLICES, SliceHeader, known
 from medical_diffusion_components.dicom.refusal import Refusal, SeriesRefused
 
+__all__ = [
+    "UNIT_TOLERANCE",
+    "Stack",
+    "continues",
+    "fit_stack",
+    "offsets_along_normal",
+    "repeats_position",
+    "skewness",
+    "slice_normal",
+]
+
 SLICE_TOLERANCE = 0.02  # of the slice spacing: how far a slice may lie from its place along the normal
 IN_PLANE_TOLERANCE = 0.1  # of a pixel: how far a slice may be shifted in its plane, first to last
 ORIENTATION_TOLERANCE = 1e-4  # of a direction cosine, within a series (writers round to six digits)

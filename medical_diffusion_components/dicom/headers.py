@@ -34,6 +34,18 @@ from medical_diffusion_components.dicom.objects import (
     transfer_syntax,
 )
 
+__all__ = [
+    "MAX_SIDE",
+    "MIN_SLICES",
+    "FolderScan",
+    "SliceHeader",
+    "header_of",
+    "known",
+    "quiet_pydicom",
+    "read_header",
+    "scan_files",
+]
+
 Known = TypeVar("Known")
 
 MIN_SLICES = 3  # two slices cannot show whether one between them is missing

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+__all__ = ["decode_apart", "has_itk"]
+
 _START_S = 120.0  # importing ITK takes seconds, on a busy machine and a cold disk more
 _SLICE_S = 10.0
 

@@ -22,6 +22,22 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
+__all__ = [
+    "DICOM_SUFFIXES",
+    "DIRECTORY",
+    "IMAGE",
+    "DicomObject",
+    "has_preamble",
+    "hash_of_patient",
+    "identify",
+    "is_dicom",
+    "is_image_class",
+    "kind_of",
+    "read_start",
+    "starts_with_element",
+    "transfer_syntax",
+]
+
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
 IMAGE = "image"
 DIRECTORY = "DICOMDIR"

@@ -33,6 +33,8 @@ from medical_diffusion_components.dicom.headers import MAX_SIDE, SliceHeader, he
 from medical_diffusion_components.dicom.itk_decoder import decode_apart, has_itk
 from medical_diffusion_components.dicom.refusal import Refusal, SeriesRefused
 
+__all__ = ["check_pixel_format", "read_stored_slices"]
+
 _UNCOMPRESSED = {ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian}
 _DEFLATED = {DeflatedExplicitVRLittleEndian}
 _ITK = {JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+__all__ = ["Refusal", "SeriesRefused"]
+
 
 class Refusal(StrEnum):
     """Why a series was refused; the value is what a report stores."""

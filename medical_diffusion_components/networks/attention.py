@@ -24,6 +24,16 @@ from torch import Tensor, nn
 from medical_diffusion_components.networks import fast
 from medical_diffusion_components.networks.fast.attention_in_pieces import attend_along_first
 
+__all__ = [
+    "ChannelNorm",
+    "DepthAttention",
+    "DepthPosition",
+    "LinearSpatialAttention",
+    "SpatialAttention",
+    "distance_buckets",
+    "rotate",
+]
+
 
 class ChannelNorm(nn.Module):
     """Layer norm over the channels with a gain and no bias.

@@ -30,6 +30,17 @@ from medical_diffusion_components.networks.attention import (
 )
 from medical_diffusion_components.networks.fast.norm_silu import NormModulateSiLU, group_moments
 
+__all__ = [
+    "Denoiser",
+    "InPlaneConv",
+    "InPlaneUpsample",
+    "Level",
+    "Middle",
+    "ResidualBlock",
+    "TimeEmbedding",
+    "VolumeNormSiLU",
+]
+
 
 class InPlaneConv(nn.Conv2d):
     """Convolution within the slices of a volume.

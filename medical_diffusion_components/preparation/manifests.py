@@ -19,6 +19,8 @@ from typing import Any
 
 from medical_diffusion_components.data.splits import SPLITS
 
+__all__ = ["Manifest", "manifest_bytes", "manifest_hash", "read_manifest", "write_manifest"]
+
 METADATA_KEYS = ("name", "description", "version", "licence", "access", "reference", "built_from", "split")
 CASE_KEYS = ("case_id", "patient_id", "source")
 SOURCE_KEYS = ("path", "series_uid", "image_id")

@@ -13,6 +13,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+__all__ = ["Segment", "SegmentTable", "read_nrrd_header", "read_segments"]
+
 # A header holds some text lines per segment; what is longer is no header.
 _MAX_HEADER_BYTES = 1 << 20
 _FIELD = re.compile(r"([^:]+?)(:=|: ?)(.*)")

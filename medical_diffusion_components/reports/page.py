@@ -159,7 +159,8 @@ def _slice(turned: np.ndarray, lengths: Sequence[float], axis: int, name: str) -
     picture = turned.take(turned.shape[axis] // 2, axis).T[::-1]  # up and to the front are at the top
     across, up = (turned.shape[a] * lengths[a] for a in range(3) if a != axis)
     file = io.BytesIO()
-    imsave(file, picture, cmap="gray", vmin=0, vmax=255, format="png", metadata={"Software": None})
+    plain: dict[str, Any] = {"Software": None}  # None leaves matplotlib's version out: the same bytes from the next one
+    imsave(file, picture, cmap="gray", vmin=0, vmax=255, format="png", metadata=plain)
     data = base64.b64encode(file.getvalue()).decode()
     return f'<img alt="{_text(name)}" style="aspect-ratio:{across:.4g}/{up:.4g}" src="data:image/png;base64,{data}">'
 

@@ -11,6 +11,8 @@ from monai.transforms.utils import TransformBackends
 
 from medical_diffusion_components.transforms.volume_error import NamesItsFailure, VolumeError, file_name, times
 
+__all__ = ["CheckVolume", "CheckVolumed"]
+
 
 class CheckVolume(Transform):
     """Return a volume as it came, or raise.

@@ -20,6 +20,8 @@ from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys
 from medical_diffusion_components.orientation import world_axes
 from medical_diffusion_components.transforms.volume_error import NamesItsFailure, VolumeError
 
+__all__ = ["LoadVolume", "LoadVolumed"]
+
 
 class LoadVolume(Transform):
     """Read a 3D NIfTI file: channel first, axes as asked for, float32, affine and file name kept.

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from monai.utils import ImageMetaKey
 
+__all__ = ["NamesItsFailure", "VolumeError", "file_name", "times"]
+
 
 class VolumeError(ValueError):
     """A volume that cannot be used; the message names the file, what was expected and what came."""

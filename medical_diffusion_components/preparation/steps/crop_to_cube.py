@@ -19,6 +19,8 @@ from monai.transforms.utils import TransformBackends
 from medical_diffusion_components.preparation.steps.body_mask import large_objects
 from medical_diffusion_components.transforms.volume_error import NamesItsFailure, VolumeError, file_name
 
+__all__ = ["CropToCube", "CropToCubed"]
+
 _SHARED = 0.1  # of the voxels: as many have exactly one value only where it was written there
 _SAMPLE = 10_000
 _SPECK = 1e-3  # of the largest object's size

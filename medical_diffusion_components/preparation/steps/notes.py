@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable, MutableMapping
 from typing import Any
 
+__all__ = ["NOTES_KEY", "add_note"]
+
 NOTES_KEY = "notes"
 
 
