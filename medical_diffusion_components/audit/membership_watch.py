@@ -11,6 +11,7 @@ import logging
 from collections.abc import Sequence
 from itertools import islice
 
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 
@@ -82,7 +83,7 @@ class MembershipWatch:
         self.found = gathered(area)[0]  # all processes are to stop or none, whatever their last digits are
         evaluator.state.metrics["membership_auc"] = self.found.value
 
-    def _losses(self, entries: Sequence[dict]):
+    def _losses(self, entries: Sequence[dict]) -> np.ndarray:
         batches, latents = [], (views[0] for views in read_latents(entries))
         while batch := list(islice(latents, 8)):  # not all of a large data set at once
             batches.append(torch.from_numpy(denoising_losses(self.generator, torch.stack(batch), self.seed)))

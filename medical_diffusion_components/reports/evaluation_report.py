@@ -64,21 +64,23 @@ class EvaluationReport:
         evaluator.add_event_handler(Events.COMPLETED, self)
 
     def _collect(self, evaluator: Engine) -> None:
-        self.pictures.collect(evaluator.state.output)
+        self.pictures.collect(running(evaluator).output)
 
     def __call__(self, evaluator: Engine) -> None:
         metrics = {name: float(value) for name, value in evaluator.state.metrics.items()}
         rounded = {name: round(value, 5) for name, value in metrics.items()}
         write_json(self.folder / self.name, {"metrics": rounded, **self.facts, "versions": versions()})
         if self.generator is not None:
-            self.pictures.volumes = {"synthetic volumes": self._sample(evaluator), **self.pictures.volumes}
+            samples = self._sample(self.generator, evaluator)
+            self.pictures.volumes = {"synthetic volumes": samples, **self.pictures.volumes}
         path = (self.folder / self.name).with_suffix(".png")
         save_montage(self.pictures.figure(), path)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         print(f"test split: {shown}\nmontage: {path}", flush=True)
 
     @torch.no_grad()
-    def _sample(self, evaluator: Engine) -> list[np.ndarray]:
-        self.generator.eval()
-        noises = (self.noise(number)[None].to(evaluator.state.device) for number in range(self.pictures.num_volumes))
-        return [self.generator(noise)[0, 0].cpu().numpy() for noise in noises]
+    def _sample(self, generator: nn.Module, evaluator: Engine) -> list[np.ndarray]:
+        generator.eval()
+        device = running(evaluator).device
+        noises = (self.noise(number)[None].to(device) for number in range(self.pictures.num_volumes))
+        return [generator(noise)[0, 0].cpu().numpy() for noise in noises]

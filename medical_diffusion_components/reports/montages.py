@@ -88,11 +88,12 @@ class ValidationMontage:
         evaluator.add_event_handler(Events.EPOCH_COMPLETED, self._draw)
 
     def _collect(self, evaluator: Engine) -> None:
-        self.pictures.collect(evaluator.state.output)
+        self.pictures.collect(running(evaluator).output)
 
     def _draw(self, evaluator: Engine) -> None:
-        if evaluator.state.rank == 0:
-            epoch = evaluator.state.epoch
+        state = running(evaluator)
+        if state.rank == 0:
+            epoch = state.epoch
             figure = self.pictures.figure(f"{self.name}, epoch {epoch}")
             save_montage(figure, self.folder / f"{self.name}_{epoch:05d}.png")
             self.writer.add_figure(self.name, figure, epoch)
