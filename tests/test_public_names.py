@@ -14,7 +14,7 @@ NAME = "medical_diffusion_components"
 PACKAGE = ROOT / NAME
 # The package's own file holds the version; the face of ``dicom`` is ``dicom.series``, since pydicom is optional.
 WITHOUT = {PACKAGE / "__init__.py", PACKAGE / "dicom" / "__init__.py"}
-MODULES = sorted(set(PACKAGE.rglob("*.py")) - WITHOUT)
+MODULES = sorted(path for path in set(PACKAGE.rglob("*.py")) - WITHOUT if path.name != "__main__.py")
 # Where what a reader names comes from a longer path than the room's, since it needs an optional package.
 LONGER = {f"{NAME}.preparation.steps", f"{NAME}.dicom.series", f"{NAME}.dicom_export.segmentation_objects"}
 

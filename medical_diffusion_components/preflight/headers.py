@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, cast
 
 import nibabel as nib
 import numpy as np
-from nibabel.spatialimages import SpatialImage
 
 from medical_diffusion_components.dicom.refusal import SeriesRefused
 from medical_diffusion_components.orientation import world_axes
@@ -137,7 +136,7 @@ def _kind(case: RawCase) -> str:
 
 
 def _nifti_grid(case: RawCase, load: LoadScan) -> _Grid:
-    image = cast(SpatialImage, nib.load(case.found.path))
+    image = cast(nib.Nifti1Pair, nib.load(case.found.path))
     shape = tuple(image.shape)
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]

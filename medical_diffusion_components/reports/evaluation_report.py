@@ -12,6 +12,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from medical_diffusion_components.diffusion.noise_latent import NoiseLatent
+from medical_diffusion_components.engine_state import running
 from medical_diffusion_components.files import versions, write_json
 from medical_diffusion_components.reports.drawing import save_montage
 from medical_diffusion_components.reports.montages import VolumePictures
