@@ -1,14 +1,17 @@
 """Controls of the copy audit: planted copies, innocents, lack of diversity, doses and mutations, on an embedded cohort.
 
     python benchmarks/audit.py --cohort template [--size 64 64 64] [--training 100] [--held_out 150] [--innocents 100] \
-        [--sources 30] [--steps 500] [--folder audit_controls]
+        [--sources 30] [--steps 500] [--folder audit_controls] [--plants NAME ...] [--first_stage FILE] [--samples DIR]
 
 The encoder is trained on the first ``--training`` subjects of the cohort and kept in ``--folder``. Printed, and written as
 ``--folder``/``audit_<cohort>.json``:
 
 * plants: copies of ``--sources`` training volumes in each of 13 ways; the share with p <= 0.05 against the held-out
-  subjects, the share whose nearest training volume is the right one, and the share that the audit calls ``copy``. What
-  needs a trained first stage (a copy that went through it) is not among them.
+  subjects, the share whose nearest training volume is the right one, and the share that the audit calls ``copy``.
+* through the first stage, with ``--first_stage`` (``model_autoencoder.pt`` of the demo of the cohort's bundle): copies that
+  are the reconstructions of training volumes, against held-out volumes as they are and against their reconstructions,
+  which is what the audit does.
+* samples, with ``--samples`` and ``--first_stage``: verdicts on a generator's volumes.
 * innocents: share of fresh subjects with p <= 0.05, over 40 random choices of who is held out and who is fresh.
 * mean: of the training volumes, with noise: smallest distance ratio, which a copy has below 1/3.
 * doses: estimate of copies and its interval when 0 to 50 of 100 volumes are noisy copies.
@@ -22,11 +25,13 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from monai.bundle import ConfigParser
 from plants import PLANTS, planted
 from torch import Tensor, nn
 
@@ -44,11 +49,14 @@ from medical_diffusion_components.audit import (
 from medical_diffusion_components.chance import numpy_generator, seeded, torch_generator
 from medical_diffusion_components.cohorts import write_phantom_cohort, write_template_cohort
 from medical_diffusion_components.data import SPLITS, load_cases
+from medical_diffusion_components.data.datasets import nifti_files
 from medical_diffusion_components.files import versions, write_json
 from medical_diffusion_components.transforms import LoadVolume
+from medical_diffusion_components.weights import load_weights
 
 ALPHA, REDRAWS, FLIP = 0.05, 40, 0
 AXCODES = {"knee": "PSR"}  # others RAS
+BUNDLES = {"template": "adni_ldm", "knee": "mrnet_ldm", "breast": "duke_ldm", "chest": "lidc_ldm"}
 
 
 def volumes(cohort: str, count: int, size: tuple[int, int, int], folder: Path) -> Tensor:
@@ -94,6 +102,53 @@ def plant_row(bed: Bed, name: str, sources: int, bank: TrainingBank | None = Non
     }
 
 
+def first_stage(cohort: str, file: Path) -> nn.Module:
+    """The first stage of the demo of the cohort's bundle."""
+    configs = Path(__file__).parents[1] / "bundles" / BUNDLES[cohort] / "configs"
+    parser = ConfigParser()
+    parser.read_config([str(configs / "train_autoencoder.yaml"), str(configs / "demo.yaml")])
+    network = parser.get_parsed_content("autoencoder_def").eval()
+    load_weights(network, file)
+    return network
+
+
+@torch.no_grad()
+def through(network: nn.Module, some: Tensor) -> Tensor:
+    """Reconstructions, (N, 1, H, W, D) in [-1, 1], scaled to [-1, 1] as files are when they are read."""
+    again = [network.decode_stage_2_outputs(network.encode_stage_2_inputs(one[None]))[0].clamp(-1, 1) for one in some]
+    return torch.stack([2 * (one - one.min()) / (one.max() - one.min()) - 1 for one in again])
+
+
+def reconstructed(bed: Bed, network: nn.Module, sources: int, samples: Path | None) -> dict[str, Any]:
+    """Copies through the first stage, and a generator's volumes, by the audit's rule."""
+    calibration = bed.bank.nearest(embed(bed.encoder, reduce_volumes(through(network, bed.held_out)))).similarity
+    found = bed.bank.nearest(embed(bed.encoder, reduce_volumes(through(network, bed.training_volumes[:sources]))))
+    report: dict[str, Any] = {"held out, through the first stage": float(calibration.mean())}
+    report["held out, as they are"] = float(bed.calibration.mean())
+    for name, held_out in (
+        ("against held out as they are", bed.calibration),
+        ("against held out through it", calibration),
+    ):
+        report[name] = {
+            "recall": float((conformal_p(found.similarity, held_out) <= ALPHA).mean()),
+            "right_source": float((found.source == np.arange(sources)).mean()),
+            "copy": float(((found.similarity > held_out.max()) & (found.ratio < 1 / 3)).mean()),
+            "similarity": float(found.similarity.mean()),
+        }
+    if samples is not None:
+        load = LoadVolume("RAS")
+        made = torch.stack([load(file).as_tensor().float() for file in nifti_files(samples)])
+        made = torch.stack([2 * (one - one.min()) / (one.max() - one.min()) - 1 for one in made])
+        near = bed.bank.nearest(embed(bed.encoder, reduce_volumes(made)))
+        report["samples"] = {
+            "volumes": len(made),
+            "p <= 0.05": float((conformal_p(near.similarity, calibration) <= ALPHA).mean()),
+            "copy": float(((near.similarity > calibration.max()) & (near.ratio < 1 / 3)).mean()),
+            "smallest_ratio": float(near.ratio.min()),
+        }
+    return report
+
+
 def innocents(bed: Bed) -> dict[str, float]:
     """Share of fresh subjects that are flagged, over random choices of who is held out."""
     fresh = bed.bank.nearest(embed(bed.encoder, reduce_volumes(bed.fresh))).similarity
@@ -119,7 +174,7 @@ def doses(bed: Bed) -> list[dict[str, Any]]:
     return rows
 
 
-def mutations(bed: Bed, sources: int) -> dict[str, float]:
+def mutations(bed: Bed, sources: int, plants: Sequence[str]) -> dict[str, float]:
     """Smallest recall of the plants when something is wrong."""
     with seeded(1):
         untrained = ContrastiveEncoder(tuple(reduce_volumes(bed.held_out[:1]).shape[1:])).eval()
@@ -127,9 +182,9 @@ def mutations(bed: Bed, sources: int) -> dict[str, float]:
     leaky = bed.bank_of(bed.encoder, torch.cat([bed.training_volumes, bed.held_out]))
     plain = bed.bank_of(bed.encoder, bed.training_volumes, mirrored=False)
     return {
-        "untrained encoder, worst plant": min(plant_row(blind, name, sources)["recall"] for name in PLANTS),
+        "untrained encoder, worst plant": min(plant_row(blind, name, sources)["recall"] for name in plants),
         "held-out volumes in the bank, best plant": max(
-            plant_row(bed, name, sources, leaky)["recall"] for name in PLANTS
+            plant_row(bed, name, sources, leaky)["recall"] for name in plants
         ),
         "no mirror images in the bank, mirrored plants": plant_row(bed, "right-left flip", sources, plain)["recall"],
     }
@@ -142,6 +197,9 @@ def main() -> None:
     for name, default in (("training", 100), ("held_out", 150), ("innocents", 100), ("sources", 30), ("steps", 500)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "audit_controls")
+    parser.add_argument("--plants", nargs="+", choices=list(PLANTS), default=list(PLANTS), metavar="NAME")
+    parser.add_argument("--first_stage", type=Path)
+    parser.add_argument("--samples", type=Path)
     options = parser.parse_args()
     size = tuple(options.size)
     every = volumes(options.cohort, options.training + options.held_out + options.innocents, size, options.folder)
@@ -161,16 +219,22 @@ def main() -> None:
     thousand.nearest(embed(encoder, reduce_volumes(fresh[:1])))
     one = time.process_time() - started
     mean = training.mean(0, keepdim=True) + 0.05 * torch.randn((20, *training.shape[1:]), generator=torch_generator(0))
+    reports_of_first_stage = {}
+    if options.first_stage is not None:
+        network = first_stage(options.cohort, options.first_stage)
+        reports_of_first_stage["reconstructed"] = reconstructed(bed, network, options.sources, options.samples)
+        print(reports_of_first_stage, flush=True)
     report = {
         "cohort": options.cohort,
         "size": list(size),
         "volumes": {"training": len(training), "held_out": len(held_out), "innocents": len(fresh)},
         "encoder": {"key": key, "steps": options.steps, "processor_seconds": trained},
-        "plants": {name: plant_row(bed, name, options.sources) for name in PLANTS},
+        "plants": {name: plant_row(bed, name, options.sources) for name in options.plants},
+        **reports_of_first_stage,
         "innocents": innocents(bed),
         "mean_of_training_smallest_ratio": float(bed.bank.nearest(embed(encoder, reduce_volumes(mean))).ratio.min()),
         "doses": doses(bed),
-        "mutations": mutations(bed, options.sources),
+        "mutations": mutations(bed, options.sources, options.plants),
         "processor_seconds_of_a_volume_against_1000": one,
         "versions": versions(),
     }

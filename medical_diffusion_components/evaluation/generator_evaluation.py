@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -134,9 +135,10 @@ class GeneratorEvaluation:
         similarities = {}
         # MS-SSIM needs the volumes themselves: the first process alone computes it, and of training volumes nobody asks
         if name != "training" and process_rank() == 0:
-            volumes = torch.stack([self.reader.volume(case) for case in cases])
+            volumes = _Volumes(self.reader, cases, self.neighbours + 1)
             similarities["ms_ssim"] = pair_similarities(volumes, self.neighbours)
-            if volumes.shape[1] == 1 and min(volumes.shape[2:]) >= 32:
+            channels, *size = volumes[0].shape
+            if channels == 1 and min(size) >= 32:
                 similarities["ms_ssim_published"] = pair_similarities(volumes, 1, published_ms_ssim)
         patients = np.array([str(case["patient_id"]) for case in cases])
         return VolumeSet(name, np.unique(patients, return_inverse=True)[1], features, similarities)
@@ -208,6 +210,20 @@ class GeneratorEvaluation:
         write_json(self.folder / "evaluation.json", report)
         write_atomically(self.folder / "evaluation.md", lambda temporary: temporary.write_text(text))
         write_atomically(self.folder / "evaluation.png", dot_plot(report).savefig)
+
+
+class _Volumes(Sequence[torch.Tensor]):
+    """Volumes that are read when they are asked for; the last ``kept`` stay in memory, however many there are."""
+
+    def __init__(self, reader: FeatureReader, cases: Cases, kept: int) -> None:
+        self.cases = cases
+        self.read = lru_cache(kept)(lambda number: reader.volume(cases[number]))
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, number):
+        return self.read(number)
 
 
 def _choice(cases: Cases, most: int, seed: int) -> list[Mapping[str, Any]]:

@@ -6,7 +6,7 @@ ICML 2017: lower is more diverse. To be read beside the same number for real vol
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -19,14 +19,16 @@ __all__ = ["mean_similarity", "pair_similarities", "published_ms_ssim"]
 
 
 def pair_similarities(
-    volumes: Tensor,
+    volumes: Tensor | Sequence[Tensor],
     neighbours: int | None = None,
     similarity: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> np.ndarray:
     """MS-SSIM of pairs of volumes, (N, N), symmetric; NaN where two were not compared, as on the diagonal.
 
     Args:
-        volumes: (N, C, H, W, D) in [-1, 1], N > 1.
+        volumes: (N, C, H, W, D) in [-1, 1], N > 1; or anything that gives volume i, (C, H, W, D), when it is asked. It is
+            asked for volume i and its neighbours, then for volume i + 1 and its; keep the last ``neighbours + 1``, and each
+            is read about once.
         neighbours: compare each volume with this many that follow it (after the last comes the first), so that every
             volume is in as many pairs; None compares all pairs.
         similarity: two batches -> (B,), symmetric; None is MS-SSIM.
@@ -35,19 +37,20 @@ def pair_similarities(
         ValueError: fewer than two volumes, or no neighbours.
     """
     count = len(volumes)
-    if volumes.ndim != 5 or count < 2:
-        raise ValueError(f"expected two or more volumes (N, C, H, W, D), got shape {tuple(volumes.shape)}")
+    if count < 2 or volumes[0].ndim != 4:
+        shape = (count, *volumes[0].shape) if count else (0,)
+        raise ValueError(f"expected two or more volumes (N, C, H, W, D), got shape {shape}")
     if neighbours is not None and neighbours < 1:
         raise ValueError(f"each volume needs at least one neighbour to be compared with, got {neighbours}")
     similarity = similarity or MSSSIMLoss().similarity
     farthest = count // 2 if neighbours is None else min(neighbours, count // 2)
     found = np.full((count, count), np.nan)
     with torch.no_grad():
-        for distance in range(1, farthest + 1):
-            for one in range(count):
+        for one in range(count):
+            for distance in range(1, farthest + 1):
                 other = (one + distance) % count
                 if np.isnan(found[one, other]):
-                    pair = similarity(volumes[one : one + 1], volumes[other : other + 1])
+                    pair = similarity(volumes[one][None], volumes[other][None])
                     found[one, other] = found[other, one] = float(pair)
     return found
 

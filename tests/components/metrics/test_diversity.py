@@ -55,3 +55,24 @@ def test_one_volume_or_no_neighbours_are_refused():
         pair_similarities(VOLUMES[:1])
     with pytest.raises(ValueError, match="at least one neighbour"):
         pair_similarities(VOLUMES, 0)
+
+
+def test_volumes_are_read_when_they_are_needed_and_about_once() -> None:
+    read: list[int] = []
+
+    class Files(list):
+        def __getitem__(self, number: int) -> torch.Tensor:
+            read.append(number)
+            return super().__getitem__(number)
+
+    many = torch.rand(9, 1, 16, 16, 16)
+    found = pair_similarities(Files(many), 2, product)
+    np.testing.assert_array_equal(found, pair_similarities(many, 2, product))
+    kept, fetched = [], 0  # as a cache of three sees it
+    for number in read[1:]:
+        if number not in kept:
+            fetched += 1
+            kept = [*kept, number][-3:]
+    assert fetched <= 9 + 2, "the first two once more, as neighbours of the last"
+    with pytest.raises(ValueError, match=r"got shape \(0,\)"):
+        pair_similarities([], 2)

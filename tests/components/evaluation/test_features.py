@@ -1,0 +1,63 @@
+"""Features of files: the same from one process or several, each file once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from monai.transforms import Compose
+
+from medical_diffusion_components.evaluation import AnatomySpace, FeatureReader, process_pool
+from medical_diffusion_components.transforms import LoadVolumed
+
+COUNT = 19  # not a multiple of what a worker gets at once
+
+
+@pytest.fixture
+def cases(tmp_path: Path) -> list[dict]:
+    found = []
+    for number in range(COUNT):
+        volume = np.random.default_rng(number).normal(size=(8, 9, 10)).astype(np.float32)
+        file = tmp_path / f"{number}.nii.gz"
+        nib.save(nib.Nifti1Image(volume, np.eye(4)), file)
+        found.append({"image": str(file), "case_id": str(number)})
+    return found
+
+
+def reader(folder: Path) -> FeatureReader:
+    return FeatureReader(Compose([LoadVolumed(keys="image")]), "loaded", {"anatomy": AnatomySpace(4)}, folder)
+
+
+def files(folder: Path) -> dict[str, int]:
+    return {file.name: file.stat().st_mtime_ns for file in folder.glob("*.npz")}
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_finds_and_leave_the_same_files(cases: list[dict], tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    alone = reader(one)(cases, "alone")
+    pool = process_pool(2)
+    assert pool is not None
+    with pool:
+        together = reader(two)(cases, "together", pool)
+    assert alone.keys() == together.keys() and alone["anatomy"].shape[0] == COUNT
+    for name, array in alone.items():
+        np.testing.assert_array_equal(array, together[name], err_msg=name)
+    assert files(one).keys() == files(two).keys() and len(files(one)) == COUNT
+
+
+def test_what_is_there_is_not_computed_again(cases: list[dict], tmp_path: Path) -> None:
+    reader(tmp_path / "f")(cases[:5], "some")
+    before = files(tmp_path / "f")
+    found = reader(tmp_path / "f")(cases[:7], "more")
+    after = files(tmp_path / "f")
+    assert len(after) == 7 and {name: after[name] for name in before} == before
+    assert len(found["anatomy"]) == 7
+    Path(cases[0]["image"]).write_bytes(Path(cases[6]["image"]).read_bytes())
+    np.testing.assert_array_equal(reader(tmp_path / "f")(cases[:1], "changed")["anatomy"], found["anatomy"][6:])
+
+
+def test_no_workers_are_this_process() -> None:
+    assert process_pool(0) is None
