@@ -119,7 +119,7 @@ class Preparation:
         """Prepare what is not there yet, then write the datalist and the report.
 
         Raises:
-            TooManyRefused, or ValueError if no volume was made: after everything is written.
+            TooManyRefused: after everything is written.
             FileNotFoundError, ValueError: the folder or the manifest cannot be used; nothing is written.
             BlockingIOError: another process is preparing the same folder.
         """
@@ -164,8 +164,6 @@ class Preparation:
                 f"{report.refused_share:.1%} of the cases were refused, {self.max_refused_share:.1%} are allowed "
                 f"(max_refused_share): the reasons are in {self.dataset_dir / 'report.md'}"
             )
-        if not any(result.outputs for result in report.results):
-            raise ValueError(f"no volume was made; the reasons are in {self.dataset_dir / 'report.md'}")
         return report
 
     def take_inventory(self) -> Inventory:
@@ -279,11 +277,15 @@ class Preparation:
 
 
 def run_or_exit(make: Callable[[], Preparation]) -> PreparationReport:
-    """Run what ``make`` makes; what the user can mend ends the program with one line instead of a traceback."""
+    """Run what ``make`` makes; what the user can mend, or that no volume was made, ends the program with one line."""
     try:
-        return make().run()
+        preparation = make()
+        report = preparation.run()
     except (TooManyRefused, ValueError, OSError, ImportError) as error:
         sys.exit(f"prepare: {error}")
+    if not any(result.outputs for result in report.results):
+        sys.exit(f"prepare: no volume was made; the reasons are in {preparation.dataset_dir / 'report.md'}")
+    return report
 
 
 def _selected(manifest: Manifest, select: Mapping[str, Sequence[Any]] | str | None) -> Manifest:

@@ -12,7 +12,7 @@ import pytest
 from dicom_writing import write_series
 
 from medical_diffusion_components.preparation.case_ids import short_hash
-from medical_diffusion_components.preparation.preparation import Preparation
+from medical_diffusion_components.preparation.preparation import Preparation, run_or_exit
 from medical_diffusion_components.preparation.steps.load_scan import LoadScand
 from medical_diffusion_components.preparation.steps.scale_to_range import ScaleToRanged
 
@@ -28,13 +28,13 @@ def write_scan(path):
 def prepare(tmp_path):
     steps = [LoadScand("image"), ScaleToRanged("image")]
     folders = (tmp_path / "raw", tmp_path / "out")
-    return Preparation(*folders, steps, lambda: ThreadPoolExecutor(1), max_refused_share=1.0).run()
+    return run_or_exit(lambda: Preparation(*folders, steps, lambda: ThreadPoolExecutor(1), max_refused_share=1.0))
 
 
 def test_masks_of_one_value_are_left_aside_and_a_folder_of_nothing_else_is_an_error(tmp_path):
     (tmp_path / "raw").mkdir()
     nib.save(nib.Nifti1Image(np.zeros((12, 10, 8), np.uint8), AFFINE), tmp_path / "raw" / "spleen.nii.gz")
-    with pytest.raises(ValueError, match="no volume was made; the reasons are in .*report.md"):
+    with pytest.raises(SystemExit, match="no volume was made; the reasons are in .*report.md"):
         prepare(tmp_path)
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [case["reason"] for case in report["cases"]] == ["one_value"] and report["refused_share"] == 0
