@@ -28,28 +28,31 @@ SAMPLERS = ("ddpm", "ddim", "dpmpp_2m")
 class LatentDiffusionGenerator(nn.Module):
     r"""First stage, denoiser and noise schedule in one module that turns a noise latent into a volume.
 
-    With a_t the cumulative product of alphas, one step from t to s < t is equation 12 of Song et al.:
+    Let a_t be the cumulative product of alphas (``alphas_cumprod``), e(x_t, t) the predicted noise and z new normal noise.
+    One step from timestep t to s < t is equation 12 of Song et al.:
 
         x0 = clip((x_t - sqrt(1 - a_t) e(x_t, t)) / sqrt(a_t), -m, m)
         e' = (x_t - sqrt(a_t) x0) / sqrt(1 - a_t)
         x_s = sqrt(a_s) x0 + sqrt(1 - a_s - sigma^2) e' + sigma z,
-        sigma^2 = eta^2 (1 - a_s) / (1 - a_t) (1 - a_t / a_s)
+        sigma^2 = eta^2 ((1 - a_s) / (1 - a_t)) (1 - a_t / a_s)
 
-    That is for a denoiser e that predicts the noise, as the paper's does; one that predicts the clean latent gives x0
-    directly, and one that predicts v = sqrt(a_t) e - sqrt(1 - a_t) x0 (Salimans and Ho, ICLR 2022) gives
-    x0 = sqrt(a_t) x_t - sqrt(1 - a_t) v. A rectified flow (see ``rectified_flow.py``) is shown x_t over
-    sqrt(a_t) + sqrt(1 - a_t). The bound m is that of the scaled latents: 1 with the paper's scaling.
+    x0 is the estimate of the clean latent, clipped to [-m, m]; m is the bound of the scaled latents, 1 with the paper's
+    scaling. e' is the noise that this estimate implies. The first line is for a denoiser that predicts the noise, as the
+    paper's does. One that predicts the clean latent gives x0 directly; one that predicts
+    v = sqrt(a_t) e - sqrt(1 - a_t) x0 (Salimans and Ho, ICLR 2022) gives x0 = sqrt(a_t) x_t - sqrt(1 - a_t) v. The denoiser
+    of a rectified flow gets x_t / (sqrt(a_t) + sqrt(1 - a_t)) as its input (see ``rectified_flow.py``).
 
     eta = 1 over all steps is ancestral sampling with the posterior of Ho et al. (equations 6 and 7), eta = 0 is DDIM.
 
-    DPM-Solver++(2M) is the DDIM step with x0 continued along the line through its last two values (algorithm 2 of Lu et
-    al.). With r > t the timestep before and l = log(a / (1 - a)) / 2, half the log-SNR, x0 gives way in it to
+    DPM-Solver++(2M) is the DDIM step with x0 extrapolated along the line through its last two values (algorithm 2 of Lu
+    et al.). Let r > t be the timestep before t, and l = log(a / (1 - a)) / 2 half the log-SNR. In e' and in x_s, x0 is
+    replaced by
 
         D = x0(t) + (x0(t) - x0(r)) (l_s - l_t) / (2 (l_t - l_r))
 
-    but for the first step, which has nothing before it, and the last, which ends where l is infinite. Each x0 is clipped, D
-    is not. It calls the denoiser once per step, as DDIM does, and its error falls with the square of the step. Its
-    timesteps are even in l, those of DDIM in t.
+    except in the first step, which has nothing before it, and in the last, which ends where l is infinite. Each x0 is
+    clipped, D is not. The sampler calls the denoiser once per step, as DDIM does, and its error falls with the square of
+    the step. Its timesteps are evenly spaced in l, those of DDIM in t.
 
     The volume is a function of the starting noise alone: z is drawn from a seed that is a hash of it.
 

@@ -27,11 +27,11 @@ from medical_diffusion_components.networks.nearest_codes import nearest_codes
 
 __all__ = ["CodebookOutput", "EMACodebook"]
 
-# Below this running count a code has no mean to speak of (0 / 0 in the end) and stays where it is.
+# A code with a smaller running count stays where it is: its mean would be 0 / 0 in the end.
 NEGLIGIBLE_COUNT = 1e-5
-# Repeated draws of one latent are told apart by noise of this many standard deviations of the latents.
+# Latents that are drawn twice get noise of this many standard deviations of the latents, so that no two codes are equal.
 JITTER = 0.01
-# Of places that no latent has taken, above all keys.
+# Marks places that no latent has taken; larger than any key.
 NO_KEY = 2**62
 
 
@@ -44,7 +44,7 @@ class CodebookOutput(NamedTuple):
         indices: which codes, ``(B, H, W, D)``, int64. In training they refer to the codes as they were found,
             before this call's update.
         commitment_loss: ``commitment_weight * mean((z - sg(quantised))^2)`` of this process's batch, float32.
-        perplexity: exp(entropy) of the use of the codes, float32, 1 (one code) to K (all codes alike). In
+        perplexity: exp(entropy) of the use of the codes, float32, 1 (one code) to K (all codes equally often). In
             training it is that of the batch over all processes; in evaluation that of this process's batch.
         used_codes: number of distinct codes in use, int64; over the same batch as ``perplexity``.
         restarted_codes: number of codes restarted by this call, int64; 0 in evaluation and in the
@@ -69,24 +69,24 @@ class EMACodebook(nn.Module):
 
     *Update.* With n_k latents of sum s_k assigned to code k: ``ema_counts`` and ``ema_sums`` move towards n_k
     and s_k by ``1 - decay``, and ``code = ema_sums / ema_counts``. There is no Laplace smoothing: count and
-    sum of an unused code shrink alike, hence it stays where it is (and is no longer divided once its count is
-    negligible).
+    sum of an unused code shrink by the same factor, so the code stays where it is (once its count is negligible,
+    the division is left out).
 
     *Restarts.* A code whose running count (its mean number of latents per batch) falls below
     ``restart_threshold`` moves to a random latent of the batch. Its count becomes twice the threshold and its
     sum follows, so no stale sum pulls it back, and it has 69 batches (log 2 / -log decay) to find users
     before it restarts again. Where batches have fewer latents than there are codes, the mean count is below 1
     and most codes cannot stay: then at most about K / 69 of them restart per batch, and the codebook is a
-    reservoir of recent latents around a well-used core. Were the new count just the threshold, one batch
-    without users would restart a code, hence nearly all K in every batch; on latents from a slowly moving
-    curved surface (K = 4096, N = 256) that tripled the quantisation error. Initial counts are spread between
-    the threshold and its double for the like reason: codes that start alike would restart all at once.
+    reservoir of recent latents around a well-used core. With the threshold itself as the new count, one batch
+    without users would restart a code, so nearly all K would restart in every batch; on latents from a slowly
+    moving curved surface (K = 4096, N = 256) that tripled the quantisation error. Initial counts are spread
+    between the threshold and its double for a similar reason: codes with equal counts would restart all at once.
 
     *Several processes.* Counts, sums and the drawn latents are exchanged, so that every process makes the
-    update of the whole batch whatever its share of it, the draws included where all have the same random state
-    and number of volumes. Training calls are collective: all processes must make the same number of them.
+    update of the whole batch, whatever its share of it. The draws agree, too, if all processes have the same random
+    state and number of volumes. Training calls are collective: all processes must make the same number of them.
 
-    *Precision.* Codes and sums are float32 under autocast and after ``.half()`` alike; distances are float64.
+    *Precision.* Codes and sums are float32, under autocast and after ``.half()``, too; distances are float64.
     Latents that are not finite raise on a CPU. On other devices, where a check would make the host wait, they
     leave the codebook as it is and surface in the loss; TorchScript does not check either.
 
@@ -255,7 +255,7 @@ class EMACodebook(nn.Module):
         mean = (drawn * found).sum(0) / total
         deviation = (((drawn - mean) * found).square().sum(0) / total).sqrt()
         source = places % total
-        # noise from the keys, which are alike on every process whatever its random state
+        # noise from the keys, which are the same on every process, whatever its random state
         noise = counter_normal(((keys[source] >> 32) + places) & 0xFFFFFFFF, 0, drawn) * deviation
         return torch.where(found, drawn, drawn[source] + JITTER * noise)
 

@@ -4,8 +4,8 @@
 * ``attention_in_pieces``: attention along the depth that stays in a processor's cache.
 * ``nearest_by_tree``: a k-d tree over the codes of a codebook.
 
-Each has a plain form in PyTorch's own operators, written where the fast one is called. Tests compare the two, and it is
-the one to run when a result is in doubt::
+Each has a plain form in PyTorch's own operators, written where the fast one is called. Tests compare the two. When a
+result is in doubt, run the plain form::
 
     with fast.use(False):
         loss = network(volume).sum()

@@ -2,8 +2,8 @@
 
 Queries, keys and scores of all heads are many times wider than the activations they come from: reading and writing them
 takes longer than the arithmetic, and keeping them for the backward pass is most of a network's memory. Dao et al.,
-"FlashAttention: fast and memory-efficient exact attention with IO-awareness", NeurIPS 2022, make them piece by piece, and
-again in the backward pass. So does this, for sequences short enough that no softmax needs to be cut.
+"FlashAttention: fast and memory-efficient exact attention with IO-awareness", NeurIPS 2022, compute them piece by piece,
+and once more in the backward pass. This module does the same for sequences so short that a softmax is never split.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch.autograd.function import once_differentiable
 
 __all__ = ["attend_along_first"]
 
-# Of the queries of a head in a piece, for each thread: 0.5 MB in float32. Not a power of two, or the rows of a matrix would
-# compete for the same places in the cache.
+# Numbers in the queries of one head and one piece, for each thread: 0.5 MB in float32. Not a power of two, or the rows of a
+# matrix would compete for the same places in the cache.
 ELEMENTS = 136 * 1024
 
 

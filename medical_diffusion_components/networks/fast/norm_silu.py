@@ -1,10 +1,10 @@
 """Group norm and SiLU in one pass, alone or together with the padded convolution behind them.
 
-Wu and He, "Group normalization", ECCV 2018; Hendrycks and Gimpel, "Gaussian error linear units", 2016, for SiLU. What
-is computed is that of ``torch.nn.functional``; how it is computed differs in two ways. Activations are read with their
-channels last, the layout in which convolutions are fast and PyTorch's own group norm is slow or copies. And only the
-input is kept for the backward pass (Chen et al., "Training deep nets with sublinear memory cost", 2016, for a norm):
-normalised, activated and padded volumes are cheap to make again, and each of them is as large as the input.
+Wu and He, "Group normalization", ECCV 2018; Hendrycks and Gimpel, "Gaussian error linear units", 2016, for SiLU. The
+result is that of ``torch.nn.functional``; the computation differs in two ways. Activations are read with their
+channels last: convolutions are fast in that layout, PyTorch's own group norm is slow in it or copies. And only the input
+is kept for the backward pass, as in Chen et al., "Training deep nets with sublinear memory cost", 2016: normalised,
+activated and padded volumes are cheap to compute again, and each of them is as large as the input.
 """
 
 from __future__ import annotations
