@@ -1,7 +1,7 @@
 """Controls of the copy audit: planted copies, innocents, lack of diversity, doses and mutations, on an embedded cohort.
 
     python benchmarks/audit.py --cohort template [--size 64 64 64] [--training 100] [--held_out 150] [--innocents 100] \
-        [--sources 30] [--steps 500] [--folder audit_controls] [--plants NAME ...] [--first_stage FILE] [--samples DIR]
+        [--sources 30] [--steps 1000] [--folder audit_controls] [--plants NAME ...] [--first_stage FILE] [--samples DIR]
 
 The encoder is trained on the first ``--training`` subjects of the cohort and kept in ``--folder``. Printed, and written as
 ``--folder``/``audit_<cohort>.json``:
@@ -194,7 +194,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cohort", required=True, choices=["template", "knee", "breast", "chest"])
     parser.add_argument("--size", type=int, nargs=3, default=(64, 64, 64), metavar=("H", "W", "D"))
-    for name, default in (("training", 100), ("held_out", 150), ("innocents", 100), ("sources", 30), ("steps", 500)):
+    for name, default in (("training", 100), ("held_out", 150), ("innocents", 100), ("sources", 30), ("steps", 1000)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "audit_controls")
     parser.add_argument("--plants", nargs="+", choices=list(PLANTS), default=list(PLANTS), metavar="NAME")

@@ -68,7 +68,7 @@ class ContrastiveEncoder(nn.Module):
 class ContrastiveTraining(NamedTuple):
     """How long and how the encoder is trained."""
 
-    steps: int = 500
+    steps: int = 1000
     volumes_per_step: int = 32  # or all, where there are fewer
     learning_rate: float = 4.0e-3  # the highest of a one-cycle schedule
     temperature: float = 0.1
