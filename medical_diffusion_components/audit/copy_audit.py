@@ -84,7 +84,7 @@ class CopyAudit:
     Args:
         training: cases that the generator was trained on, all of them.
         held_out: cases of other patients that neither generator nor encoder have seen; one per patient is used.
-        preprocessing: turns files into volumes, for all sets alike.
+        preprocessing: turns files into volumes, the same way for all sets.
         generator: with its weights loaded.
         weights: the file that they came from.
         folder: what is worth keeping goes there: the encoder, reduced volumes, held-out volumes through the first stage,

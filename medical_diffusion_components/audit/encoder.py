@@ -172,7 +172,7 @@ def _train(
 
 
 def _resume(parts: Mapping[str, Any], unfinished: Path) -> int:
-    """Load the state that an interrupted training has left, if any, and return the step to go on with."""
+    """Load the state that an interrupted training has left, if any, and return the step to resume from."""
     if not unfinished.is_file():
         return 0
     content = load_tensors(unfinished)

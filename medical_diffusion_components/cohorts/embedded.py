@@ -83,7 +83,7 @@ def more_held_out_cases(
     size: tuple[int, int, int],
     cohort: str | None = "template",
 ) -> list[dict]:
-    """Further subjects of the embedded cohort that no training has seen; for the user's data there are none to make.
+    """Further subjects of the embedded cohort that no training has seen; the user's own data cannot be extended so.
 
     Args:
         dataset_dir: the user's folder, or None.

@@ -1,4 +1,4 @@
-"""Tells a label map from an image: whole numbers, few of them, in connected regions; or hardly any numbers at all."""
+"""Recognises a label map among images: whole numbers, few of them, in connected regions; or hardly any numbers at all."""
 
 from __future__ import annotations
 

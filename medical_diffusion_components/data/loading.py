@@ -146,8 +146,8 @@ class SeededDataset(CacheDataset):
 class RepeatingSampler(ResumableSampler):
     """Draws an endless stream of cases, ``num_samples`` of them per epoch and rank.
 
-    The stream is a shuffled pass over all cases after the other, so trainings with one label and with a hundred make the
-    same number of steps and see each of their cases equally often. Epochs only cut it. A case is augmented otherwise
+    The stream is one shuffled pass over all cases after another, so trainings with one label and with a hundred make the
+    same number of steps and see each of their cases equally often. Epochs only cut it. A case is augmented differently
     in every pass: with a :class:`~medical_diffusion_components.data.loading.SeededDataset` its augmentation follows from
     (seed, pass, case).
 

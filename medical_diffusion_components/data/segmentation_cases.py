@@ -51,7 +51,7 @@ def labelled_cases(dataset_dir: str | os.PathLike, split: str) -> list[dict]:
 def labelled_subset(cases: Sequence[dict], num_patients: int | None, seed: int = 0) -> list[dict]:
     """The cases of some of the patients, as if only they had labels.
 
-    The patients of a seed stand in one order, so the two of a seed contain its one, and adding patients to the data
+    A seed fixes one order of the patients: with the same seed, two patients include the one. Adding patients to the data
     leaves the order of the others. All cases of a chosen patient are in.
 
     Args:

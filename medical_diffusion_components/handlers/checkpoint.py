@@ -39,7 +39,7 @@ class TrainingCheckpoint:
     A checkpoint holds the state dicts of ``objects`` (networks with their codebook, optimisers, averaged weights), the
     iteration, the evaluator's best metric, and torch's random state. Each is written under a temporary name and renamed;
     the newest ``keep`` stay. At the start of a training the newest is loaded; one that is damaged is reported and the one
-    before it used. Of several processes, the first writes and all read; they go on together or not at all. While one
+    before it used. Of several processes, the first writes and all read; they resume together or not at all. While one
     training runs, no second one may use the folder: each would resume from the other's checkpoints.
 
     The number of processes may change between two runs as long as the global batch stays: 8 devices with 2 cases each go
@@ -192,7 +192,7 @@ class TrainingCheckpoint:
         return None
 
     def _agree(self, found: str) -> None:
-        """Ranks that went on from different places would train different networks, or wait for each other for ever."""
+        """Ranks that resumed from different places would train different networks, or wait for each other forever."""
         everyone = gathered(found)
         if len(set(everyone)) > 1:
             where = ", ".join(f"rank {rank}: {name}" for rank, name in enumerate(everyone))

@@ -55,7 +55,7 @@ class Convergence:
 
     @property
     def reached(self) -> bool:
-        """Whether patience is at its end."""
+        """Whether patience has run out."""
         return self.patience is not None and self.waited >= self.patience
 
     @property
@@ -68,7 +68,7 @@ class Convergence:
         return {"waited": self.waited}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on waiting."""
+        """Restore how many validations it has waited."""
         self.waited = int(state["waited"])
 
 

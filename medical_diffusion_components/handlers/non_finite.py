@@ -21,7 +21,7 @@ class StopOnNonFinite:
 
     Raised before a checkpoint of that state is written, so the last good one stays. On a GPU the losses are fetched
     every ``check_every`` iterations only, since fetching waits for the device; iteration and cases named are those of
-    the first bad batch all the same.
+    the first bad batch nevertheless.
 
     Args:
         check_every: iterations between two looks; None is 1 on the CPU and 10 on a GPU.

@@ -1,4 +1,4 @@
-"""Many cases on one picture, three small planes each, so that a person sees the one that is unlike the others."""
+"""Many cases on one picture, three small planes each, so that outliers are easy to see."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Write synthetic volumes, each with a note that tells how to make it again."""
+"""Write synthetic volumes, each with a note that says how to make it again."""
 
 from __future__ import annotations
 

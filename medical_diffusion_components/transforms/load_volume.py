@@ -1,4 +1,4 @@
-"""Reading of one 3D NIfTI volume with an error that a person can act on."""
+"""Reading of one 3D NIfTI volume with an error that says what to do."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class LoadVolume(Transform):
     """Read a 3D NIfTI file: channel first, axes as asked for, float32, affine and file name kept.
 
     What MONAI's ``LoadImage``, ``EnsureChannelFirst`` and ``Orientation`` do, for files that hold one volume.
-    Where those three would go on with a slice, a time series or a colour image, or end in a page of
+    Where those three would accept a slice, a time series or a colour image, or fail with a long
     traceback, this raises one error that names the file.
 
     Args:

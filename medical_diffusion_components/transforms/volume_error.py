@@ -16,7 +16,7 @@ class VolumeError(ValueError):
 
 
 class NamesItsFailure:
-    """Mixin for dictionary transforms: once failed, the transform's text form tells why.
+    """Mixin for dictionary transforms: after a failure, the transform's text form says why.
 
     ``Compose`` turns whatever a transform raises into ``RuntimeError("applying transform <transform>")``, and
     that is the last line of the traceback, where people look. With this mixin it reads
@@ -27,7 +27,7 @@ class NamesItsFailure:
 
     @contextmanager
     def remembering_failure(self) -> Iterator[None]:
-        """Keep the text of a :class:`VolumeError` raised inside, and let it go on."""
+        """Keep the text of a :class:`VolumeError` raised inside, and re-raise it."""
         try:
             yield
         except VolumeError as error:
