@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
+from medical_diffusion_components.chance import torch_generator
 from medical_diffusion_components.files import PACKAGE_NAME, file_hash, write_atomically
 from medical_diffusion_components.networks import fast
 from medical_diffusion_components.release.model_card import front_matter, model_card
@@ -151,8 +152,8 @@ def _config(path: Path, bundle: str) -> str:
 def _torchscript(network: torch.nn.Module, metadata: Mapping[str, Any], config: bytes) -> bytes:
     content = scripted(network, {"metadata.json": json.dumps(metadata), "inference.json": config.decode()})
     image = metadata["network_data_format"]["inputs"]["image"]
-    generator = torch.Generator().manual_seed(0)
-    example = torch.randn(1, image["num_channels"], *image["spatial_shape"], generator=generator)
+    shape = (1, image["num_channels"], *image["spatial_shape"])
+    example = torch.randn(shape, generator=torch_generator(0))
     with torch.no_grad(), fast.use(False):  # TorchScript computes in the plain form
         expected, found = network(example), torch.jit.load(io.BytesIO(content))(example)
     error = float((expected - found).abs().max())

@@ -120,6 +120,7 @@ def start(folder: Path, bundle: str, *files: str, **overrides: Any) -> ConfigWor
     with undisturbed():
         started = workflow(path, files)
     known = started.parser.get()
+    settings |= {"train_latents": cases, "held_out_latents": cases}
     settings = {id: value for id, value in settings.items() if id in known} | overrides
     for part in ("train", "validate"):
         if part in known:
