@@ -18,6 +18,7 @@ from medical_diffusion_components.data.loading import RepeatingSampler, Resumabl
 from medical_diffusion_components.data.sampled_volumes import SampledVolumes, VolumeSampler, describe_sampling
 from medical_diffusion_components.data.segmentation_cases import (
     describe_cases,
+    is_served,
     labelled_cases,
     labelled_subset,
     volumes_to_segment,
@@ -45,6 +46,7 @@ __all__ = [
     "describe_data",
     "describe_sampling",
     "held_out_draws",
+    "is_served",
     "is_synthetic",
     "labelled_cases",
     "labelled_subset",

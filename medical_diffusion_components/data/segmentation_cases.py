@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from medical_diffusion_components.data.datasets import (
 from medical_diffusion_components.data.label_maps import is_label_file
 from medical_diffusion_components.transforms.scale_as_prepared import INTENSITY_RANGE, WINDOW
 
-__all__ = ["describe_cases", "labelled_cases", "labelled_subset", "volumes_to_segment"]
+__all__ = ["describe_cases", "is_served", "labelled_cases", "labelled_subset", "volumes_to_segment"]
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +73,11 @@ def labelled_subset(cases: Sequence[dict], num_patients: int | None, seed: int =
     return [case for case in cases if case["patient_id"] in chosen]
 
 
+def is_served(cases: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether cases were handed over by an annotation server, which gives an image and a label and no ``case_id``."""
+    return any("case_id" not in case for case in cases)
+
+
 def describe_cases(training: Sequence[dict], validation: Sequence[dict], dataset_dir: str | None) -> dict[str, Any]:
     """What the note beside weights says about the data: kind, hash and numbers, no path and no identifier.
 
@@ -91,7 +96,7 @@ def describe_cases(training: Sequence[dict], validation: Sequence[dict], dataset
         )
     cases = [*training, *validation]
     kind, notice = USERS_DATA, None
-    if any("case_id" not in case for case in cases):
+    if is_served(cases):
         kind = SERVED
         cases = [{"case_id": f"{number}", **case} for number, case in enumerate(cases)]
     elif dataset_dir is None:

@@ -1,6 +1,12 @@
 """What runs beside a training loop: checkpoints, averages, schedules, progress."""
 
-from medical_diffusion_components.handlers.best_weights import BestWeights, ForgetBest, LatestWeights, PublishWeights
+from medical_diffusion_components.handlers.best_weights import (
+    BestWeights,
+    ForgetBest,
+    KeepUnlessBetter,
+    LatestWeights,
+    PublishWeights,
+)
 from medical_diffusion_components.handlers.checkpoint import CheckpointError, TrainingCheckpoint
 from medical_diffusion_components.handlers.clip_gradients import ClipGradients
 from medical_diffusion_components.handlers.early_stopping import Convergence, StopWhenConverged
@@ -23,6 +29,7 @@ __all__ = [
     "Convergence",
     "ExponentialMovingAverage",
     "ForgetBest",
+    "KeepUnlessBetter",
     "LatestWeights",
     "MeanOverProcesses",
     "NonFiniteLossError",

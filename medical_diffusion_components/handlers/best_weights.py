@@ -15,9 +15,9 @@ from torch import nn
 
 from medical_diffusion_components.engine_state import running
 from medical_diffusion_components.files import write_atomically
-from medical_diffusion_components.weights import save_weights
+from medical_diffusion_components.weights import load_weights, save_weights
 
-__all__ = ["BestWeights", "ForgetBest", "LatestWeights", "PublishWeights"]
+__all__ = ["BestWeights", "ForgetBest", "KeepUnlessBetter", "LatestWeights", "PublishWeights"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,15 +35,77 @@ class BestWeights:
         self.module = module
         self.path = Path(path)
         self.made_from = dict(made_from)
+        self.measuring = False
 
     def attach(self, evaluator: Evaluator) -> None:
         evaluator.add_event_handler(Events.EPOCH_COMPLETED, self)
 
+    def measure_former(self, evaluator: Evaluator) -> float | None:
+        """Validate the weights that are at ``path`` already: from then on, only better ones are saved.
+
+        Returns:
+            their key metric, or None where there are none.
+
+        Raises:
+            WeightsError: they are damaged, or those of another architecture.
+        """
+        if not self.path.is_file():
+            return None
+        state = {name: tensor.clone() for name, tensor in self.module.state_dict().items()}
+        load_weights(self.module, self.path)
+        self.measuring = True
+        try:
+            evaluator.run(1)
+        finally:
+            self.measuring = False
+            self.module.load_state_dict(state)
+        found = running(evaluator)
+        found.best_metric_epoch = 0  # of no epoch of this training
+        return float(found.best_metric)
+
     def __call__(self, evaluator: Evaluator) -> None:
+        if self.measuring:
+            return
         state = running(evaluator)
         if state.best_metric_epoch == state.epoch and state.rank == 0:
             metrics = {name: float(value) for name, value in state.metrics.items()}
             save_weights(self.module, self.path, {**self.made_from, "epoch": state.epoch, "validation": metrics})
+
+
+class KeepUnlessBetter:
+    """Attached to a trainer, measure the weights that it would replace, so that they give way to better ones alone.
+
+    Args:
+        best_weights: what saves them.
+        evaluator: what it is attached to.
+    """
+
+    def __init__(self, best_weights: BestWeights, evaluator: Evaluator) -> None:
+        self.best_weights = best_weights
+        self.evaluator = evaluator
+        self.former: float | None = None
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self)
+        engine.add_event_handler(Events.COMPLETED, self._say)
+
+    def __call__(self, engine: Engine) -> None:
+        self.former = self.best_weights.measure_former(self.evaluator)
+        if self.former is not None:
+            logger.info(
+                f"{self._metric} of {self.best_weights.path}: {self.former:.4g}; only better weights replace it"
+            )
+
+    def _say(self, engine: Engine) -> None:
+        state = running(self.evaluator)
+        if self.former is not None and state.best_metric_epoch == 0:
+            logger.info(f"no better than {self._metric} {self.former:.4g}: {self.best_weights.path} stays as it is")
+        else:
+            logger.info(f"new weights at {self.best_weights.path}: {self._metric} {float(state.best_metric):.4g}")
+
+    @property
+    def _metric(self) -> str:
+        return str(self.evaluator.state.key_metric_name)
 
 
 class ForgetBest:

@@ -106,6 +106,9 @@ def test_monai_label_can_read_the_declared_format(bundle: Path) -> None:
     assert next(iter(format["outputs"])) == "pred" and "image" in format["inputs"]
     channels = format["outputs"]["pred"]["channel_def"]
     assert all(re.fullmatch(r"\d+", key) and isinstance(name, str) for key, name in channels.items())
+    # every channel but the background is offered as a label to draw with; an image has none
+    num_channels = format["outputs"]["pred"]["num_channels"]
+    assert len(channels) == (0 if num_channels == 1 else num_channels)
 
 
 def released_weights(bundle: Path) -> Path | None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from ignite.metrics import Average
 from monai.engines import Evaluator
 from torch import nn
 
-from medical_diffusion_components.handlers.best_weights import BestWeights, ForgetBest, PublishWeights
+from medical_diffusion_components.handlers.best_weights import BestWeights, ForgetBest, KeepUnlessBetter, PublishWeights
+from medical_diffusion_components.weights import save_weights
 
 
 def evaluator(metrics: Sequence[float], module: nn.Module, path: Path) -> Evaluator:
@@ -63,6 +65,54 @@ def test_after_a_resume_worse_weights_do_not_replace_the_best(tmp_path: Path) ->
     assert saved(path) == (7, 1, 0.5)
     resumed.run(3)
     assert saved(path) == (8, 3, pytest.approx(0.4))
+
+
+def retrained(losses: Sequence[float], path: Path) -> tuple[float, list[float]]:
+    """What is saved after epochs with these losses, the first being that of the weights at ``path``.
+
+    Returns also the weights that were in the module while each loss was measured.
+    """
+    module, seen = nn.Linear(1, 1), []
+    validate = evaluator(losses, module, path)
+    validate.add_event_handler(Events.ITERATION_COMPLETED, lambda _: seen.append(module.weight.item()))
+    engine = Engine(lambda *_: None)
+    [best] = [
+        handler for handler, *_ in validate._event_handlers[Events.EPOCH_COMPLETED] if isinstance(handler, BestWeights)
+    ]
+    number(module, 50)
+    KeepUnlessBetter(best, validate).attach(engine)
+
+    def epoch(engine: Engine) -> None:
+        number(module, module.weight.item() + engine.state.epoch)
+        validate.run(engine.state.epoch)
+
+    engine.add_event_handler(Events.EPOCH_COMPLETED, epoch)
+    engine.run([0], max_epochs=len(losses) - path.is_file())
+    return torch.load(path, weights_only=True)["weight"].item(), seen
+
+
+@pytest.mark.parametrize(("losses", "kept", "told"), [
+    ((2.0, 3.0, 2.0), 7, "no better than val_loss 2"),
+    ((2.0, 3.0, 1.5), 53, "new weights at"),
+    ((2.0, 1.0, 1.5), 51, "new weights at"),
+])  # fmt: skip
+def test_weights_that_were_there_give_way_to_better_ones_alone(
+    losses: tuple, kept: float, told: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    module, path = nn.Linear(1, 1), tmp_path / "model.pt"
+    number(module, 7)
+    save_weights(module, path, {"data": "of before"})
+    before = path.with_suffix(".json").read_bytes()
+    with caplog.at_level(logging.INFO):
+        found, seen = retrained(losses, path)
+    assert found == kept
+    assert seen == [7, 51, 53], "the former ones are measured, and training begins with its own"
+    assert (path.with_suffix(".json").read_bytes() == before) == (kept == 7)
+    assert told in caplog.text
+
+
+def test_without_former_weights_the_first_ones_are_saved(tmp_path: Path) -> None:
+    assert retrained((3.0, 4.0), tmp_path / "model.pt") == (51, [51, 53])
 
 
 def trained(epochs: int, forget_after: int, losses: Sequence[float], path: Path) -> list[tuple[float, int, float]]:

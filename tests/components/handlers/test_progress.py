@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
@@ -95,3 +96,15 @@ def test_losses_that_still_have_a_graph_are_shown_without_a_warning(eager: None)
         run()
     finally:
         torch.set_warn_always(False)
+
+
+def test_a_line_for_each_epoch_reaches_the_log_if_it_is_wanted(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        run()
+        assert not [record for record in caplog.records if "handlers.progress" in record.name]
+        engine = Engine(lambda *_: {"loss": torch.tensor(0.25), "other": 1.0})
+        engine.state.rank = 0
+        TrainingProgress("fine-tuning", log_epochs=True).attach(engine)
+        engine.run([0] * 4, max_epochs=2)
+    expected = [f"fine-tuning, epoch {epoch} of 2: loss 0.25, 4 batches in 0 s" for epoch in (1, 2)]
+    assert [message for message in caplog.messages if "fine-tuning" in message] == expected
