@@ -321,6 +321,7 @@ def _metadata(source: dict[str, Any], name: str, made_from: str, knobs: dict[str
         "data_source": f"{FILL_IN}: whose data, and under which licence or agreement",
     }
     channels, *latent = knobs["latent_shape"]
+    metadata["eval_metrics"] = {}  # those of the source are of its weights
     metadata["network_data_format"]["inputs"]["image"] |= {"num_channels": channels, "spatial_shape": latent}
     metadata["network_data_format"]["outputs"]["pred"] |= {"modality": FILL_IN, "spatial_shape": knobs["image_size"]}
     return metadata

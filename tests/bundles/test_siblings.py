@@ -44,7 +44,8 @@ def test_metadata_of_a_sibling_differ_in_its_texts_and_sizes(sibling: Path, tmp_
     shapes = copy.deepcopy(made["network_data_format"])
     shapes["outputs"]["pred"]["modality"] = sibling_values(sibling).modality
     assert shapes == expected["network_data_format"]
-    texts = {*METADATA, "network_data_format"}
+    texts = {*METADATA, "network_data_format", "eval_metrics"}
+    assert made["eval_metrics"] == {} and of_source["eval_metrics"] != {}  # numbers are of weights, and stay with them
     assert {k: v for k, v in expected.items() if k not in texts} == {
         k: v for k, v in of_source.items() if k not in texts
     }
