@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from bundle_folders import REPOSITORY, Trained, last_line, read, run, tiny, tree, undisturbed, workflow
+from bundle_folders import REPOSITORY, Trained, last_line, run, tiny, tree, undisturbed, workflow
 from monai.inferers import SlidingWindowInferer
 from monai.networks.nets import SwinUNETR
 from PIL import Image
@@ -295,7 +295,7 @@ def test_without_weights_nothing_is_painted(tmp_path: Path) -> None:
 
 def test_weights_of_another_size_are_named(done: Trained) -> None:
     line = last_line(BUNDLE, "evaluate.yaml", **done.overrides | {"feature_size": 24})
-    assert line.startswith(f"Stopped: WeightsError: {done.models / 'model.pt'} is from another architecture")
+    assert line.startswith(f"Stopped: WeightsError: {done.models / 'model.pt'} was trained with feature_size 12, not 24")
 
 
 def test_network_in_and_out_are_as_declared() -> None:
@@ -308,6 +308,6 @@ def test_network_in_and_out_are_as_declared() -> None:
             device="cpu",
             **NETWORK,
         )
+        roi = workflow(BUNDLE, "inference.json").parser.get_parsed_content("roi_size")
     format = json.loads((BUNDLE / "configs" / "metadata.json").read_text())["network_data_format"]
-    roi = read(BUNDLE / "configs" / "inference.json")["roi_size"]
     assert format["inputs"]["image"]["spatial_shape"] == format["outputs"]["pred"]["spatial_shape"] == roi
