@@ -295,7 +295,9 @@ def test_without_weights_nothing_is_painted(tmp_path: Path) -> None:
 
 def test_weights_of_another_size_are_named(done: Trained) -> None:
     line = last_line(BUNDLE, "evaluate.yaml", **done.overrides | {"feature_size": 24})
-    assert line.startswith(f"Stopped: WeightsError: {done.models / 'model.pt'} was trained with feature_size 12, not 24")
+    assert line.startswith(
+        f"Stopped: WeightsError: {done.models / 'model.pt'} was trained with feature_size 12, not 24"
+    )
 
 
 def test_network_in_and_out_are_as_declared() -> None:
