@@ -181,3 +181,9 @@ def test_the_wheel_holds_the_package_and_nothing_for_tests(tmp_path: Path) -> No
     assert set(names) >= expected
     assert {name.split("/")[0] for name in names} == {NAME}
     assert {Path(name).name for name in names}.isdisjoint({path.name for path in HELPERS} - {"__init__.py"})
+
+
+def test_no_two_files_of_tests_have_one_name() -> None:
+    """pytest imports them by their names alone."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name not in ("conftest.py", "__init__.py")]
+    assert sorted(names) == sorted(set(names))
