@@ -46,7 +46,7 @@ def test_reported_psnr_is_that_of_the_test_split(bundle: Path, trained: Train) -
     load_weights(first_stage, done.models / "model_autoencoder.pt")
     found = []
     for case in cases:
-        image = turned(nib.load(case), read(bundle / "configs" / "evaluate.yaml")["axcodes"])
+        image = turned(nib.load(case), read(bundle / "configs" / "train.yaml")["axcodes"])
         image = 2 * (image - image.min()) / (image.max() - image.min()) - 1
         with torch.no_grad():
             latent = first_stage.encode_stage_2_inputs(torch.from_numpy(image)[None, None])
