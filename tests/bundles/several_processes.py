@@ -90,9 +90,9 @@ def taking_notes(folder: Path, kill: str | None = None) -> Iterator[None]:
             os.kill(os.getpid(), signal.SIGKILL)
         seed(self, engine)
 
-    def write_and_note(path: str, write_to: Any) -> Path:
+    def write_and_note(path: str, *writing: Any) -> Path:
         note("latents", Path(path).name)
-        return write(path, write_to)
+        return write(path, *writing)
 
     folder.mkdir(parents=True, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
