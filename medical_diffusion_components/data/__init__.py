@@ -1,5 +1,6 @@
 """What training reads: cases and their splits, loading that can resume, cached latents, volumes sampled on the fly."""
 
+from medical_diffusion_components.data.conditions import Conditions, Variable
 from medical_diffusion_components.data.datasets import (
     EMBEDDED,
     USERS_DATA,
@@ -31,11 +32,13 @@ __all__ = [
     "EMBEDDED",
     "SPLITS",
     "USERS_DATA",
+    "Conditions",
     "RepeatingSampler",
     "ResumableSampler",
     "SampledVolumes",
     "SeededDataset",
     "TrainingVolumes",
+    "Variable",
     "VolumeSampler",
     "axes_to_flip",
     "cache_latents",
