@@ -53,10 +53,6 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
                 text = re.sub(rf"^{knob}: [^#]*", f"{knob}: {small[knob]} ", text, flags=re.MULTILINE)
             config.write_text(re.sub(r"^learning_rate: [^#]*", "learning_rate: 1.0e-2 ", text, flags=re.MULTILINE))
             small = {knob: small[knob] for knob in KNOBS}
-        else:
-            config = bundle / "configs" / "inference.json"
-            text = config.read_text().replace('"sampler": "ddpm"', '"sampler": "ddim"')
-            config.write_text(text.replace('"num_inference_steps": 300', '"num_inference_steps": 2'))
         torch.manual_seed(0)
         network = workflow(bundle, "inference.json", **small).parser.get_parsed_content("network_def")
         if bundle.name == SEGMENTER:  # everything is background
@@ -111,7 +107,11 @@ def test_the_server_lists_classes_of_the_segmenter_and_none_of_the_generator(ser
     labels = models[SEGMENTER]["labels"]
     assert (labels if isinstance(labels, dict) else dict.fromkeys(labels)).keys() >= set(CLASSES)
     assert not models[GENERATOR]["labels"]
-    assert {"seed", "num_inference_steps"} <= models[GENERATOR]["config"].keys()
+    options = models[GENERATOR]["config"]
+    assert (
+        options["seed"] == 0
+        and options["num_inference_steps"] == tiny(REPOSITORY / "bundles" / GENERATOR)["num_train_timesteps"]
+    )
 
 
 def test_a_study_is_segmented_by_its_id_on_its_own_grid(server: LabelServer, cohort: list, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from bundle_folders import (
     last_line,
     read,
     run,
+    tiny,
     tree,
     undisturbed,
     workflow,
@@ -167,6 +168,15 @@ def knobs_of(config: dict, id: str) -> Iterator[str]:
         if by_default(config[id]) != config[id] or not references:
             yield id
         pending += [name for name in references if name in config]
+
+
+@for_bundles_with("train_autoencoder.yaml", "inference.json")
+def test_sampling_takes_every_step_that_the_weights_were_trained_with(bundle: Path, tmp_path: Path) -> None:
+    knobs = {id: value for id, value in tiny(bundle).items() if id in read(bundle / "configs" / "train.yaml")["knobs"]}
+    (tmp_path / "model.json").write_text(json.dumps({"knobs": knobs | {"num_train_timesteps": 7}}))
+    parser = workflow(bundle, "inference.json", models_dir=str(tmp_path)).parser
+    assert parser.get_parsed_content("displayable_configs")["num_inference_steps"] == 7
+    assert parser.get_parsed_content("network_def").timesteps.tolist() == [6, 5, 4, 3, 2, 1, 0]
 
 
 @for_bundles_with("inference.json")
