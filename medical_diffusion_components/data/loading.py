@@ -106,7 +106,7 @@ class SeededDataset(CacheDataset):
         seed: with epoch and index it fixes the augmentation.
         cache_rate: share of the cases to keep in memory, in [0, 1].
         num_workers: threads that fill the cache.
-        every_epoch_alike: seed by (seed, case) alone, as a validation does whose random transforms must not change.
+        same_every_epoch: seed by (seed, case) alone, as a validation does whose random transforms must not change.
     """
 
     def __init__(
@@ -116,10 +116,10 @@ class SeededDataset(CacheDataset):
         seed: int = 0,
         cache_rate: float = 1.0,
         num_workers: int | None = 1,
-        every_epoch_alike: bool = False,
+        same_every_epoch: bool = False,
     ) -> None:
         self.seed = seed
-        self.every_epoch_alike = every_epoch_alike
+        self.same_every_epoch = same_every_epoch
         super().__init__(data, transform, cache_rate=cache_rate, num_workers=num_workers, progress=False)
 
     def _fill_cache(self, indices: Sequence[int] | None = None) -> list:
@@ -138,7 +138,7 @@ class SeededDataset(CacheDataset):
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _transform(self, index: int) -> Any:
-        epoch = 0 if self.every_epoch_alike else getattr(index, "epoch", 0)
+        epoch = 0 if self.same_every_epoch else getattr(index, "epoch", 0)
         self.transform.set_random_state(seed=derive_seed(self.seed, epoch, index))
         return super()._transform(index)
 

@@ -18,6 +18,7 @@ from medical_diffusion_components.distributed import gathered, world_size
 from medical_diffusion_components.engine_state import running
 from medical_diffusion_components.files import write_atomically
 from medical_diffusion_components.handlers.non_finite import NonFiniteLossError
+from medical_diffusion_components.handlers.optimiser_steps import optimiser_step
 from medical_diffusion_components.weights import load_tensors, save_tensors, unwrap
 from medical_diffusion_components.workflow import changes, without_places
 
@@ -55,8 +56,8 @@ class TrainingCheckpoint:
         evaluator: engine whose best metric goes along.
         settings: what must be the same when training resumes, as :func:`medical_diffusion_components.workflow.settings`
             gives it, with hashes of the data and of the weights that it starts from.
-        every_minutes: time between two checkpoints within an epoch; the end of an epoch always makes one.
-        accumulation_steps: checkpoints fall on optimiser steps only.
+        every_minutes: time between two checkpoints within an epoch, always after an optimiser step; the end of an epoch
+            always makes one.
         keep: how many to keep.
     """
 
@@ -69,7 +70,6 @@ class TrainingCheckpoint:
         evaluator: Engine | None = None,
         settings: Mapping[str, Any] | None = None,
         every_minutes: float = 10.0,
-        accumulation_steps: int = 1,
         keep: int = 2,
     ) -> None:
         self.folder = Path(folder)
@@ -79,7 +79,6 @@ class TrainingCheckpoint:
         self.evaluator = evaluator
         self.settings = dict(settings or {})
         self.every_seconds = 60 * every_minutes
-        self.accumulation_steps = accumulation_steps
         self.keep = max(keep, 1)
         self.last_saved = time.monotonic()
         # one for each folder in a process, which may train in it again after an error; freed when the process ends
@@ -116,9 +115,9 @@ class TrainingCheckpoint:
 
     def _save_within_epoch(self, engine: Engine) -> None:
         state = running(engine)
-        place = state.iteration % state.epoch_length
         due = time.monotonic() - self.last_saved >= self.every_seconds
-        if due and place and place % self.accumulation_steps == 0:
+        ends_epoch = state.iteration % state.epoch_length == 0
+        if due and not ends_epoch and optimiser_step(engine) is not None:
             self.save(engine)
 
     def save(self, engine: Engine) -> None:

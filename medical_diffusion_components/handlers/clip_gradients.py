@@ -19,24 +19,22 @@ class ClipGradients:
 
     Args:
         network: whose gradient; if distributed, it is that of the global batch.
-        max_norm: largest norm; None leaves the gradient as it is.
-        accumulation_steps: iterations per optimiser step; what they have accumulated is clipped once.
+        max_norm: largest norm, of what the iterations of an optimiser step have accumulated; None leaves it as it is.
 
     Raises:
         ValueError: a norm that is not positive.
     """
 
-    def __init__(self, network: nn.Module, max_norm: float | None, accumulation_steps: int = 1) -> None:
+    def __init__(self, network: nn.Module, max_norm: float | None) -> None:
         if max_norm is not None and not max_norm > 0:
             raise ValueError(f"the gradient's largest norm must be positive, or None for any, got {max_norm}")
         self.network = network
         self.max_norm = max_norm
-        self.accumulation_steps = accumulation_steps
 
     def attach(self, engine: Engine) -> None:
         if self.max_norm is not None:
             engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        if self.max_norm is not None and optimiser_step(engine, self.accumulation_steps) is not None:
+        if self.max_norm is not None and optimiser_step(engine) is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)

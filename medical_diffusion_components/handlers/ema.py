@@ -34,7 +34,6 @@ class ExponentialMovingAverage:
         decay: share of the old average, in [0, 1).
         every: steps between two updates.
         start: first step whose update averages rather than copies.
-        accumulation_steps: iterations per optimiser step.
         gamma: exponent of the power-function average, above -1; None for the exponential one.
 
     Raises:
@@ -48,7 +47,6 @@ class ExponentialMovingAverage:
         decay: float = 0.995,
         every: int = 10,
         start: int = 2000,
-        accumulation_steps: int = 1,
         gamma: float | None = None,
     ) -> None:
         if not 0 <= decay < 1:
@@ -60,7 +58,6 @@ class ExponentialMovingAverage:
         self.decay = decay
         self.every = every
         self.start = start
-        self.accumulation_steps = accumulation_steps
         self.gamma = gamma
         averaged.load_state_dict(self.source.state_dict())
 
@@ -69,7 +66,7 @@ class ExponentialMovingAverage:
 
     @torch.no_grad()
     def __call__(self, engine: Engine) -> None:
-        step = optimiser_step(engine, self.accumulation_steps)
+        step = optimiser_step(engine)
         if step is None or step % self.every:
             return
         weight = self._weight(step)

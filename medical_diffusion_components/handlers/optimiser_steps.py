@@ -10,20 +10,26 @@ from monai.handlers import LrScheduleHandler
 
 from medical_diffusion_components.engine_state import running
 
-__all__ = ["StepLrSchedule", "optimiser_step"]
+__all__ = ["StepLrSchedule", "accumulation_steps", "optimiser_step"]
 
 
-def optimiser_step(engine: Engine, accumulation_steps: int) -> int | None:
+def accumulation_steps(engine: Engine) -> int:
+    """Iterations per optimiser step of this engine: MONAI's ``SupervisedTrainer`` has the number, others make one each."""
+    return getattr(engine, "accumulation_steps", 1)
+
+
+def optimiser_step(engine: Engine) -> int | None:
     """Number, from 1, of the optimiser step that the present iteration ended with; None if it made none.
 
     MONAI's trainer makes one every ``accumulation_steps`` iterations, and at the end of every epoch for what is left over.
     """
+    per_step = accumulation_steps(engine)
     state = running(engine)
     length = state.epoch_length
     epochs, place = divmod(state.iteration - 1, length)
-    if (place + 1) % accumulation_steps and place + 1 != length:
+    if (place + 1) % per_step and place + 1 != length:
         return None
-    return epochs * -(-length // accumulation_steps) + place // accumulation_steps + 1
+    return epochs * -(-length // per_step) + place // per_step + 1
 
 
 class StepLrSchedule(LrScheduleHandler):
@@ -31,20 +37,13 @@ class StepLrSchedule(LrScheduleHandler):
 
     Args:
         lr_scheduler: torch schedule, counted in optimiser steps.
-        accumulation_steps: iterations per optimiser step.
         step_transform: engine -> arguments of ``lr_scheduler.step``.
     """
 
-    def __init__(
-        self, lr_scheduler: Any, accumulation_steps: int = 1, step_transform: Callable[[Engine], Any] = lambda _: ()
-    ) -> None:
+    def __init__(self, lr_scheduler: Any, step_transform: Callable[[Engine], Any] = lambda _: ()) -> None:
         super().__init__(lr_scheduler, print_lr=False, epoch_level=False, step_transform=step_transform)
-        self.accumulation_steps = accumulation_steps
 
     def attach(self, engine: Engine) -> None:
         """Step after every iteration in which the optimiser did."""
-
-        def stepped(engine: Engine, _: int) -> bool:
-            return optimiser_step(engine, self.accumulation_steps) is not None
-
-        engine.add_event_handler(Events.ITERATION_COMPLETED(event_filter=stepped), self)
+        stepped = Events.ITERATION_COMPLETED(event_filter=lambda engine, _: optimiser_step(engine) is not None)
+        engine.add_event_handler(stepped, self)

@@ -36,7 +36,6 @@ class AverageSnapshots:
         folder: where snapshots go; the first process alone writes.
         every: optimiser steps between two snapshots; None keeps no averages and saves nothing.
         gammas: two different exponents, above -1: 16.97 and 6.94 average over about 5 and 10 percent of the training.
-        accumulation_steps: iterations per optimiser step.
 
     Raises:
         ValueError: fewer than two exponents, equal ones, one that is not above -1, or ``every`` below 1.
@@ -48,7 +47,6 @@ class AverageSnapshots:
         folder: str | os.PathLike,
         every: int | None,
         gammas: Sequence[float] = (16.97, 6.94),
-        accumulation_steps: int = 1,
     ) -> None:
         if len(set(gammas)) != len(gammas) or len(gammas) < 2 or min(gammas) <= -1:
             raise ValueError(f"expected at least two different exponents above -1, got {list(gammas)}")
@@ -58,7 +56,6 @@ class AverageSnapshots:
         self.folder = Path(folder)
         self.every = every
         self.gammas = [float(gamma) for gamma in gammas]
-        self.accumulation_steps = accumulation_steps
         self.averages = [self._copy() for _ in self.gammas] if every is not None else []
 
     def _copy(self) -> dict[str, Tensor]:
@@ -70,7 +67,7 @@ class AverageSnapshots:
 
     @torch.no_grad()
     def __call__(self, engine: Engine) -> None:
-        step = optimiser_step(engine, self.accumulation_steps)
+        step = optimiser_step(engine)
         if step is None or self.every is None:
             return
         state = self.source.state_dict()

@@ -178,7 +178,6 @@ TABLE = {
         Row("only(@train#handlers, 'ExponentialMovingAverage').decay", 0.995, CODE),
         Row("only(@train#handlers, 'ExponentialMovingAverage').every", 10, CODE),
         Row("only(@train#handlers, 'ExponentialMovingAverage').start", 2000, CODE),
-        Row("only(@train#handlers, 'ExponentialMovingAverage').accumulation_steps", 2, ROLE),
         Row("only(@train#handlers, 'ExponentialMovingAverage').source is @denoiser", True, ROLE),
         Row("only(@train#handlers, 'ExponentialMovingAverage').averaged is @generator.denoiser", True, ROLE),
         Row("@validate#evaluator.network is @generator.denoiser", True, HO),  # the average, not what is trained
@@ -246,10 +245,25 @@ SWIN = {
         Row(
             "[step.transform.probability for step in of_kind(@train#augmentation, 'RandTorchIOd')]", PROBABILITIES, ROLE
         ),
-        Row(
-            "[step.transform.std_range for step in of_kind(@train#augmentation, 'RandTorchIOd')[-1:]]",
-            [(0.0, 0.05)],
-            ROLE,
+        *(
+            Row(f"only([step.transform for step in @train#augmentation[:7]], '{transform}').{attribute}", value, ROLE)
+            for transform, attribute, value in (
+                ("RandomFlip", "axes", (0,)),
+                ("RandomFlip", "flip_probability", 0.5),
+                ("RandomAffine", "scales", (0.9, 1.1, 0.9, 1.1, 0.9, 1.1)),
+                ("RandomAffine", "isotropic", False),
+                ("RandomAffine", "degrees", (-10, 10, -10, 10, -10, 10)),
+                ("RandomAffine", "translation", (-5, 5, -5, 5, -5, 5)),
+                ("RandomAffine", "default_pad_value", "minimum"),
+                ("RandomGhosting", "num_ghosts_range", (2, 6)),
+                ("RandomGhosting", "intensity_range", (0.1, 0.4)),
+                ("RandomBiasField", "coefficients_range", (-0.3, 0.3)),
+                ("RandomBiasField", "order", 3),
+                ("RandomGamma", "log_gamma_range", (-0.3, 0.3)),
+                ("RandomBlur", "std_ranges", (0.0, 1.0) * 3),
+                ("RandomNoise", "mean_range", (0.0, 0.0)),
+                ("RandomNoise", "std_range", (0.0, 0.05)),
+            )
         ),
         Row("{step.label_keys for step in of_kind(@train#augmentation, 'RandTorchIOd')}", {("label",)}, ROLE),
         Row("rescaled(@train#augmentation)", (-1.0, 1.0), ROLE),

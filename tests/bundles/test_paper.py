@@ -205,6 +205,7 @@ def test_the_learning_rate_follows_its_schedule_to_the_end(folder: Path, bundle:
             rates.append(optimizer.param_groups[0]["lr"])
 
     engine = Engine(update)
+    engine.accumulation_steps = steps  # as the trainer has it
     handler.attach(engine)
     engine.run(range(length), max_epochs=2)
     rates.append(optimizer.param_groups[0]["lr"])

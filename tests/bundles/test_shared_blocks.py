@@ -107,7 +107,7 @@ def test_the_fast_recipe_is_the_same_for_all_latent_diffusion_bundles() -> None:
 
 
 @pytest.mark.parametrize("file", [*STAGES, "multi_gpu_train.yaml"])
-def test_latent_diffusion_bundles_explain_their_knobs_alike(file: str) -> None:
+def test_latent_diffusion_bundles_explain_their_knobs_in_one_order(file: str) -> None:
     """Same order of ids, so that two bundles can be read side by side."""
     orders = [list(read(bundle / "configs" / file)) for bundle in LDM_BUNDLES]
     assert all(order == orders[0] for order in orders)

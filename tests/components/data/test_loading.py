@@ -177,8 +177,8 @@ def test_an_index_without_an_epoch_counts_as_epoch_zero() -> None:
     assert [data[index]["draw"] for index in sampler] == drawn and len(set(drawn)) == 10
 
 
-def test_every_epoch_can_be_alike_for_a_validation() -> None:
-    volumes = augmented(dataset(seed=1, every_epoch_alike=True))
+def test_every_epoch_can_be_the_same_for_a_validation() -> None:
+    volumes = augmented(dataset(seed=1, same_every_epoch=True))
     assert len(distinct(volumes)) == len(CASES)
     for number in range(len(CASES)):
         np.testing.assert_array_equal(volumes[0, number], volumes[1, number])

@@ -106,7 +106,9 @@ def test_without_checkpoints_within_epochs_the_epoch_is_repeated(tmp_path: Path)
 
 @pytest.mark.parametrize(("accumulation_steps", "expected"), [(1, [1, 2, 3, 4, 5, 6]), (2, [2, 3, 5, 6])])
 def test_checkpoints_fall_on_optimiser_steps(tmp_path: Path, accumulation_steps: int, expected: list[int]) -> None:
-    training(tmp_path, epochs=2, accumulation_steps=accumulation_steps, keep=100).run()
+    trainer = training(tmp_path, epochs=2, keep=100)
+    trainer.accumulation_steps = accumulation_steps  # as MONAI's trainer has it
+    trainer.run()
     assert names(tmp_path) == expected
 
 

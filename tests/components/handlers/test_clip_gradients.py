@@ -28,7 +28,7 @@ def updates(max_norm: float | None, accumulation_steps: int) -> list[torch.Tenso
         loss_function=nn.MSELoss(),
         accumulation_steps=accumulation_steps,
         decollate=False,
-        train_handlers=[ClipGradients(network, max_norm, accumulation_steps)],
+        train_handlers=[ClipGradients(network, max_norm)],
     ).run()
     return seen
 

@@ -39,9 +39,7 @@ def run(
         loss_function=nn.MSELoss(),
         accumulation_steps=accumulation_steps,
         decollate=False,
-        train_handlers=[
-            ExponentialMovingAverage(network, averaged, accumulation_steps=accumulation_steps, **ema_options)
-        ],
+        train_handlers=[ExponentialMovingAverage(network, averaged, **ema_options)],
     ).run()
     return network, averaged, steps
 

@@ -30,11 +30,9 @@ def training(epochs: int, length: int, accumulation_steps: int) -> tuple[list[fl
         loss_function=nn.MSELoss(),
         accumulation_steps=accumulation_steps,
         decollate=False,
-        train_handlers=[StepLrSchedule(scheduler, accumulation_steps)],
+        train_handlers=[StepLrSchedule(scheduler)],
     )
-    trainer.add_event_handler(
-        Events.ITERATION_COMPLETED, lambda engine: numbers.append(optimiser_step(engine, accumulation_steps))
-    )
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: numbers.append(optimiser_step(engine)))
     trainer.run()
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1), "the schedule has come to its end"
     return rates, numbers
