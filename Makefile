@@ -55,8 +55,10 @@ docs: $(VENV)/.installed-dev
 	$(BIN)/mkdocs build --strict --quiet
 	@echo "site/index.html"
 
+WHEELHOUSE ?= wheelhouse
+
 wheelhouse:
-	$(PYTHON) -m pip download --quiet --dest wheelhouse --constraint constraints.txt . setuptools wheel
+	$(PYTHON) -m pip download --quiet --dest $(WHEELHOUSE) --constraint constraints.txt . setuptools wheel
 
 release: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct)
 release: $(VENV)/.installed

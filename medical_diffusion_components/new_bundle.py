@@ -40,6 +40,7 @@ COPIED = (
     "inference.json",
     "evaluate.yaml",
     "audit.yaml",
+    "release_dataset.yaml",
     "logging.conf",
 )
 NEEDED = (*COPIED, "metadata.json")
@@ -55,6 +56,8 @@ _HEADERS = {
     "reconstruction by the first stage.",
     "audit.yaml": "Copy audit of {bundle}: which synthetic volumes are copies of training volumes, and do the weights know "
     "their training set.",
+    "release_dataset.yaml": "Data set to release from {bundle}: volumes that passed the audit, with what others need to "
+    "load and to judge them.",
 }
 _COMMENT_COLUMN = 43  # of most knobs; a line that has its comment further to the left keeps it there
 _README = """# {name}
@@ -256,6 +259,7 @@ def _lines(source: Path, knobs: dict[str, Any], given: Mapping[str, tuple[str, s
         "axcodes": (knobs["axcodes"], f"where H, W and D point: {directions}"),
         "embedded_cohort": ("null", "none: there is no training without dataset_dir"),
         "flip_axis": (str(left_right), f"axis of the random flip: {left_right} is {'HWD'[left_right]}, left-right"),
+        "bids_suffix": ("null", "of the files, in the BIDS layout; null: another layout (BIDS is for brains)"),
         "manifest": ("null", "every scan in raw_dir is a case; or the path of a manifest"),
         **given,
     }

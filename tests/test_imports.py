@@ -30,10 +30,11 @@ ROWS = [
     {"workflow"},
     {"preparation", "handlers", "reports"},
     {"engines", "cohorts", "evaluation", "audit", "new_bundle", "preflight", "release", "dicom_export"},
+    {"dataset_release"},
 ]
 RANK = {room: rank for rank, row in enumerate(ROWS) for room in row}
 # What training and sampling can do without: reading raw downloads, writing DICOM, inventing data, judging
-# volumes, auditing copies, making new bundles, releasing.
+# volumes, auditing copies, making new bundles, releasing bundles and data sets.
 PERIPHERY = {
     "dicom",
     "dicom_export",
@@ -44,6 +45,7 @@ PERIPHERY = {
     "audit",
     "new_bundle",
     "release",
+    "dataset_release",
 }
 CORE_LINES = 8000
 

@@ -27,6 +27,7 @@ KNOBS = {
     "compression": "train.yaml",
     "batch_size": "train.yaml",
     "cache_rate": "train_autoencoder.yaml",
+    "bids_suffix": "release_dataset.yaml",
 }
 METADATA = ("name", "task", "description", "data_source")
 

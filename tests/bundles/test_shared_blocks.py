@@ -91,7 +91,7 @@ def test_what_makes_the_generator_is_in_every_file_that_needs_it(bundle: Path) -
         assert found[file].keys() >= {"autoencoder_def", "preprocessing"}
 
 
-@pytest.mark.parametrize("file", [*STAGES, "multi_gpu_train.yaml"])
+@pytest.mark.parametrize("file", [*STAGES, "multi_gpu_train.yaml", "release_dataset.yaml"])
 def test_latent_diffusion_bundles_differ_in_their_knobs_alone(file: str) -> None:
     configs = {bundle.name: read(bundle / "configs" / file) for bundle in LDM_BUNDLES}
     for (one, first), (other, second) in combinations(configs.items(), 2):
@@ -106,7 +106,7 @@ def test_the_fast_recipe_is_the_same_for_all_latent_diffusion_bundles() -> None:
     assert len(recipes) > 1 and set(recipes) == {recipes[0]}
 
 
-@pytest.mark.parametrize("file", [*STAGES, "multi_gpu_train.yaml"])
+@pytest.mark.parametrize("file", [*STAGES, "multi_gpu_train.yaml", "release_dataset.yaml"])
 def test_latent_diffusion_bundles_explain_their_knobs_in_one_order(file: str) -> None:
     """Same order of ids, so that two bundles can be read side by side."""
     orders = [list(read(bundle / "configs" / file)) for bundle in LDM_BUNDLES]
