@@ -114,8 +114,7 @@ class Comparison:
                 everyone = np.arange(len(x)), np.arange(len(y))
                 if measure.parts is not None:
                     cell |= measure.parts(*everyone)
-                if measure.real is not None:
-                    cell["real"] = measure.real(everyone[1])
+                cell |= _real(measure, y)
                 if measure.depends_on_n:
                     cell["at_floor_n"] = self._at_floor_size(measure, x, y)
                 found[space][name] = cell | self.floors[space][name] | {"better": measure.better}
@@ -136,8 +135,7 @@ class Comparison:
                 values = [measure.statistic(one, other) for one, other in self.halves]
                 cell = {"value": float(np.mean(values)), "se": float(np.std(values, ddof=1))}
                 cell |= {"n": len(self.halves[0][0]), "m": len(self.halves[0][1])}
-                if measure.real is not None:
-                    cell["real"] = measure.real(np.arange(len(y)))
+                cell |= _real(measure, y)
                 if measure.depends_on_n:
                     cell["at_floor_n"] = cell["value"]
                 found[space][name] = cell | self.floors[space][name] | {"better": measure.better}
@@ -207,6 +205,14 @@ class Comparison:
         if min(len(x), len(y)) // 2 > NEIGHBOURS + 1:
             measures |= _of_neighbours(distances(zx, zx), distances(zy, zy), distances(zx, zy))
         return measures
+
+
+def _real(measure: Measure, y: VolumeSet) -> dict[str, float]:
+    """The measure of the second set alone, with its error, where there is one."""
+    if measure.real is None:
+        return {}
+    found = group_jackknife(measure.real, y.groups)
+    return {"real": found.value, "real_se": found.error}
 
 
 def _of_neighbours(xx: np.ndarray, yy: np.ndarray, xy: np.ndarray) -> dict[str, Measure]:

@@ -14,7 +14,7 @@ __all__ = ["eval_metrics", "record_eval_metrics"]
 
 OF_A_SPACE = ("kid", "mmd", "precision", "recall", "clipped_density", "clipped_coverage")
 OF_VOLUMES = ("ms_ssim", "high_frequency")
-WITH = ("value", "se", "floor", "floor_sd", "floor_n", "at_floor_n", "real", "n")  # what makes a number readable
+WITH = ("value", "se", "floor", "floor_sd", "floor_n", "at_floor_n", "real", "real_se", "n")  # what makes a number readable
 
 
 def eval_metrics(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,10 +41,11 @@ def headline(report: Mapping[str, Any]) -> list[str]:
     pairs = row["volumes"].get("ms_ssim")
     if pairs:
         more = "less" if pairs["value"] > pairs["real"] else "more"
-        apart = abs(pairs["value"] - pairs["real"])
-        verdict = "as varied as real ones" if apart <= 2 * pairs["se"] else f"{more} varied than real ones"
+        apart, error = abs(pairs["value"] - pairs["real"]), math.hypot(pairs["se"], pairs["real_se"])
+        verdict = "as varied as real ones" if apart <= 2 * error else f"{more} varied than real ones"
         sentences.append(
-            f"Variety: MS-SSIM of pairs {pairs['value']:.3f} ± {pairs['se']:.3f}, real {pairs['real']:.3f}: {verdict}."
+            f"Variety: MS-SSIM of pairs {pairs['value']:.3f} ± {pairs['se']:.3f}, real {pairs['real']:.3f} ± "
+            f"{pairs['real_se']:.3f}: {verdict}."
         )
     if report.get("audit"):
         sentences.append(f"Copies: {report['audit']['headline']}")
@@ -125,7 +126,7 @@ def _table(rows: Mapping[str, Any], space: str) -> list[str]:
         first = rows["synthetic"][space][measure]
         floor = f"{first['floor']:.4g} ± {first['floor_sd']:.2g} (n {first['floor_n']})"
         texts = [_cell(cell) for cell in cells]
-        real = "" if "real" not in first else f"{first['real']:.4g}"
+        real = "" if "real" not in first else f"{first['real']:.4g} ± {first['real_se']:.2g}"
         lines.append(f"| {measure} {ARROWS[first['better']]} | {floor} | " + " | ".join(texts) + f" | {real} |")
     return lines
 
