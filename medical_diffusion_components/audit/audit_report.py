@@ -30,6 +30,7 @@ NUM_PAIRS = 12
 HEADLINE_PARTS = (
     "headline", "note", "volumes", "flagged", "membership", "data_copying_z", "samples_sha256", "closest_pairs",
 )  # fmt: skip
+UNKNOWN = "The weights came without a note: that they were trained on these volumes is your word alone."
 LEAKING_AREA = 0.6  # membership area from which weights should not be passed on, whatever the volumes look like
 
 
@@ -238,7 +239,8 @@ def markdown(report: Mapping[str, Any]) -> str:
             report["headline"],
             "",
             f"Volumes: {volumes}. Training: {facts['training_volumes']} volumes of {facts['training_patients']} patients; "
-            f"held out: {facts['held_out_patients']} patients.",
+            f"held out: {facts['held_out_patients']} patients."
+            + ("" if facts["trained_on_these"] else f" **{UNKNOWN}**"),
             "",
             "| | found | without copies |",
             "|---|---|---|",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,6 +87,7 @@ class CopyAudit:
         preprocessing: turns files into volumes, the same way for all sets.
         generator: with its weights loaded.
         weights: the file that they came from.
+        data: what ``describe_data`` says of the training volumes, to be held against the note beside the weights.
         folder: what is worth keeping goes there: the encoder, reduced volumes, held-out volumes through the first stage,
             and ``copy_test.pt`` for inference.
         reconstruct: sends cases through the generator's first stage and returns those of the written files, which lie
@@ -100,8 +101,8 @@ class CopyAudit:
         seed: of what is drawn.
 
     Raises:
-        AuditError: when called, too few held-out patients, an overlap of patients or files, or sets that were not prepared
-            alike.
+        AuditError: when called, weights that were trained on other volumes, too few held-out patients, an overlap of
+            patients or files, or sets that were not prepared alike.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class CopyAudit:
         preprocessing: Preprocessing,
         generator: LatentDiffusionGenerator,
         weights: str | Path,
+        data: Mapping[str, Any],
         folder: str | Path,
         reconstruct: Callable[[Sequence[dict]], list[dict]],
         axcodes: str = "RAS",
@@ -126,6 +128,7 @@ class CopyAudit:
         self.preprocessing = preprocessing
         self.generator = generator
         self.weights = Path(weights)
+        self.data = dict(data)
         self.folder = Path(folder)
         self.reconstruct = reconstruct
         self.axcodes = axcodes
@@ -138,6 +141,7 @@ class CopyAudit:
 
     def prepare(self) -> PreparedAudit:
         """Everything before the synthetic volumes: refusals, encoder, duplicates, calibration; kept in the folder."""
+        known = refusals.check_training_data(self.weights, self.data)
         refusals.check_calibration_size(len(self.held_out), self.alpha)
         refusals.check_spacing(self.training, self.held_out, self.axcodes, "held-out volumes")
         training = self._read(self.training, "training volumes")
@@ -164,6 +168,7 @@ class CopyAudit:
         if pairs:
             logger.warning(f"{len(pairs)} pair(s) of training volumes of different patients look like duplicates")
         facts = {"encoder": key, "weights_sha256": weights_sha256, "shape": list(training.reduced.shape[1:])}
+        facts["trained_on_these"] = known
         test = CopyTest(
             encoder,
             bank._replace(groups=merge_groups(bank.groups, pairs)),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -12,7 +15,9 @@ from torch import Tensor
 from medical_diffusion_components.audit.conformal import smallest_calibration
 from medical_diffusion_components.audit.volumes import AuditedVolumes
 from medical_diffusion_components.data.datasets import median_spacing
+from medical_diffusion_components.data.trained_on import trained_on
 from medical_diffusion_components.reports.volume_writer import note_path
+from medical_diffusion_components.weights import RELEASED, provenance
 
 __all__ = [
     "AuditError",
@@ -20,6 +25,7 @@ __all__ = [
     "check_disjoint",
     "check_preprocessed_alike",
     "check_spacing",
+    "check_training_data",
     "check_weights",
 ]
 
@@ -30,6 +36,38 @@ TOLERANCE = 1.1  # factor by which a median spacing may lie outside the training
 
 class AuditError(ValueError):
     """The volumes at hand do not allow an audit."""
+
+
+def check_training_data(weights: str | os.PathLike, data: Mapping[str, Any]) -> bool:
+    """Refuse training volumes that the weights have never seen: a copy of those they have seen would not be found.
+
+    Args:
+        weights: path of those audited.
+        data: of the volumes at hand, as ``describe_data`` gives it.
+
+    Returns:
+        whether the note beside the weights confirms it; False for weights without a note.
+
+    Raises:
+        AuditError: the note names other training volumes.
+    """
+    known = trained_on(weights, data)
+    if known is False:
+        note = provenance(weights)
+        where = "came with the bundle and " if Path(weights).parent.name == RELEASED else ""
+        raise AuditError(
+            f"the weights {where}were trained on {_in_words(note)}, and the training volumes at hand are "
+            f"{_in_words(data)}: this generator has never seen them, so no copy of what it has seen could be found; audit it "
+            "with the volumes that it was trained on, or train on these first"
+        )
+    return bool(known)
+
+
+def _in_words(data: Mapping[str, Any]) -> str:
+    count = data.get("cases", {}).get("training", "an unknown number of")
+    name = data.get("data", "unknown data")
+    digest = str(data.get("training_sha256", data["data_sha256"]))[:16]
+    return f"{count} volumes of {name if name.startswith('the ') else f'the {name}'} (SHA-256 {digest}...)"
 
 
 def check_calibration_size(patients: int, alpha: float) -> None:

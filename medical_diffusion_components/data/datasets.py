@@ -330,6 +330,7 @@ def describe_data(dataset_dir: str | None, resolved_dir: str) -> dict[str, Any]:
         "data": kind,
         "notice": notice,
         "data_sha256": data_fingerprint([case for split in SPLITS for case in cases[split]]),
+        "training_sha256": data_fingerprint(cases["training"]),
         "cases": {split: len(cases[split]) for split in SPLITS},
         **fixed_window(cases["training"]),
     }

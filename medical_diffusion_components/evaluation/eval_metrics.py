@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from medical_diffusion_components.data.trained_on import trained_on
 from medical_diffusion_components.files import file_hash, write_atomically
 
 __all__ = ["eval_metrics", "record_eval_metrics"]
@@ -54,7 +55,8 @@ def record_eval_metrics(metadata: str | Path, evaluation: str | Path, weights: s
 
     Raises:
         FileNotFoundError: no evaluation, or no weights.
-        ValueError: the evaluation is of other weights, of somebody's folder of volumes, or compares with training volumes.
+        ValueError: the evaluation is of other weights, of somebody's folder of volumes, compares with training volumes, or
+            with data that the weights were not trained on.
     """
     for path, how in ((evaluation, "run evaluating first"), (weights, "numbers without their weights mean nothing")):
         if not Path(path).is_file():
@@ -67,6 +69,11 @@ def record_eval_metrics(metadata: str | Path, evaluation: str | Path, weights: s
         )
     if report["reference"] != "test":
         raise ValueError(f"expected a comparison with reference test, {evaluation} is one with {report['reference']}")
+    if not trained_on(weights, report["data"]):
+        raise ValueError(
+            f"{evaluation} compares with data that the weights were not trained on, as far as their note says: metadata hold "
+            "numbers of held-out patients of the training data"
+        )
     if report["weights_sha256"] != file_hash(weights):
         raise ValueError(
             f"{evaluation} is of weights {report['weights_sha256']}, {weights} has {file_hash(weights)}: evaluate again"

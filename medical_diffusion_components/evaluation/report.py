@@ -12,6 +12,10 @@ __all__ = ["headline", "markdown", "rounded"]
 
 ARROWS = {"lower": "↓", "higher": "↑", "near_one": "→ 1", "near_real": "→ real"}
 DIGITS = 5
+OTHER_DATA = (
+    "The generator was not trained on these data: rows of samples say how far apart the two are, not how well it was "
+    "trained, and `training` is not its training set."
+)
 
 
 def rounded(value: Any) -> Any:
@@ -26,7 +30,7 @@ def rounded(value: Any) -> Any:
 
 
 def headline(report: Mapping[str, Any]) -> list[str]:
-    """What was found: one sentence for all, then one each for texture, anatomy, variety and copies."""
+    """What was found: a warning where the generator knows other data, one sentence for all, then one each for texture, anatomy, variety and copies."""
     row = report["rows"]["synthetic"]
     slices = [name for name, one in report["spaces"].items() if one["counts"] and name.startswith("slices")]
     averaged = {}
@@ -35,7 +39,8 @@ def headline(report: Mapping[str, Any]) -> list[str]:
     if "anatomy" in row:
         averaged["anatomy"] = _Average.of([row["anatomy"]["mmd"]])
     found = " and ".join(f"{one.in_short()} in {name}" for name, one in averaged.items()) or "in what follows"
-    sentences = [f"Samples differ from held-out volumes {found}; {copies_in_words(report.get('audit'))}."]
+    sentences = [OTHER_DATA] if report.get("trained_on_these") is False else []
+    sentences += [f"Samples differ from held-out volumes {found}; {copies_in_words(report.get('audit'))}."]
     measures = {"texture": "Texture (KID of slices)", "anatomy": "Anatomy (MMD of block averages)"}
     sentences += [f"{measures[name]}: {one.in_words()}." for name, one in averaged.items()]
     pairs = row["volumes"].get("ms_ssim")

@@ -1,0 +1,95 @@
+"""Released or own weights, the embedded cohort or own data: what is compared with volumes that the weights never saw."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bundle_folders import Trained, for_bundles_with, last_line, run
+
+pytestmark = pytest.mark.slow  # all of these train
+EVALUATION = {"num_volumes": 2, "num_inference_steps": 2, "sampler": "ddim"}
+REFUSED = "this generator has never seen them"
+
+
+@pytest.fixture
+def clone(bundle: Path, trained: Callable[[Path], Trained], tmp_path: Path) -> Callable[[str], Path]:
+    """A copy of a bundle whose only weights, of the embedded cohort, lie in this folder of it, with volumes they made."""
+    done = trained(bundle)
+
+    def copied(folder: str) -> Path:
+        copy = tmp_path / bundle.name
+        shutil.copytree(bundle / "configs", copy / "configs")
+        (copy / folder).mkdir()
+        for suffix in (".pt", ".json"):
+            shutil.copy(done.models / f"model{suffix}", copy / folder)
+        shutil.copytree(done.output / "samples", copy / "output" / "samples")
+        return copy
+
+    return copied
+
+
+@pytest.fixture
+def own(trained: Callable[[Path], Trained], bundle: Path, tmp_path: Path) -> dict[str, Any]:
+    """Volumes of the weights' size that they were not trained on: the cohort's other way round, as a user's folder."""
+    cohort = next(trained(bundle).output.glob("*/dataset.json")).parent
+    folder = Path(shutil.copytree(cohort, tmp_path / "own"))
+    content = json.loads((folder / "dataset.json").read_text())
+    content["training"], content["test"] = content["test"] + content["validation"], content["training"]
+    content["validation"] = []
+    (folder / "dataset.json").write_text(json.dumps(content))
+    return {"dataset_dir": str(folder)}
+
+
+@for_bundles_with("audit.yaml", at_most=1)
+@pytest.mark.parametrize("weights", ["released", "models"])
+def test_an_audit_against_volumes_that_the_weights_never_saw_is_refused(
+    weights: str, bundle: Path, clone: Callable[[str], Path], own: dict
+) -> None:
+    copy = clone(weights)
+    line = last_line(copy, "audit.yaml", **own, alpha=0.2)
+    assert REFUSED in line and ("came with the bundle" in line) == (weights == "released")
+    assert "volumes of the embedded" in line and "of the user's dataset_dir" in line
+    assert not (copy / "output" / "audit").exists(), "nothing is left that a filter could take"
+
+
+@for_bundles_with("audit.yaml", at_most=1)
+@pytest.mark.parametrize("weights", ["released", "models"])
+def test_an_audit_without_data_takes_the_cohort_that_the_weights_were_trained_on(
+    weights: str, bundle: Path, clone: Callable[[str], Path]
+) -> None:
+    copy = clone(weights)
+    run(copy, "audit.yaml", encoder_steps=2, num_calibration_subjects=20)
+    assert json.loads((copy / "output" / "audit" / "audit.json").read_text())["facts"]["trained_on_these"] is True
+    note = json.loads((copy / weights / "model.json").read_text())
+    note |= {"data": "the user's dataset_dir", "data_sha256": "0", "training_sha256": "0"}
+    (copy / weights / "model.json").write_text(json.dumps(note))
+    assert REFUSED in last_line(copy, "audit.yaml"), "weights of own data, and no data given"
+    (copy / weights / "model.json").write_text(json.dumps({"knobs": note["knobs"], "spacing": note["spacing"]}))
+    run(copy, "audit.yaml", encoder_steps=2, num_calibration_subjects=20)
+    assert "your word alone" in (copy / "output" / "audit" / "audit.md").read_text()
+
+
+@for_bundles_with("audit.yaml", at_most=1)
+@pytest.mark.parametrize("weights", ["released", "models"])
+def test_an_evaluation_on_other_data_says_so_first_and_is_not_recorded(
+    weights: str, bundle: Path, clone: Callable[[str], Path], own: dict
+) -> None:
+    copy = clone(weights)
+    shutil.rmtree(copy / "output" / "samples")  # made by another sampler
+    run(copy, "evaluate.yaml", **own, **EVALUATION)
+    folder = copy / "output" / "evaluation"
+    assert json.loads((folder / "evaluation.json").read_text())["trained_on_these"] is False
+    assert "* The generator was not trained on these data" in (folder / "evaluation.md").read_text()
+    assert "The generator was not trained on these data" in (folder / "evaluation.html").read_text()
+    before = (copy / "configs" / "metadata.json").read_text()
+    line = last_line(copy, "evaluate.yaml", run_id="recording")
+    assert "data that the weights were not trained on" in line
+    assert (copy / "configs" / "metadata.json").read_text() == before
+    run(copy, "evaluate.yaml", **EVALUATION, num_more_held_out=6)
+    assert json.loads((folder / "evaluation.json").read_text())["trained_on_these"] is True
+    assert "was not trained on these" not in (folder / "evaluation.md").read_text()
