@@ -17,6 +17,7 @@ from medical_diffusion_components.audit.encoder import (
     nt_xent,
     trained_encoder,
 )
+from medical_diffusion_components.audit.latent_share import latent_holdout_share
 from medical_diffusion_components.audit.membership import (
     Membership,
     area_under_curve,
@@ -70,6 +71,7 @@ __all__ = [
     "embed",
     "flagged_share",
     "holdout_share",
+    "latent_holdout_share",
     "membership",
     "membership_scores",
     "merge_groups",

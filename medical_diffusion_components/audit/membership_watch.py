@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 
+from medical_diffusion_components.audit.latent_share import latent_holdout_share
 from medical_diffusion_components.audit.membership import area_under_curve, denoising_losses, membership_scores
 from medical_diffusion_components.chance import numpy_generator
 from medical_diffusion_components.data import read_latents
-from medical_diffusion_components.diffusion import LatentDiffusionGenerator
+from medical_diffusion_components.diffusion import LatentDiffusionGenerator, NoiseLatent
 from medical_diffusion_components.distributed import gathered
 from medical_diffusion_components.metrics import Estimate
 
@@ -31,8 +32,10 @@ ERRORS = 2  # of the area, by which it must exceed 0.5: a few held-out volumes a
 class MembershipWatch:
     """At each validation, the area under the curve of the denoiser's loss on training against validation volumes.
 
-    It becomes the metric ``membership_auc``. Attach it to the evaluator, before handlers that write metrics down, give it
-    to the checkpoint as one of its objects, and to ``StopWhenConverged`` as what ends the training.
+    It becomes the metric ``membership_auc``. Beside it stands ``holdout_share``, of latents that are sampled for it (see
+    ``latent_share.py``), which ends nothing: of so few, it is known to a tenth or two. Attach the watch to the evaluator,
+    before handlers that write metrics down, give it to the checkpoint as one of its objects, and to ``StopWhenConverged``
+    as what ends the training.
 
     Args:
         generator: with the averaged denoiser.
@@ -41,6 +44,7 @@ class MembershipWatch:
         stop_at: area in (0.5, 1] at which training ends, if it also exceeds 0.5 by two of its standard errors; None: never,
             and nothing is computed.
         num_training: training latents that are used, at most; a random choice.
+        num_samples: latents that are sampled for the holdout share.
         seed: of the choice and of the noise.
 
     Raises:
@@ -54,6 +58,7 @@ class MembershipWatch:
         held_out: Sequence[dict],
         stop_at: float | None = None,
         num_training: int = 200,
+        num_samples: int = 32,
         seed: int = 0,
     ) -> None:
         if stop_at is not None and not 0.5 < stop_at <= 1:
@@ -68,6 +73,7 @@ class MembershipWatch:
         self.held_out = list(held_out)
         self.stop_at = stop_at
         self.num_training = num_training
+        self.num_samples = num_samples
         self.seed = seed
         self.found: Estimate | None = None
 
@@ -82,12 +88,26 @@ class MembershipWatch:
         area = area_under_curve(*membership_scores(members, self._losses(self.held_out)))
         self.found = gathered(area)[0]  # all processes are to stop or none, whatever their last digits are
         evaluator.state.metrics["membership_auc"] = self.found.value
+        evaluator.state.metrics["holdout_share"] = gathered(self._holdout_share())[0]
 
     def _losses(self, entries: Sequence[dict]) -> np.ndarray:
         batches, latents = [], (views[0] for views in read_latents(entries))
         while batch := list(islice(latents, 8)):  # not all of a large data set at once
             batches.append(torch.from_numpy(denoising_losses(self.generator, torch.stack(batch), self.seed)))
         return torch.cat(batches).numpy()
+
+    def _holdout_share(self) -> float:
+        size = min(len(self.training), len(self.held_out), self.num_training)
+        sides = []
+        for place, entries in enumerate((self.training, self.held_out)):
+            chosen = numpy_generator(self.seed, place).permutation(len(entries))[:size]
+            views = [latents[:2] for latents in read_latents([entries[number] for number in chosen])]
+            sides.append(torch.stack(views))  # (size, 2, C, h, w, d)
+        noise, device = NoiseLatent(sides[0].shape[2:], self.seed), self.generator.alphas_cumprod.device
+        samples = torch.cat(
+            [self.generator.sample_latent(noise(number)[None].to(device)).cpu() for number in range(self.num_samples)]
+        )
+        return latent_holdout_share(samples, *sides).share
 
     @property
     def reached(self) -> bool:

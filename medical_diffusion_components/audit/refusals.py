@@ -57,8 +57,8 @@ def check_training_data(weights: str | os.PathLike, data: Mapping[str, Any]) -> 
         where = "came with the bundle and " if Path(weights).parent.name == RELEASED else ""
         raise AuditError(
             f"the weights {where}were trained on {_in_words(note)}, and the training volumes at hand are "
-            f"{_in_words(data)}: this generator has never seen them, so no copy of what it has seen could be found; audit it "
-            "with the volumes that it was trained on, or train on these first"
+            f"{_in_words(data)}: this generator has never seen them, so no copy of what it has seen could be found; audit "
+            "it with the volumes that it was trained on, or train on these first"
         )
     return bool(known)
 

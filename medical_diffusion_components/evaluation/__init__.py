@@ -2,7 +2,7 @@
 
 from medical_diffusion_components.evaluation.comparison import PROTOCOL, Comparison, VolumeSet
 from medical_diffusion_components.evaluation.copies import AuditedPair, audited_pairs, of_these_volumes
-from medical_diffusion_components.evaluation.eval_metrics import record_eval_metrics
+from medical_diffusion_components.evaluation.eval_metrics import record_audit, record_eval_metrics
 from medical_diffusion_components.evaluation.evaluation_page import EvaluationPage
 from medical_diffusion_components.evaluation.feature_space import FeatureSpace
 from medical_diffusion_components.evaluation.features import FeatureReader
@@ -32,6 +32,7 @@ __all__ = [
     "markdown",
     "of_these_volumes",
     "process_pool",
+    "record_audit",
     "record_eval_metrics",
     "sampled_cases",
     "write_reconstructions",

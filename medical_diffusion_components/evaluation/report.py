@@ -30,7 +30,10 @@ def rounded(value: Any) -> Any:
 
 
 def headline(report: Mapping[str, Any]) -> list[str]:
-    """What was found: a warning where the generator knows other data, one sentence for all, then one each for texture, anatomy, variety and copies."""
+    """What was found: one sentence for all, then one each for texture, anatomy, variety and copies.
+
+    In front of them stands a warning where the generator was trained on other data.
+    """
     row = report["rows"]["synthetic"]
     slices = [name for name, one in report["spaces"].items() if one["counts"] and name.startswith("slices")]
     averaged = {}

@@ -205,6 +205,11 @@ class TrainingCheckpoint:
 
     def _restore(self, engine: Engine, path: Path, content: dict) -> None:
         self._check_settings(engine, path, content)
+        if missing := [name for name in self.objects if name not in content["objects"]]:
+            raise CheckpointError(
+                f"{path} holds no {', '.join(missing)}: another version made it. Resume with that version, or use another "
+                "--output_dir to start afresh."
+            )
         for name, item in self.objects.items():
             try:
                 item.load_state_dict(content["objects"][name])

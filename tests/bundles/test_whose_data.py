@@ -12,7 +12,9 @@ import pytest
 from bundle_folders import Trained, for_bundles_with, last_line, run
 
 pytestmark = pytest.mark.slow  # all of these train
-EVALUATION = {"num_volumes": 2, "num_inference_steps": 2, "sampler": "ddim"}
+SAMPLER = {"num_inference_steps": 2, "sampler": "ddim"}  # the tiny denoiser has few timesteps
+EVALUATION = SAMPLER | {"num_volumes": 2}
+AUDIT = SAMPLER | {"encoder_steps": 2, "num_calibration_subjects": 20}
 REFUSED = "this generator has never seen them"
 
 
@@ -51,7 +53,7 @@ def test_an_audit_against_volumes_that_the_weights_never_saw_is_refused(
     weights: str, bundle: Path, clone: Callable[[str], Path], own: dict
 ) -> None:
     copy = clone(weights)
-    line = last_line(copy, "audit.yaml", **own, alpha=0.2)
+    line = last_line(copy, "audit.yaml", **own, **SAMPLER)
     assert REFUSED in line and ("came with the bundle" in line) == (weights == "released")
     assert "volumes of the embedded" in line and "of the user's dataset_dir" in line
     assert not (copy / "output" / "audit").exists(), "nothing is left that a filter could take"
@@ -63,14 +65,14 @@ def test_an_audit_without_data_takes_the_cohort_that_the_weights_were_trained_on
     weights: str, bundle: Path, clone: Callable[[str], Path]
 ) -> None:
     copy = clone(weights)
-    run(copy, "audit.yaml", encoder_steps=2, num_calibration_subjects=20)
+    run(copy, "audit.yaml", **AUDIT)
     assert json.loads((copy / "output" / "audit" / "audit.json").read_text())["facts"]["trained_on_these"] is True
     note = json.loads((copy / weights / "model.json").read_text())
     note |= {"data": "the user's dataset_dir", "data_sha256": "0", "training_sha256": "0"}
     (copy / weights / "model.json").write_text(json.dumps(note))
-    assert REFUSED in last_line(copy, "audit.yaml"), "weights of own data, and no data given"
+    assert REFUSED in last_line(copy, "audit.yaml", **AUDIT), "weights of own data, and no data given"
     (copy / weights / "model.json").write_text(json.dumps({"knobs": note["knobs"], "spacing": note["spacing"]}))
-    run(copy, "audit.yaml", encoder_steps=2, num_calibration_subjects=20)
+    run(copy, "audit.yaml", **AUDIT)
     assert "your word alone" in (copy / "output" / "audit" / "audit.md").read_text()
 
 

@@ -50,11 +50,13 @@ def bed(tmp_path: Path) -> tuple[LatentDiffusionGenerator, list[dict], list[dict
     return generator, training, entries[COUNT:]
 
 
-def train(watch: MembershipWatch, learn_in: int, epochs: int = 5) -> tuple[int, list[float]]:
-    """Last epoch, and the area of each validation."""
+def train(
+    watch: MembershipWatch, learn_in: int, epochs: int = 5, metric: str = "membership_auc"
+) -> tuple[int, list[float]]:
+    """Last epoch, and the metric of each validation."""
     trainer, evaluator, areas = Engine(lambda *_: None), Engine(lambda *_: None), []
     watch.attach(evaluator)
-    evaluator.add_event_handler(Events.EPOCH_COMPLETED, lambda e: areas.append(e.state.metrics.get("membership_auc")))
+    evaluator.add_event_handler(Events.EPOCH_COMPLETED, lambda e: areas.append(e.state.metrics.get(metric)))
 
     @trainer.on(Events.EPOCH_COMPLETED)
     def validate(engine: Engine) -> None:
@@ -80,8 +82,14 @@ def test_the_area_is_that_of_the_audit(bed: tuple) -> None:
     assert areas == [pytest.approx(expected.value, abs=1e-9)]
 
 
-def test_by_default_nothing_is_computed(bed: tuple) -> None:
-    assert train(MembershipWatch(*bed), learn_in=1) == (5, [None] * 5)
+def test_samples_of_what_was_learned_by_heart_are_nearer_to_training_volumes(bed: tuple) -> None:
+    _, shares = train(MembershipWatch(*bed, stop_at=1.0), learn_in=2, epochs=2, metric="holdout_share")
+    assert shares[1] > 0.9
+
+
+@pytest.mark.parametrize("metric", ["membership_auc", "holdout_share"])
+def test_by_default_nothing_is_computed(bed: tuple, metric: str) -> None:
+    assert train(MembershipWatch(*bed), learn_in=1, metric=metric) == (5, [None] * 5)
 
 
 def test_a_few_held_out_volumes_do_not_stop_a_training_by_chance(bed: tuple) -> None:

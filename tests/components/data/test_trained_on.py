@@ -34,7 +34,11 @@ def noted(weights: Path, note: dict[str, Any]) -> Path:
         ({"data": "the user's dataset_dir", "data_sha256": "all"}, USERS, True),
         (USERS | {"training_sha256": "last digits", "data_sha256": "too"}, DRAWN, False),
         (DRAWN | {"training_sha256": "last digits", "data_sha256": "too"}, DRAWN, True),
-        (DRAWN | {"training_sha256": "of other subjects", "data_sha256": "too", "cases": {"training": 9}}, DRAWN, False),
+        (
+            DRAWN | {"training_sha256": "of other subjects", "data_sha256": "too", "cases": {"training": 9}},
+            DRAWN,
+            False,
+        ),
         (DRAWN, USERS | {"data_sha256": "other", "training_sha256": "other"}, False),
         (USERS, DRAWN | {"data_sha256": "other", "training_sha256": "other"}, False),
         ({"spacing": [1, 1, 1]}, USERS, None),

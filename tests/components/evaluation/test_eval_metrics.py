@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from medical_diffusion_components.evaluation import record_eval_metrics
+from medical_diffusion_components.evaluation import record_audit, record_eval_metrics
 
 TEXT = """{
   "name": "some \\"eval_metrics\\": text",
@@ -105,3 +105,53 @@ def test_what_is_not_there_is_named(files: Files, name: str) -> None:
     path.unlink()
     with pytest.raises(FileNotFoundError, match=path.name):
         record_eval_metrics(*files)
+
+
+AUDIT = {name: {"the": name} for name in ("volumes", "flagged", "membership", "holdout_share", "published_rule")}
+AUDIT |= {"protocol": "copy-audit-v2", "data_copying_z": -0.5, "samples_sha256": ["of a volume"]}
+
+
+def audited(files: Files, **changes: object) -> Files:
+    facts = {"weights_sha256": hashlib.sha256(b"weights").hexdigest(), "trained_on_these": True, "alpha": 0.05}
+    facts |= {"training_volumes": 10, "held_out_patients": 40} | changes
+    path = files.evaluation.with_name("audit.json")
+    path.write_text(json.dumps(AUDIT | {"facts": facts}))
+    return files._replace(evaluation=path)
+
+
+def test_an_audit_stands_beside_the_evaluation_of_the_same_weights_and_outlives_another_one(files: Files) -> None:
+    record_eval_metrics(*files)
+    measured = json.loads(files.metadata.read_text())["eval_metrics"]
+    record_audit(*audited(files))
+    found = json.loads(files.metadata.read_text())["eval_metrics"]
+    audit = found.pop("audit")
+    assert found == measured
+    assert audit.pop("alpha") == 0.05 and (audit.pop("training_volumes"), audit.pop("held_out_patients")) == (10, 40)
+    assert audit == {name: AUDIT[name] for name in AUDIT if name != "samples_sha256"}
+    text = files.metadata.read_text()
+    record_eval_metrics(*files)
+    assert files.metadata.read_text() == text, "evaluated again"
+    files.weights.write_bytes(b"others")
+    record_eval_metrics(*files.evaluated(weights_sha256=hashlib.sha256(b"others").hexdigest()))
+    assert "audit" not in json.loads(files.metadata.read_text())["eval_metrics"], "it was of other weights"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weights_sha256": "0" * 64}, "audit again"),
+        ({"trained_on_these": False}, "no note says that the weights were trained on them"),
+    ],
+)
+def test_an_audit_that_is_not_of_these_weights_is_refused(files: Files, changes: dict, message: str) -> None:
+    record_eval_metrics(*files)
+    before = files.metadata.read_text()
+    with pytest.raises(ValueError, match=message):
+        record_audit(*audited(files, **changes))
+    assert files.metadata.read_text() == before
+
+
+def test_an_audit_without_an_evaluation_is_refused(files: Files) -> None:
+    with pytest.raises(ValueError, match="record an evaluation of these weights first"):
+        record_audit(*audited(files))
+    assert files.metadata.read_text() == TEXT

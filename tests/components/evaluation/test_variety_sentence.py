@@ -35,6 +35,8 @@ def test_equal_sets_are_called_different_no_more_often_than_nominal(held_out: in
     assert claims / REDRAWS <= 0.05 + 2 * (0.05 * 0.95 / REDRAWS) ** 0.5  # 4.6 % is nominal at two errors
 
 
-@pytest.mark.parametrize(("spread", "verdict"), [(0.2, "less varied than real ones."), (3, "more varied than real ones.")])
+@pytest.mark.parametrize(
+    ("spread", "verdict"), [(0.2, "less varied than real ones."), (3, "more varied than real ones.")]
+)
 def test_a_collapse_and_an_excess_are_always_named(spread: float, verdict: str) -> None:
     assert {sentence(seed, COUNT, spread) for seed in range(20)} == {verdict}

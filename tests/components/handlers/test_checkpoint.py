@@ -266,6 +266,19 @@ def test_a_checkpoint_that_does_not_keep_its_settings_is_refused(tmp_path: Path)
         training(tmp_path, epochs=1).run()
 
 
+def test_a_checkpoint_without_something_that_this_version_keeps_is_refused_by_its_name(tmp_path: Path) -> None:
+    training(tmp_path, epochs=1).run()
+    for path in tmp_path.glob("*.pt"):
+        content = torch.load(path, weights_only=True)
+        del content["objects"]["optimizer"]
+        torch.save(content, path)
+    again = training(tmp_path, epochs=1)
+    before = [weight.clone() for weight in weights(again)]
+    with pytest.raises(CheckpointError, match=r"checkpoint_0+3\.pt holds no optimizer: another version made it"):
+        again.run()
+    assert all(torch.equal(one, other) for one, other in zip(weights(again), before)), "nothing is half loaded"
+
+
 def test_another_architecture_is_named_in_one_line(tmp_path: Path) -> None:
     training(tmp_path, epochs=1).run()
     with pytest.raises(
