@@ -167,7 +167,11 @@ class CopyAudit:
         pairs = similar_pairs(bank, float(raw.max()))
         if pairs:
             logger.warning(f"{len(pairs)} pair(s) of training volumes of different patients look like duplicates")
-        facts = {"encoder": key, "weights_sha256": weights_sha256, "shape": list(training.reduced.shape[1:])}
+        facts: dict[str, Any] = {
+            "encoder": key,
+            "weights_sha256": weights_sha256,
+            "shape": list(training.reduced.shape[1:]),
+        }
         facts["trained_on_these"] = known
         test = CopyTest(
             encoder,

@@ -54,5 +54,5 @@ def latent_holdout_share(samples: Tensor, training: Tensor, held_out: Tensor) ->
 
 def _blocks(latents: Tensor) -> Tensor:
     """(n, C, h, w, d) -> (n, F), float64."""
-    size = [min(SIDE, side) for side in latents.shape[2:]]
-    return F.adaptive_avg_pool3d(latents.double(), size).flatten(1)
+    h, w, d = (min(SIDE, side) for side in latents.shape[2:])
+    return F.adaptive_avg_pool3d(latents.double(), (h, w, d)).flatten(1)

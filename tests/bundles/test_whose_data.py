@@ -37,12 +37,22 @@ def clone(bundle: Path, trained: Callable[[Path], Trained], tmp_path: Path) -> C
 
 @pytest.fixture
 def own(trained: Callable[[Path], Trained], bundle: Path, tmp_path: Path) -> dict[str, Any]:
-    """Volumes of the weights' size that they were not trained on: the cohort's other way round, as a user's folder."""
-    cohort = next(trained(bundle).output.glob("*/dataset.json")).parent
-    folder = Path(shutil.copytree(cohort, tmp_path / "own"))
-    content = json.loads((folder / "dataset.json").read_text())
-    content["training"], content["test"] = content["test"] + content["validation"], content["training"]
-    content["validation"] = []
+    """A user's folder of volumes of the weights' size, most of which they were not trained on."""
+    output, folder = trained(bundle).output, tmp_path / "own"
+    cohort, others = next(output.glob("*/dataset.json")), next(output.glob("held_out/*/dataset.json"))
+    shutil.copytree(others.parent, folder / "others")
+    content = json.loads(Path(shutil.copytree(cohort.parent, folder, dirs_exist_ok=True) / "dataset.json").read_text())
+    held_out = json.loads(others.read_text())
+    content["training"], first = content["test"] + content["training"][:1], content["training"][1:]
+    content["test"] = first + [
+        {
+            **case,
+            "image": f"others/{case['image']}",
+            "case_id": f"o_{case['case_id']}",
+            "patient_id": f"o_{case['patient_id']}",
+        }
+        for case in held_out["training"]
+    ]
     (folder / "dataset.json").write_text(json.dumps(content))
     return {"dataset_dir": str(folder)}
 
