@@ -2,6 +2,12 @@
 
     python benchmarks/gan_comparison.py --folder gan_comparison [--scale demo] [--seeds 0 1 2] [--norms group batch] \
         [--finished_only] [--save]
+    python benchmarks/gan_comparison.py --folder released_comparison --subjects 400 \
+        --weights adni_ldm=bundles/adni_ldm/released/model.pt adni_gan=bundles/adni_gan/released/model.pt
+
+The second form trains nothing: it judges weights that are finished, such as those that bundles come with, against
+subjects that neither was trained on, and reads from the notes beside them how many volumes they were trained on.
+`--subjects` is the largest number that any of them was trained with, so that the test split is new to all.
 
 The command resumes: interrupted and repeated, it goes on from the last finished epoch, and what is done is not done
 again. `--finished_only` trains nothing more and judges what is there; the table names the trainings that are missing.
@@ -27,7 +33,6 @@ import argparse
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,11 +40,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bundle_step import BUNDLES
+from gan_table import make_table
 from measuring import ENVIRONMENT, RESULTS, machine
 from metered_training import known, minutes_of, read_notes
-from table import markdown
 
-from medical_diffusion_components.files import write_atomically, write_json
+from medical_diffusion_components.files import file_hash, write_atomically, write_json
+from medical_diffusion_components.weights import provenance, read_state
 
 NAME = "gan_comparison"
 OVERLAYS: dict[str, list[str]] = {"demo": ["demo.yaml"], "published": []}
@@ -51,16 +57,6 @@ UNLIMITED = 1_000_000  # epochs of the GAN: its targets end it
 FOR_EVER = 1.0e9  # minutes between two checkpoints within an epoch: they fall on its end, where the meter is read
 SHOWN = 8  # volumes in a row of the picture
 TARGETS = {"volumes": "equal volumes seen", "seconds": "equal processor time"}
-# heading, space, measure; "slices" is the mean of the planes'
-COLUMNS = (
-    ("KID, slices", "slices", "kid"),
-    ("MMD, slices", "slices", "mmd"),
-    ("FD, slices", "slices", "fd"),
-    ("KID, anatomy", "anatomy", "kid"),
-    ("MMD, anatomy", "anatomy", "mmd"),
-    ("FD, anatomy", "anatomy", "fd"),
-    ("MS-SSIM of pairs", "volumes", "ms_ssim"),
-)
 
 
 class Run(NamedTuple):
@@ -77,13 +73,23 @@ class Run(NamedTuple):
 class Generator(NamedTuple):
     """Weights to be judged: of a training, at one of its targets or (``at`` empty) at its end."""
 
-    run: Run
+    run: Run | None  # None: finished weights, of whatever training
     at: str
     weights: Path
+    bundle: str
 
     @property
     def name(self) -> str:
+        if self.run is None:
+            return f"{self.bundle}_{file_hash(self.weights)[:12]}"
         return f"{self.run.name}_{self.at}" if self.at else self.run.name
+
+    @property
+    def kind(self) -> str:
+        """How the table calls it."""
+        if self.run is None:
+            return f"{'alpha-WGAN' if self.bundle == 'adni_gan' else 'diffusion'}, finished weights {self.name[-12:]}"
+        return f"alpha-WGAN, {self.run.norm} norm" if self.run.norm else "diffusion"
 
 
 class Comparison:
@@ -110,7 +116,7 @@ class Comparison:
 
     def runs(self) -> list[Run]:
         """Every training, the diffusion of a seed before its GANs, so that a stopped comparison has both."""
-        return [Run(seed, norm) for seed in self.args.seeds for norm in ("", *self.args.norms)]
+        return [Run(seed, norm) for seed in self.args.seeds for norm in ("", *self.args.norms) if not self.args.weights]
 
     def notes(self, run: Run, stage: str) -> dict[str, Any]:
         return read_notes(self.folder / run.name / f"{stage}.json")
@@ -148,26 +154,41 @@ class Comparison:
             called([str(Path(__file__).with_name("metered_training.py")), json.dumps(job)])
 
     def generators(self) -> Iterator[Generator]:
-        """The weights that there are."""
+        """The weights that there are.
+
+        Raises:
+            ValueError: finished weights of another bundle, or that do not exist, or that have seen more subjects.
+        """
+        for text in self.args.weights:
+            bundle, _, path = text.partition("=")
+            if bundle not in NETWORKS or not Path(path).is_file():
+                raise ValueError(f"--weights: expected {' or '.join(NETWORKS)} and a file, BUNDLE=FILE, got {text!r}")
+            seen = provenance(path).get("knobs", {}).get("num_embedded_subjects", 0)
+            if seen > self.args.subjects:
+                raise ValueError(
+                    f"{path} was trained on a cohort of {seen} subjects: give --subjects {seen}, got {self.args.subjects}"
+                )
+            yield Generator(None, "", Path(path).resolve(), bundle)
         for run in self.runs():
             folder = self.folder / run.name
             if not run.norm and self.notes(run, "diffusion")["done"]:
-                yield Generator(run, "", folder / "models" / "model.pt")
+                yield Generator(run, "", folder / "models" / "model.pt", "adni_ldm")
             for name in TARGETS if run.norm else ():
                 if name in self.notes(run, "gan")["reached"]:
-                    yield Generator(run, name, folder / name / "model.pt")
+                    yield Generator(run, name, folder / name / "model.pt", "adni_gan")
 
     def judged(self, generator: Generator) -> dict[str, Any]:
         """The evaluation of a generator's samples; made once."""
         result = self.folder / "evaluations" / f"{generator.name}.json"
         if result.is_file():
             return json.loads(result.read_text())
-        bundle = "adni_gan" if generator.run.norm else "adni_ldm"
+        bundle = generator.bundle
         samples = self.folder / "samples" / generator.name
         self.call_bundle(
             bundle,
             "inference.json",
             self.settings[bundle],
+            self.overlays if generator.run else [],  # finished weights bring their own sizes
             weights=str(generator.weights),
             samples_dir=str(samples),
             num_volumes=self.args.volumes,
@@ -176,6 +197,7 @@ class Comparison:
             "adni_gan",
             "evaluate.yaml",
             self.settings["adni_gan"],
+            self.overlays,
             **self.shared,
             samples_dir=str(samples),
             output_dir=str(self.judge),
@@ -186,25 +208,32 @@ class Comparison:
         write_json(result, report)
         return report
 
-    def call_bundle(self, bundle: str, config: str, given: Mapping[str, Any], **settings: Any) -> None:
-        files = [BUNDLES / bundle / "configs" / name for name in (config, *self.overlays)]
+    def call_bundle(
+        self, bundle: str, config: str, given: Mapping[str, Any], overlays: Sequence[str], **settings: Any
+    ) -> None:
+        files = [BUNDLES / bundle / "configs" / name for name in (config, *overlays)]
         settings = {**known([files[0]], given), **settings}
         arguments = [part for id, value in settings.items() for part in (f"--{id}", as_option(value))]
         called(["-m", "monai.bundle", "run", "--config_file", str([str(file) for file in files]), *arguments])
+
+    def history(self, generator: Generator) -> dict[str, Any]:
+        """Seed and cost of a training; of finished weights, which do not know their cost, the volumes of their note."""
+        run = generator.run
+        if run is None:
+            return {"trained_on": provenance(generator.weights).get("cases", {}).get("training")}
+        cost = self.notes(run, "gan")["reached"][generator.at] if run.norm else self.cost(run.seed)
+        return {"seed": run.seed, **{name: cost[name] for name in TARGETS}}
 
     def result(self) -> dict[str, Any]:
         """Everything that the table needs."""
         rows = []
         for generator in self.generators():
             report = self.judged(generator)
-            run = generator.run
-            cost = self.notes(run, "gan")["reached"][generator.at] if run.norm else self.cost(run.seed)
             rows.append(
                 {
-                    "generator": f"alpha-WGAN, {run.norm} norm" if run.norm else "diffusion",
+                    "generator": generator.kind,
                     "at": TARGETS.get(generator.at, ""),
-                    "seed": run.seed,
-                    **{name: cost[name] for name in TARGETS},
+                    **self.history(generator),
                     "n": report["n"],
                     "spaces": report["rows"]["synthetic"],
                 }
@@ -222,9 +251,18 @@ class Comparison:
         }
 
     def parameters(self) -> dict[str, dict[str, float]]:
-        """Millions of parameters of every network that is trained, discriminators of the first stage apart."""
+        """Millions of parameters of every network that is trained, discriminators of the first stage apart.
+
+        Of finished weights, all that their file holds.
+        """
         from monai.bundle import ConfigParser
 
+        if self.args.weights:
+            states = {one.name: read_state(one.weights) for one in self.generators()}
+            return {
+                name: {"generator": round(sum(t.numel() for t in state.values()) / 1e6, 2)}
+                for name, state in states.items()
+            }
         found = {}
         for bundle, networks in NETWORKS.items():
             files = [BUNDLES / bundle / "configs" / name for name in ("train.yaml", *self.overlays)]
@@ -290,69 +328,6 @@ def read_knob(text: str) -> tuple[str, Any]:
     return id, json.loads(value)
 
 
-def cell(row: Mapping[str, Any], space: str, measure: str) -> dict[str, float]:
-    """Value, error and floor of one measure; of "slices", means over the planes, whose errors are not independent."""
-    names = [name for name in row["spaces"] if name.startswith("slices_") and name[7:] in ("yz", "zx", "xy")]
-    cells = [row["spaces"][name][measure] for name in (names if space == "slices" else [space])]
-    return {
-        key: statistics.fmean(one[key] for one in cells) for key in ("value", "se", "floor", "real") if key in cells[0]
-    }
-
-
-def spread(values: Sequence[float], errors: Sequence[float]) -> str:
-    """Mean and standard deviation over seeds; of a single seed, value and standard error over volumes."""
-    if len(values) == 1:
-        return f"{values[0]:.3g} ± {errors[0]:.1g}"
-    return f"{statistics.fmean(values):.3g} ± {statistics.stdev(values):.1g}"
-
-
-def make_table(result: Mapping[str, Any]) -> str:
-    """Markdown: a row for each kind of generator and target, floors above, what is missing below."""
-    rows = result["rows"]
-    if not rows:
-        return f"No training is finished. Not run: {', '.join(result['not_run'])}.\n"
-    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["generator"], row["at"]), []).append(row)
-    first = [cell(rows[0], space, measure) for _, space, measure in COLUMNS]
-    lines = [
-        [
-            "held-out volumes (halves; MS-SSIM: all)",
-            "",
-            "",
-            "",
-            *(f"{one.get('real', one['floor']):.3g}" for one in first),
-        ]
-    ]
-    for (generator, at), members in groups.items():
-        cells = [[cell(row, space, measure) for row in members] for _, space, measure in COLUMNS]
-        lines.append(
-            [
-                f"{generator}, {at}" if at else generator,
-                ", ".join(str(row["seed"]) for row in members),
-                f"{statistics.fmean(row['volumes'] for row in members):,.0f}",
-                f"{statistics.fmean(row['seconds'] for row in members) / 60:.1f}",
-                *(spread([one["value"] for one in some], [one["se"] for one in some]) for some in cells),
-            ]
-        )
-    sizes = "; ".join(
-        f"{bundle}: " + ", ".join(f"{name.replace('_', ' ')} {size:.2f}" for name, size in networks.items())
-        for bundle, networks in result["parameters_in_millions"].items()
-    )
-    changed = [f"{id} {value}" for knobs in result["changed_settings"].values() for id, value in knobs.items()]
-    n = rows[0]["n"]
-    unit = "processor minutes" if not any("cuda" in str(v) for v in ()) else "minutes"
-    header = ["generator", "seeds", "volumes seen", unit, *(heading for heading, _, _ in COLUMNS)]
-    notes = [
-        f"Scale `{result['scale']}`, {'x'.join(map(str, result['image_size']))} voxels, {n['training']} training volumes; "
-        f"{n['synthetic']} samples against {n['reference']} held-out volumes. Millions of parameters: {sizes}.",
-        "± is the standard deviation between seeds, or of a single seed the standard error over volumes. MS-SSIM should be "
-        "as of held-out volumes; all else lower is better.",
-        f"Changed settings: {', '.join(changed) or 'none'}. Not run: {', '.join(result['not_run']) or 'nothing'}.",
-    ]
-    return "\n".join([*markdown(header, lines), "", "\n".join(notes), ""])
-
-
 def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="of everything that is made")
@@ -367,6 +342,9 @@ def options() -> argparse.ArgumentParser:
         parser.add_argument(
             f"--{name}", nargs="*", default=[], metavar="KNOB=JSON", help=f"settings of the {name} bundle"
         )
+    parser.add_argument(
+        "--weights", nargs="+", default=[], metavar="BUNDLE=FILE", help="finished weights to judge; nothing is trained"
+    )
     parser.add_argument("--finished_only", action="store_true", help="train nothing more, judge what is finished")
     parser.add_argument("--save", action="store_true", help="copies of the result in benchmarks/results")
     return parser

@@ -19,7 +19,14 @@ REPOSITORY = Path(__file__).parents[2]
 sys.path.insert(0, str(REPOSITORY / "tests" / "bundles"))
 import bundle_folders  # noqa: E402
 
-LIBRARIES = {"measuring", "metered_training", "plain_denoiser", "plain_first_stage", "plants"}  # no commands
+LIBRARIES = {
+    "gan_table",
+    "measuring",
+    "metered_training",
+    "plain_denoiser",
+    "plain_first_stage",
+    "plants",
+}  # no commands
 SCRIPTS = sorted(path for path in (REPOSITORY / "benchmarks").glob("*.py") if path.stem not in LIBRARIES)
 ADNI = REPOSITORY / "bundles" / "adni_ldm"
 FIRST_STAGE_KNOBS = bundle_folders.read(ADNI / "configs" / "train_autoencoder.yaml").keys() - {"image_size"}

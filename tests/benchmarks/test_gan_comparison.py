@@ -39,7 +39,8 @@ def table_rows(result: dict) -> list[list[str]]:
 
 def test_a_single_seed_has_the_error_over_volumes() -> None:
     header, _, real, diffusion, gan = table_rows(RESULT)
-    assert diffusion[:4] == ["diffusion", "0", "1,234", "1.5"]
+    assert diffusion[:4] == ["diffusion", "0", "1,234", "1.5"] and header[3] == "processor minutes"
+    assert table_rows({**RESULT, "minutes_of": "clock"})[0][3] == "clock minutes"
     assert gan[0] == "alpha-WGAN, group norm, equal volumes seen"
     shown = dict(zip(header, gan))
     assert shown["KID, slices"] == "2 ± 0.2" and shown["MS-SSIM of pairs"] == "0.2 ± 0.2"
@@ -111,3 +112,32 @@ def test_a_resumed_training_goes_on_counting_where_its_checkpoint_was(
     meter.begin(engine(2))  # the epoch that ended at 4 was lost with its process
     meter(engine(4))
     assert [row["seconds"] for row in json.loads(meter_file.read_text())["rows"]] == [20.0, 27.0]
+
+
+def arguments(tmp_path: Path, *weights: str, subjects: int = 8):
+    given = ["--folder", str(tmp_path), "--subjects", str(subjects), "--weights", *weights]
+    return gan_comparison.Comparison(gan_comparison.options().parse_args(given))
+
+
+def finished(tmp_path: Path, subjects: int) -> str:
+    (tmp_path / "model.pt").write_bytes(b"weights")
+    note = {"cases": {"training": 6}, "knobs": {"num_embedded_subjects": subjects}}
+    (tmp_path / "model.json").write_text(json.dumps(note))
+    return f"adni_gan={tmp_path / 'model.pt'}"
+
+
+def test_finished_weights_are_judged_and_nothing_is_trained(tmp_path: Path) -> None:
+    comparison = arguments(tmp_path, finished(tmp_path, 8))
+    (found,) = comparison.generators()
+    assert comparison.runs() == [] and found.bundle == "adni_gan" and found.kind.startswith("alpha-WGAN, finished")
+    judged = {**row(found.kind, "", 0, 3.0), **comparison.history(found)}
+    del judged["seed"], judged["volumes"], judged["seconds"]
+    shown = table_rows({**RESULT, "rows": [judged], "not_run": []})[-1]
+    assert shown[1:4] == ["", "of 6 training volumes", ""] and shown[4] == "3 ± 0.2"
+
+
+def test_finished_weights_that_may_have_seen_the_test_split_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a cohort of 9 subjects: give --subjects 9, got 8"):
+        list(arguments(tmp_path, finished(tmp_path, 9)).generators())
+    with pytest.raises(ValueError, match="expected adni_ldm or adni_gan and a file"):
+        list(arguments(tmp_path, "duke_ldm=nothing.pt").generators())
