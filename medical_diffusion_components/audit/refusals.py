@@ -15,7 +15,7 @@ from torch import Tensor
 from medical_diffusion_components.audit.conformal import smallest_calibration
 from medical_diffusion_components.audit.volumes import AuditedVolumes
 from medical_diffusion_components.data.datasets import median_spacing
-from medical_diffusion_components.data.trained_on import trained_on
+from medical_diffusion_components.data.training_of_weights import trained_on
 from medical_diffusion_components.reports.volume_writer import note_path
 from medical_diffusion_components.weights import RELEASED, provenance
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medical_diffusion_components.data.trained_on import trained_on
+from medical_diffusion_components.data.training_of_weights import trained_on
 from medical_diffusion_components.files import file_hash, write_atomically
 
 __all__ = ["eval_metrics", "record_audit", "record_eval_metrics"]

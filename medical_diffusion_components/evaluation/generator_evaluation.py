@@ -19,6 +19,7 @@ from medical_diffusion_components.evaluation.comparison import HALVINGS, PROTOCO
 from medical_diffusion_components.evaluation.copies import audited_pairs, of_these_volumes
 from medical_diffusion_components.evaluation.evaluation_page import EvaluationPage
 from medical_diffusion_components.evaluation.features import FeatureReader
+from medical_diffusion_components.evaluation.older_figures import older_figures
 from medical_diffusion_components.evaluation.report import headline, markdown, rounded
 from medical_diffusion_components.evaluation.spaces import check_judges
 from medical_diffusion_components.files import file_hash, versions, write_atomically, write_json
@@ -135,13 +136,16 @@ class GeneratorEvaluation:
         similarities = {}
         # MS-SSIM needs the volumes themselves: the first process alone computes it, and of training volumes nobody asks
         if name != "training" and process_rank() == 0:
-            volumes = _Volumes(self.reader, cases, self.neighbours + 1)
+            volumes = self._volumes(cases)
             similarities["ms_ssim"] = pair_similarities(volumes, self.neighbours)
             channels, *size = volumes[0].shape
             if channels == 1 and min(size) >= 32:
                 similarities["ms_ssim_published"] = pair_similarities(volumes, 1, published_ms_ssim)
         patients = np.array([str(case["patient_id"]) for case in cases])
         return VolumeSet(name, np.unique(patients, return_inverse=True)[1], features, similarities)
+
+    def _volumes(self, cases: Cases) -> _Volumes:
+        return _Volumes(self.reader, cases, self.neighbours + 1)
 
     def _report(
         self,
@@ -166,6 +170,7 @@ class GeneratorEvaluation:
             },
             "what_rows_are": {name: ROWS[name] for name in rows},
             "rows": rounded(rows),
+            "older_figures": rounded(older_figures(*(self._volumes(cases[one]) for one in ("synthetic", "reference")))),
             "audit": of_these_volumes(self.audit, cases["synthetic"]),
             "warnings": self._warnings(counts, rows, cases["synthetic"]),
             "settings": {"seed": self.seed, "permutations": self.permutations, "halvings": HALVINGS},

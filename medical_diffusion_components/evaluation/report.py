@@ -110,6 +110,8 @@ def markdown(report: Mapping[str, Any]) -> str:
     if report["metrics"]:
         shown = ", ".join(f"{name} {value:.4g}" for name, value in report["metrics"].items())
         lines += ["", f"First stage on held-out volumes: {shown}."]
+    if report["older_figures"]:
+        lines += ["", _older(report["older_figures"])]
     for space in [*report["spaces"], "volumes"]:
         lines += ["", f"## {space}", ""]
         if space in report["spaces"]:
@@ -124,6 +126,13 @@ def markdown(report: Mapping[str, Any]) -> str:
     lines += ["patients, mean ± SD over 20 halvings. In brackets: the value at the floor's number of volumes.", ""]
     lines += [f"* {name}: {what}." for name, what in report["what_rows_are"].items()]
     return "\n".join(lines) + "\n"
+
+
+def _older(found: Mapping[str, Any]) -> str:
+    both = (f"{found[name]['value']:.4g} ± {found[name]['sd']:.2g}" for name in ("synthetic", "held_out_halves"))
+    return "For comparison with older papers alone: {}: {}; two halves of the held-out volumes: {}.".format(
+        found["what"], *both
+    )
 
 
 def _table(rows: Mapping[str, Any], space: str) -> list[str]:

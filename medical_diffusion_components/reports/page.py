@@ -322,7 +322,7 @@ def _curve(name: str, pairs: Sequence[tuple[float, float]], width: int = 320, he
 
 
 def _provenance(report: Mapping[str, Any]) -> str:
-    left_out = {"rows", "spaces", "warnings", "what_rows_are", "audit"}
+    left_out = {"rows", "spaces", "warnings", "what_rows_are", "audit", "older_figures"}
     rows = "".join(f"<tr><th>{_text(k)}</th><td>{_text(v)}</td></tr>" for k, v in _flat(report, left_out))
     return f'<section><h2>How this was made</h2><div class="scroll"><table>{rows}</table></div></section>'
 

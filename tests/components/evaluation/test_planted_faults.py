@@ -140,6 +140,15 @@ def test_a_fault_moves_its_columns_and_leaves_others(name: str, real: tuple[Volu
     assert not must_not & moved, f"should have stayed: {sorted(must_not & moved)}"
 
 
+def test_ratios_and_comparisons_are_of_synthetic_over_real(real: tuple[Volumes, Volumes]) -> None:
+    """A column that moves the wrong way would pass the table above."""
+    _, cells = compare(*real, FAULTS["collapsed"][0](cohort(2000)))
+    assert cells["effective_number"]["value"] < 0.5 and cells["recall"]["value"] < 0.5 * cells["recall"]["floor"]
+    assert cells["ms_ssim"]["value"] > cells["ms_ssim"]["real"]
+    _, cells = compare(*real, FAULTS["blurred"][0](cohort(2000)))
+    assert cells["high_frequency"]["value"] < 0.8
+
+
 def test_two_of_three_modes_missing_is_a_lack_of_coverage_and_not_of_precision() -> None:
     training, held_out = cohort(0, 60, modes=3), cohort(1200, 60, modes=3)
     one_mode = np.stack([subject(seed, 0) for seed in range(5000, 5060)])

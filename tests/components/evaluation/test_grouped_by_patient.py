@@ -1,0 +1,50 @@
+"""Volumes of one patient are no independent volumes: halves, errors and p-values go by patients."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from medical_diffusion_components.evaluation import AnatomySpace, Comparison, VolumeSet
+
+PATIENTS, SCANS = 20, 3
+
+
+def scans(seed: int, grouped: bool = True) -> VolumeSet:
+    """Each patient's volumes are the same but for a trace of noise."""
+    rng = np.random.default_rng(seed)
+
+    def repeated(columns: int) -> np.ndarray:
+        once = rng.normal(size=(PATIENTS, columns))
+        return np.repeat(once, SCANS, axis=0) + 1e-6 * rng.normal(size=(PATIENTS * SCANS, columns))
+
+    features = {"anatomy": repeated(4), "quantiles": repeated(3), "radial": np.exp(repeated(8))}
+    features |= {f"{name}_{axis}": repeated(2) for name in ("continuity", "power") for axis in range(3)}
+    patients = np.repeat(np.arange(PATIENTS), SCANS)
+    return VolumeSet("scans", patients if grouped else np.arange(len(patients)), features, {})
+
+
+def between(grouped: bool) -> dict:
+    reference, training = scans(0, grouped), scans(1)
+    comparison = Comparison(reference, training, {"anatomy": AnatomySpace(side=2)}, permutations=199)
+    return comparison.between(scans(2, grouped))
+
+
+def test_no_patient_is_in_both_halves_of_the_floor() -> None:
+    comparison = Comparison(scans(0), scans(1), {"anatomy": AnatomySpace(side=2)}, permutations=1)
+    for one, other in comparison.halves:
+        assert len(one) == len(other) == PATIENTS * SCANS // 2
+        assert not set(comparison.reference.groups[one]) & set(comparison.reference.groups[other])
+
+
+@pytest.mark.parametrize(("space", "measure"), [("anatomy", "mmd"), ("anatomy", "kid"), ("volumes", "high_frequency")])
+def test_three_scans_of_a_patient_do_not_make_the_error_smaller(space: str, measure: str) -> None:
+    right, wrong = (between(grouped)[space][measure] for grouped in (True, False))
+    assert right["value"] == wrong["value"]
+    assert right["se"] > 1.3 * wrong["se"]
+    assert right["floor"] != wrong["floor"]
+
+
+def test_the_p_value_permutes_patients() -> None:
+    right, wrong = (between(grouped)["anatomy"]["mmd"]["p"] for grouped in (True, False))
+    assert wrong < 0.05 < right, "both sets are of one distribution; counted as 60 volumes they seem to differ"
