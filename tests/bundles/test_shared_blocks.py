@@ -25,6 +25,7 @@ OWN_PER_FILE = {
     "num_volumes",
     "num_workers",
     "optimizer",
+    "recording",
     "lr_scheduler",
     "samples_dir",
     "sampler",
