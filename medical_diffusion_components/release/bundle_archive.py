@@ -9,9 +9,11 @@ import contextlib
 import io
 import json
 import os
+import re
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,16 +119,16 @@ def _metadata(bundle: Path, parser: ConfigParser) -> dict[str, Any]:
 
 def _files(bundle: Path, weights: Path, metadata: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
     """Name below the bundle's folder -> content, of all but the TorchScript."""
+    note = provenance(weights)
     yield "LICENSE", (bundle / "LICENSE").read_bytes()
     for path in sorted((bundle / "configs").iterdir()):
-        yield f"configs/{path.name}", _config(path, bundle.name).encode()
+        yield f"configs/{path.name}", _config(path, bundle.name, note["knobs"]).encode()
     yield "configs/metadata.json", _json(metadata)
     for path in sorted((bundle / "docs").iterdir()):
         content = path.read_bytes()
         if path.suffix == ".md":
             content = path.read_text().replace(f"bundles/{bundle.name}/", "").encode()
         yield f"docs/{'guide.md' if path.name == 'README.md' else path.name}", content
-    note = provenance(weights)
     card = model_card(bundle.name, metadata, note, file_hash(weights))
     yield "docs/README.md", card.encode()
     yield "README.md", (front_matter(metadata) + card).encode()
@@ -135,18 +137,28 @@ def _files(bundle: Path, weights: Path, metadata: Mapping[str, Any]) -> Iterator
     yield from vendored_files(bundle.name)
 
 
-def _config(path: Path, bundle: str) -> str:
+def _config(path: Path, bundle: str, knobs: Mapping[str, Any]) -> str:
     """A configuration that finds the package in the bundle's folder.
 
     MONAI puts that folder on the path when a run begins, after ``initialize``: what inference does there, it does first
     of all it runs.
+
+    An annotation server trains the weights further, with ``train.yaml`` as it is: where a bundle is made for that, its
+    knobs are those of the weights.
     """
     text = renamed(path.read_text(), bundle)
+    if path.name == "train.yaml" and re.search("^served: ", text, re.MULTILINE):
+        for id, value in knobs.items():
+            text = re.sub(rf"^{id}: .*?(?=\s+#|$)", partial(_line, id, value), text, flags=re.MULTILINE)
     if path.name != "inference.json":
         return text
     config = json.loads(text)
     config["inference"] = config.pop("initialize", []) + config["inference"]
     return _json(config).decode()
+
+
+def _line(id: str, value: Any, _: re.Match[str]) -> str:
+    return f"{id}: {json.dumps(value)}"
 
 
 def _torchscript(network: torch.nn.Module, metadata: Mapping[str, Any], config: bytes) -> bytes:

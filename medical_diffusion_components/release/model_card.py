@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = ["HEADINGS", "front_matter", "model_card"]
 
@@ -35,11 +35,10 @@ _CITATION = """```bibtex
 
 def front_matter(metadata: Mapping[str, Any]) -> str:
     """What Hugging Face reads at the top of a README, as YAML; every value is written as JSON, which YAML is."""
-    makes_images = _input(metadata)["type"] == "noise"
     fields = {
         "license": "apache-2.0",
         "library_name": "monai",
-        "pipeline_tag": "unconditional-image-generation" if makes_images else "image-segmentation",
+        "pipeline_tag": _kind(metadata).pipeline,
         "tags": _tags(metadata),
     }
     return "---\n" + "".join(f"{key}: {json.dumps(value)}\n" for key, value in fields.items()) + "---\n"
@@ -63,7 +62,7 @@ def model_card(bundle: str, metadata: Mapping[str, Any], note: Mapping[str, Any]
         f"These weights: {sizes} voxels; their networks are built from `models/model.json`.",
         "Data": _data(metadata, note),
         "Performance": _performance(metadata, sha256),
-        "Additional Usage Steps": _usage(bundle),
+        "Additional Usage Steps": _usage(bundle, metadata),
         "System Configuration": f"Made with torch {metadata['pytorch_version']}, MONAI {metadata['monai_version']} and "
         f"numpy {metadata['numpy_version']}. Runs on a CPU or a GPU. "
         "`configs/metadata.json` names what training needs besides.",
@@ -78,10 +77,28 @@ def _input(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
     return metadata["network_data_format"]["inputs"]["image"]
 
 
+class _Kind(NamedTuple):
+    pipeline: str  # one of Hugging Face's tasks
+    tag: str
+    options: str  # of the first inference, after a space
+
+
+_GENERATOR = _Kind("unconditional-image-generation", "synthetic-data", " --num_volumes 2")
+_SEGMENTER = _Kind("image-segmentation", "segmentation", " --dataset_dir FOLDER_OF_NIFTI")
+_PAINTER = _Kind("image-to-image", "inpainting", " --dataset_dir FOLDER_OF_NIFTI")
+
+
+def _kind(metadata: Mapping[str, Any]) -> _Kind:
+    if _input(metadata)["type"] == "noise":
+        return _GENERATOR
+    segments = metadata["network_data_format"]["outputs"]["pred"]["format"] == "segmentation"
+    return _SEGMENTER if segments else _PAINTER
+
+
 def _tags(metadata: Mapping[str, Any]) -> list[str]:
     modality = metadata["network_data_format"]["outputs"]["pred"].get("modality") or _input(metadata)["modality"]
-    kind = "synthetic-data" if _input(metadata)["type"] == "noise" else "segmentation"
-    return ["monai", "medical", "3d", str(modality).lower(), kind]
+    modalities = [] if modality == "n/a" else [str(modality).lower()]
+    return ["monai", "medical", "3d", *modalities, _kind(metadata).tag]
 
 
 def _format(of: Mapping[str, Any]) -> str:
@@ -107,10 +124,10 @@ def _performance(metadata: Mapping[str, Any], sha256: str) -> str:
     return f"As `configs/evaluate.yaml` measured it:\n\n```json\n{json.dumps(measured, indent=2)}\n```"
 
 
-def _usage(bundle: str) -> str:
+def _usage(bundle: str, metadata: Mapping[str, Any]) -> str:
     return f"""In the unpacked folder `{bundle}`, with MONAI, torch, pytorch-ignite, nibabel, einops and fire installed:
 
-    python -m monai.bundle run --config_file configs/inference.json
+    python -m monai.bundle run --config_file configs/inference.json{_kind(metadata).options}
 
 The code that it needs is in `{bundle}_components`, under a name that collides with nothing that is installed. From Python,
 with that folder on `sys.path`:

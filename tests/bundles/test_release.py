@@ -248,6 +248,18 @@ def test_the_same_release_has_the_same_bytes(bundle: Path, published: Callable, 
     assert sums[0] == sums[1] and len(listed) == 3  # wheel, source archive, bundle
 
 
+@pytest.mark.parametrize("bundle", BUNDLES, ids=[bundle.name for bundle in BUNDLES])
+def test_an_annotation_server_trains_the_network_that_is_published(bundle: Path, published: Callable) -> None:
+    """With train.yaml as it is; where no server trains, it is that of the repository."""
+    found, before = (
+        ConfigParser.load_config_file(folder / "configs" / "train.yaml") for folder in (published(bundle), bundle)
+    )
+    note = json.loads((published(bundle) / "models" / "model.json").read_text())
+    changed = {id for id, value in found.items() if value != before[id] and "_components" not in str(value)}
+    assert changed == ({id for id, value in SWIN.items() if value != before[id]} if "served" in before else set())
+    assert all(found[id] == note["knobs"][id] for id in changed)
+
+
 def test_weights_without_knobs_are_not_published(tmp_path: Path) -> None:
     save_weights(torch.nn.Linear(1, 1), tmp_path / "model.pt", {"data": "embedded cohort"})
     with pytest.raises(WeightsError, match="no note with the knobs of its training"):

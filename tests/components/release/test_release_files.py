@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 import tarfile
@@ -126,6 +127,22 @@ def test_the_header_is_yaml_that_hugging_face_reads() -> None:
     fields = yaml.safe_load(header.strip("-\n"))
     assert fields["license"] == "apache-2.0" and fields["library_name"] == "monai"
     assert {"monai", "mr", "synthetic-data"} <= set(fields["tags"])
+
+
+@pytest.mark.parametrize(
+    ("bundle", "task", "tags", "option"),
+    [
+        ("lidc_ldm", "unconditional-image-generation", ["ct", "synthetic-data"], "--num_volumes"),
+        ("adni_gan", "unconditional-image-generation", ["mr", "synthetic-data"], "--num_volumes"),
+        ("swin_unetr_finetune", "image-segmentation", ["mr", "segmentation"], "--dataset_dir"),
+        ("swin_unetr_pretrain", "image-to-image", ["inpainting"], "--dataset_dir"),
+    ],
+)
+def test_a_card_says_what_its_bundle_does(bundle: str, task: str, tags: list[str], option: str) -> None:
+    metadata = json.loads((ROOT / "bundles" / bundle / "configs" / "metadata.json").read_text())
+    fields = yaml.safe_load(front_matter(metadata).strip("-\n"))
+    assert fields["pipeline_tag"] == task and fields["tags"] == ["monai", "medical", "3d", *tags]
+    assert f"configs/inference.json {option} " in model_card(bundle, metadata, NOTE, "abc").replace("\n", " ")
 
 
 @pytest.mark.slow
