@@ -3,7 +3,7 @@
     python benchmarks/codebook.py [--runs 3] [--latents 2 8 16 16 64] [--codes 16384] [--save]
 
 Each measurement is a process of its own, and the two quantisers take turns, so that a shared machine
-disturbs both alike. A process builds its quantiser, makes one call on a small input (libraries load, threads
+disturbs both equally. A process builds its quantiser, makes one call on a small input (libraries load, threads
 start), then one timed call on the full input. Memory is the process's peak resident set during that call
 (``VmHWM``; Linux) less what was resident before. Where the kernel does not let the peak start anew before the
 call, an earlier peak (imports) may count against either. Both quantise the same latents with codes from the

@@ -7,7 +7,7 @@ mathematics (tests/components/networks/test_denoiser.py: equal outputs and gradi
 "fast" and "plain" compute in float32, "fast-bfloat16" is the fast form under bfloat16 autocast, which pays only on
 processors that multiply bfloat16 in hardware.
 
-Each measurement is a process of its own, and the three take turns, so that a shared machine disturbs all alike. A process
+Each measurement is a process of its own, and the three take turns, so that a shared machine disturbs all equally. A process
 makes one untimed pass, then --steps timed ones. Memory is the peak of the whole process (``VmHWM``; Linux), imports
 included. At the default batch the plain form needs about 16 GB, at 8 more than 24 GB.
 """

@@ -6,7 +6,7 @@ The plain form is `plain_first_stage.py`: distance matrix and one-hot codebook, 
 for the discriminators' step, PyTorch's default layout and layers. Same mathematics
 (tests/benchmarks/test_first_stage.py: one step of either leaves the same weights), same sizes, same float32.
 
-Each measurement is a process of its own, and the two take turns, so that a shared machine disturbs both alike. A process
+Each measurement is a process of its own, and the two take turns, so that a shared machine disturbs both equally. A process
 trains on random volumes: one batch first, in which the codebook and the optimisers begin and which is not timed, then
 --steps batches that are. Memory is the peak of the whole process (``VmHWM``; Linux), imports included. At the default
 sizes the plain form needs about 16 GB.

@@ -72,7 +72,7 @@ def in_own_process(script: str, arguments: list[str]) -> dict[str, Any]:
 
 
 def take_turns(script: str, arguments: list[str], variants: tuple[str, ...], runs: int) -> dict[str, dict[str, float]]:
-    """Measure each variant ``runs`` times, in turn, so that a shared machine disturbs all alike; print and return medians.
+    """Measure each variant ``runs`` times, in turn, so that a shared machine disturbs all equally; print and give medians.
 
     Args:
         script: prints ``{"seconds": ..., "mib": ...}``, maybe with ``user``, when called with ``--variant``.

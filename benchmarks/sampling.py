@@ -6,7 +6,7 @@
 
 The configuration is a bundle's ``evaluate.yaml``, which has both the generator and the preprocessing of real volumes, with
 any overlays. Every sampler starts from the same noise (seeds 0, 1, ...); the samplers take turns, batch by batch, so that a
-shared machine disturbs all alike. Written to ``--folder``: ``sampling.md`` (the table, also printed), ``sampling.json``,
+shared machine disturbs all equally. Written to ``--folder``: ``sampling.md`` (the table, also printed), ``sampling.json``,
 ``sampling.png`` (the curves) and ``montage.png``. Samples stay in ``--folder``/samples: an interrupted run resumes.
 
 * calls: of the denoiser, per volume.

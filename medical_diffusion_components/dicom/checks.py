@@ -49,7 +49,7 @@ def folder_doubts(
         if (same_series or same_class) and is_placeless(other[0]):
             doubts.append((Refusal.MISSING_TAG, f"{other[0].problem} in {len(other)} slices beside the stack"))
         elif (same_series or same_number or lone) and continues(stack, other):
-            doubts.append((Refusal.STRAY_SLICES, "slices with another header lie exactly where the stack would go on"))
+            doubts.append((Refusal.STRAY_SLICES, "slices with another header continue the stack exactly"))
         elif lone and (same_series or same_number) and not _is_localiser(stack, other):
             doubts.append((Refusal.STRAY_SLICES, f"{len(other)} slices of the series fit into no stack"))
     everything = [header for part in [stack, *others] for header in part]

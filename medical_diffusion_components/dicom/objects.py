@@ -183,7 +183,7 @@ def kind_of(sop_class: str, has_rows: bool) -> str | None:
 
 
 def _text(value: object) -> str:
-    """A value of an element as it stands in the file: names in any character set are only compared."""
+    """A value of an element as the file has it: names in any character set are only compared."""
     return value.decode("latin-1").strip(" \0") if isinstance(value, bytes) else str(value or "").strip()
 
 

@@ -130,8 +130,8 @@ def find_series(folder: str | Path, files: Iterable[Path] | None = None) -> list
             f"no readable DICOM image in {name!r}: {len(scan.damaged)} damaged, {scan.num_other} other files",
         )
     stacks = []
-    for alike in _partition(scan.headers, lambda h: (h.series_uid, h.rows, h.columns, h.echo_time)):
-        for stack in _by_orientation(alike):
+    for similar in _partition(scan.headers, lambda h: (h.series_uid, h.rows, h.columns, h.echo_time)):
+        for stack in _by_orientation(similar):
             stacks += _separate_repeats(stack)
     groups = [_make_group(name, stack, split, stacks, scan) for stack, split in stacks]
     return sorted(groups, key=lambda g: (g.series_uid, g.echo_time or 0.0, len(g.slices), g.split_by or ""))

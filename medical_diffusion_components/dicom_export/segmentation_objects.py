@@ -185,6 +185,6 @@ class SegmentationObjects:
 
 
 def _case_id(group: SeriesGroup) -> str:
-    """Of a series, or of one of the stacks that a series holds; it tells nothing about the patient."""
+    """Of a series, or of one of the stacks that a series holds; it says nothing about the patient."""
     stack = (group.series_uid, group.echo_time, group.split_by, group.rows, group.columns, group.slices[0].orientation)
     return hashlib.sha256(repr(stack).encode()).hexdigest()[:16]

@@ -61,7 +61,7 @@ class LatentDiffusionGenerator(nn.Module):
         denoiser: called as ``denoiser(x, timesteps)``.
         scheduler: MONAI scheduler whose ``alphas_cumprod`` and ``prediction_type`` the denoiser was trained with.
         sampler: ``"ddpm"``, ancestral over all steps; ``"ddim"``, deterministic with any number of steps, of first order;
-            or ``"dpmpp_2m"``, likewise of second order: the best of few steps.
+            or ``"dpmpp_2m"``, of second order, too: the best with few steps.
         num_inference_steps: how many steps; None is all of them.
         latent_shape: (C, h, w, d) of the latents, for their scaling (see :class:`LatentScaling`, attribute
             ``latent_scaling``); None leaves the size open until weights or training latents bring one.

@@ -4,7 +4,7 @@ The paper scales them to [-1, 1] with the codebook's minimum and maximum (Ge et 
 standard deviation far below that of the noise. Rombach et al., CVPR 2022, section 3.3, divide by the standard deviation.
 Karras et al., "Analyzing and Improving the Training Dynamics of Diffusion Models", CVPR 2024, appendix, standardise each
 channel. In volumes that are aligned with each other, most of a channel's variance is between positions and not between
-cases; with the mean of each position subtracted, what is left to be learned is what tells one case from another.
+cases; with the mean of each position subtracted, what is left to learn is how the cases differ.
 """
 
 # No `from __future__ import annotations`: TorchScript reads the class's annotations and needs types, not text.

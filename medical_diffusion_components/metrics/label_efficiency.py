@@ -91,7 +91,7 @@ def write_label_study(
         results: as ``LabelStudy.run`` returns them.
         folder: where to.
         baseline: the arm that gains are measured against.
-        facts: what the table's foot tells, such as the data and the number of seeds.
+        facts: what the line below the table says, such as the data and the number of seeds.
     """
     folder = Path(folder)
     dice = dice_by_arm(results)
@@ -109,8 +109,8 @@ def write_label_study(
         value = f"{row['dice']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
         gain = f"{row['gain']:+.3f} ({row['gain_low']:+.3f} to {row['gain_high']:+.3f})"
         text.append(f"| {row['labelled']} | {row['arm']} | {value} | {'' if row['arm'] == baseline else gain} |")
-    told = "; ".join(f"{key}: {value}" for key, value in {**facts, "seeds": seeds, "test patients": patients}.items())
-    markdown = "\n".join([*text, "", told, ""])
+    foot = "; ".join(f"{key}: {value}" for key, value in {**facts, "seeds": seeds, "test patients": patients}.items())
+    markdown = "\n".join([*text, "", foot, ""])
     title = f"{patients} test patients, {seeds} seeds"
     write_atomically(folder / "label_study.csv", lambda temporary: temporary.write_text(table.getvalue()))
     write_atomically(folder / "label_study.md", lambda temporary: temporary.write_text(markdown))

@@ -67,7 +67,7 @@ class InPlaneUpsample(nn.ConvTranspose2d):
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, kernel_size=4, stride=2, padding=1)
 
-    # There is one output size, twice the input's, so no ``output_size`` is asked for.
+    # The output is always twice as large, so the argument ``output_size`` of torch's class is left out.
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         y = F.conv_transpose2d(x.flatten(0, 1).permute(0, 3, 1, 2), self.weight, self.bias, stride=2, padding=1)
         return y.permute(0, 2, 3, 1).contiguous().unflatten(0, (x.shape[0], x.shape[1]))

@@ -72,7 +72,7 @@ def nearest_by_products(latents: Tensor, codes: Tensor, chunk_size: int) -> Tens
 
 
 def nearest_by_tree(latents: Tensor, codes: Tensor) -> Tensor:
-    """Nearest codes by a k-d tree, built anew because the codes move at every step (6 ms for 16,384 x 8).
+    """Nearest codes by a k-d tree, built at every call because the codes move at every step (6 ms for 16,384 x 8).
 
     Exact, in float64 differences. Many times faster than products where the codes lie among the latents; with
     all codes in one place it visits them all and takes about as long as products.

@@ -2,7 +2,7 @@
 
 Hatamizadeh et al., "Swin UNETR: Swin transformers for semantic segmentation of brain tumors in MRI images", BrainLes 2021;
 windows and their shift are those of Liu et al., "Swin transformer: Hierarchical vision transformer using shifted windows",
-ICCV 2021. MONAI builds every layer here; only what happens between them is written anew.
+ICCV 2021. MONAI builds every layer here; only what happens between them is written again.
 """
 
 # No `from __future__ import annotations`: TorchScript reads the class's annotations and needs types, not text.

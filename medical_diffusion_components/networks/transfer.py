@@ -117,16 +117,16 @@ def start_from(
     """
     report = None
     if path is None:
-        told: dict[str, Any] = {"pretrained": None}
+        note: dict[str, Any] = {"pretrained": None}
         message = "from scratch: no pretrained_weights were given, all weights start at random"
     else:
         report = transfer_weights(network, path, parts)
         made_from = provenance(path).get("data", "unknown: the weights came without a note")
-        told = {"pretrained": report._asdict(), "made_from": made_from}
+        note = {"pretrained": report._asdict(), "made_from": made_from}
         message = f"from {path}, pre-trained on: {made_from}\n{report.summary()}"
     if process_rank() == 0:
         logger.info(f"training starts {message}")
-        write_json(Path(folder) / "transfer.json", told)
+        write_json(Path(folder) / "transfer.json", note)
     return report
 
 

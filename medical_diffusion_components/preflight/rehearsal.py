@@ -98,7 +98,7 @@ def rehearse(
 
 
 def _forget_peak() -> bool:
-    """Let the system count the highest memory use of this process anew, from what it is now; Linux."""
+    """Let the system count the highest memory use of this process from now on; Linux."""
     try:
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")

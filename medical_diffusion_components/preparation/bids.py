@@ -21,7 +21,7 @@ _PAIR = re.compile(r"(?:^|_)([A-Za-z]+)-([A-Za-z0-9]+)")
 
 
 class Entities(NamedTuple):
-    """``subject`` is ``sub-01`` or empty, ``session`` likewise, ``values`` all entities by key, with ``suffix``."""
+    """``subject`` (``sub-01``) and ``session`` (``ses-01``), or empty; ``values``: all entities by key, with ``suffix``."""
 
     subject: str
     session: str
@@ -111,7 +111,7 @@ def read_table(path: Path) -> str:
         return content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{path.name}: expected a text in UTF-8, but byte {error.start} is none: save it so"
+            f"{path.name}: expected a text in UTF-8, but byte {error.start} is not: save it as UTF-8"
         ) from error
 
 
@@ -122,7 +122,7 @@ def about_participant(people: Mapping[str, Mapping[str, str]], subject: str) -> 
 
 
 def read_participants(tables: Iterable[Path]) -> dict[str, dict[str, str]]:
-    """``participant_id``, as it stands in the table -> its age, sex and group, as far as they are known.
+    """``participant_id``, as the table has it -> its age, sex and group, as far as they are known.
 
     Raises:
         ValueError: a table that is no text, or has no ``participant_id``, or one participant twice and differently.

@@ -18,7 +18,7 @@ def add_companions(inventory: Inventory, templates: Mapping[str, str]) -> None:
         templates: key -> path with ``{case_id}`` in it.
 
     Raises:
-        ValueError: a template that fits every case alike, or none.
+        ValueError: a template that gives every case the same file, or fits no case.
     """
     with_scan = [case for case in inventory.cases if case.scan]
     paths = {

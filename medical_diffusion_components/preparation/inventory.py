@@ -103,7 +103,7 @@ class Inventory:
         aside: reason -> files left aside.
         kinds: kind (``"NIfTI"``, ``"DICOM image"``, ``"DICOM RT Structure Set"``) -> number of files.
         num_series, num_studies: of DICOM images.
-        decided_by: what told patients apart -> number of patients.
+        decided_by: what distinguished patients -> number of patients.
         remarks: what a person should know.
     """
 

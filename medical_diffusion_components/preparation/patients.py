@@ -25,7 +25,7 @@ patient patientid deidentified removed xxx noid"""
 PLACEHOLDERS = frozenset(
     hashlib.sha256(text.encode()).hexdigest()[:12] for text in _NO_IDS.split()
 )  # as hash_of_patient has them
-# what tells patients apart, the most trusted first, and how dataset.json says it
+# by what patients are distinguished, the most trusted first, and what dataset.json calls it
 SIGNS = {
     "table": "the table given as --patients",
     "pattern": "--patient_pattern",
@@ -38,7 +38,7 @@ SIGNS = {
 
 
 class Grouping(NamedTuple):
-    """Patient of each scan, in the scans' order; number of patients by what told them apart; remarks."""
+    """Patient of each scan, in the scans' order; number of patients by what distinguished them; remarks."""
 
     patients: tuple[str, ...]
     decided_by: Mapping[str, int]

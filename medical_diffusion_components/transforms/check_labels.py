@@ -78,8 +78,8 @@ class CheckLabels(Transform):
         known = {f"{value}: {name}" for name, value in self.classes.items()}
         unknown = {int(v): int(n) for v, n in zip(values, counts) if int(v) not in self.classes.values()}
         if unknown:
-            told = ", ".join(f"{value} ({count} voxels)" for value, count in list(unknown.items())[:5])
-            return f"label values outside the expected classes {{{', '.join(sorted(known))}}}: {told}"
+            counts = ", ".join(f"{value} ({count} voxels)" for value, count in list(unknown.items())[:5])
+            return f"label values outside the expected classes {{{', '.join(sorted(known))}}}: {counts}"
         return None
 
 

@@ -81,7 +81,7 @@ def _read_listing(path: Path, _: int) -> tuple[dict[str, list[float]], frozenset
     try:
         content = json.loads(path.read_text())
     except ValueError:
-        return {}, frozenset()  # not a datalist; who loads cases from it is told so
+        return {}, frozenset()  # not a datalist; loading cases from it raises an error that says so
     if not isinstance(content, dict):
         return {}, frozenset()
     entries = [entry for split in content.values() if isinstance(split, list) for entry in split]

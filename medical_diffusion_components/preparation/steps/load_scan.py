@@ -186,7 +186,7 @@ class LoadScan(Transform):
         if np.prod(shape, dtype=float) > self.max_voxels:
             raise VolumeError(f"{path}: {shape} are more than the {self.max_voxels} voxels allowed")
         if path.lower().endswith(".gz"):
-            # nibabel stops at the last voxel; the checksum, which tells of damaged voxels, comes after it
+            # nibabel stops at the last voxel; the checksum, which reveals damaged voxels, comes after it
             try:
                 with gzip.open(path) as file:
                     while file.read(_BLOCK):
@@ -225,7 +225,7 @@ def _as_stored(path: str) -> torch.Tensor:
 
 
 def _with_three_axes(volume: MetaTensor) -> MetaTensor:
-    """The same volume, made anew.
+    """The same volume, made again.
 
     A ``MetaTensor`` made without a channel counts one spatial axis less ever after, and MONAI's crops and pads then
     leave the last axis out of the affine.

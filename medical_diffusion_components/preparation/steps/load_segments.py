@@ -34,7 +34,7 @@ class LoadSegments(Transform):
         segments: name of a segment -> value in the label map, from 1. Where segments overlap, the one named later counts.
 
     Shape:
-        files, (1, H, W, D) -> (1, H, W, D), a ``MetaTensor`` of whole numbers; 0 is none of the segments
+        files, (1, H, W, D) -> (1, H, W, D), a ``MetaTensor`` of whole numbers; 0 where there is no segment
 
     Raises:
         ValueError: no segments, or values that are not 1, 2, 3, ... (several segments may share one).
@@ -137,7 +137,7 @@ def segment_paths(masks_dir: str | os.PathLike | None, files: Mapping[str, str])
         raise ValueError("prepare needs --masks_dir, the folder that holds the segmentation files")
     folder = Path(masks_dir).expanduser().resolve()
     if not folder.is_dir():
-        raise NotADirectoryError(f"masks_dir must be a folder, but there is none at {folder}")
+        raise NotADirectoryError(f"masks_dir must be a folder, but {folder} does not exist or is no folder")
     return {key: str(folder / file) for key, file in files.items()}
 
 

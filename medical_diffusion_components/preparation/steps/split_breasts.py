@@ -39,7 +39,7 @@ class SplitBreasts(Transform):
     """Cut the volume between the breasts, cut out the box around each, and bring it to size.
 
     The left breast is mirrored at the plane of the cut, so that in both volumes H runs from the middle of the body
-    outwards to the patient's right, W to the front and D to the head. The mirror image stands in the world where a
+    outwards to the patient's right, W to the front and D to the head. The mirror image lies in the world where a
     right breast would: mirrored back at the plane, its affine is true again.
 
     Args:
