@@ -135,8 +135,8 @@ class PreparationReport(NamedTuple):
             lines.append(f"Time: {', '.join(f'{share:.0%} {name}' for name, share in self.shares.items())}.")
         lines += [f"Noticed: {name} in {number} of the volumes." for name, number in self.remarks.items()]
         lines += [f"Noticed: {remark}." for remark in self.inventory.remarks]
-        counts = ", ".join(f"{number} by {what}" for what, number in self.decided["patients"].items())
-        lines.append(f"Patients: {counts}.")
+        patients = ", ".join(f"{number} by {what}" for what, number in self.decided["patients"].items())
+        lines.append(f"Patients: {patients}.")
         lines += ["", _TABLE, "|---|---|---|---|"]
         order = {status: place for place, status in enumerate(("refused", "absent", "aside", "made", "skipped"))}
         for result in sorted(self.results, key=lambda result: (order[result.status], result.case_id)):
