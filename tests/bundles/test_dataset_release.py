@@ -19,6 +19,7 @@ import pytest
 import torchio
 from bundle_folders import Trained, for_bundles_with, last_line, run, tree
 from monai.data import load_decathlon_datalist
+from several_processes import bundle_arguments, environment, torchrun
 
 from medical_diffusion_components.data import load_cases
 from medical_diffusion_components.files import file_hash
@@ -217,6 +218,22 @@ def test_a_setting_of_inference_is_passed_on_and_a_wrong_one_refused(
     assert "--intensity_rage is no setting" in last_line(
         bundle, "release_dataset.yaml", **settings(bundle, audited=False, intensity_rage=[0.0, 1.0])
     )
+
+
+@one
+def test_two_processes_release_what_one_does(bundle: Path, settings: Callable[..., dict], tmp_path: Path) -> None:
+    alone = release(bundle, settings(bundle, audited=False, num_volumes=5))
+    overrides = settings(bundle, audited=False, num_volumes=5, output_dir=str(tmp_path / "two"))
+    arguments = bundle_arguments(bundle, "releasing_dataset", ["release_dataset.yaml"], overrides)
+    done = subprocess.run(
+        torchrun(2, "-m", "monai.bundle", *arguments),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert tree(tmp_path / "two" / "dataset") == tree(alone)
 
 
 @one
