@@ -9,14 +9,22 @@ one process, of rank 0.
 
 from __future__ import annotations
 
+import json
+import logging
+import multiprocessing
 import os
+import sys
+import time
 from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 __all__ = [
+    "end_by_error",
     "gathered",
     "is_distributed",
     "join_processes",
@@ -27,6 +35,8 @@ __all__ = [
     "wait_for_all",
     "world_size",
 ]
+
+GLOO = "gloo_in_turn"  # gloo with one thread, which finishes with one collective before it begins the next
 
 
 def is_distributed() -> bool:
@@ -47,20 +57,60 @@ def world_size() -> int:
 def join_processes() -> None:
     """Find the other processes if ``torchrun`` has started several; a process that was started alone stays alone."""
     if dist.is_available() and dist.is_torchelastic_launched() and not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        if GLOO not in dist.Backend.backend_list:
+            dist.Backend.register_backend(GLOO, _gloo_in_turn, devices=["cpu"])
+        dist.init_process_group("nccl" if torch.cuda.is_available() else GLOO)
         if torch.cuda.is_available():
             torch.cuda.set_device(dist.get_node_local_rank())
+
+
+def _gloo_in_turn(store: dist.Store, rank: int, size: int, timeout: timedelta) -> dist.ProcessGroupGloo:
+    """gloo with one thread in place of two: it has let go of one collective's tensors before it begins the next."""
+    options = dist.ProcessGroupGloo._Options()
+    options._devices = [dist.ProcessGroupGloo.create_default_device()]
+    options._timeout = timeout
+    options._threads = 1
+    return dist.ProcessGroupGloo(store, rank, size, options)
 
 
 def leave_processes() -> None:
     """Take leave of the processes that :func:`join_processes` found; nothing for a process that is alone.
 
-    All wait for each other first. gloo's threads then have let go of the tensors they have exchanged: for that they need
-    Python's lock, which the end of the group would hold while it waits for them.
+    All wait for each other first. To let go of a tensor that Python knows of, gloo's thread takes Python's lock, and that
+    after it has woken those who wait for the collective. A thread that takes the lock while Python shuts down aborts the
+    process, and whatever refers to the group, as ``DistributedDataParallel`` does, keeps its thread beyond the group's end.
+    A barrier is no remedy, since it refers to what was under way when it was called. So the last collective is a
+    broadcast of a tensor that torch makes beneath Python: once it has begun, the only thread has let go of all others.
     """
     if is_distributed():
         wait_for_all()
+        if dist.get_backend() == GLOO:
+            dist._broadcast_coalesced(dist.group.WORLD, [torch.zeros(1), torch.zeros(1)], 2**10, 0)
         dist.destroy_process_group()
+
+
+def end_by_error(cause: str) -> None:
+    """End a process of several with status 1; nothing for a process that is alone.
+
+    Python must not shut down here: gloo's thread may be within a collective that the others never enter, for which the
+    end of the group would wait, or about to take Python's lock (see :func:`leave_processes`). Waiting for it is no way out,
+    since it may wait for a process that is dead. So loaders' processes are ended, all that was written is flushed, and the
+    system ends the process.
+
+    Args:
+        cause: for the last lines of ``torchrun``, which otherwise name no cause.
+    """
+    if not is_distributed():
+        return
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if file:
+        Path(file).write_text(json.dumps({"message": cause, "timestamp": int(time.time())}))
+    for child in multiprocessing.active_children():
+        child.terminate()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def wait_for_all() -> None:

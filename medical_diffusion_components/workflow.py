@@ -19,7 +19,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.utils import ID_SEP_KEY
 
 from medical_diffusion_components.data.datasets import EMBEDDED
-from medical_diffusion_components.distributed import wait_for_all
+from medical_diffusion_components.distributed import end_by_error, wait_for_all
 from medical_diffusion_components.files import folder_setting
 from medical_diffusion_components.weights import provenance
 
@@ -317,11 +317,13 @@ def _traceback_with_cause(kind: type[BaseException], error: BaseException, trace
     cause = error
     while cause.__cause__ is not None and str(cause).startswith(_WRAPPERS):
         cause = cause.__cause__
+    text = str(cause)
+    if text.startswith("Caught "):  # in a loader's process, whose traceback torch makes a part of the message
+        text = text.strip().splitlines()[-1]
+    line = f"{type(cause).__name__}: {' '.join(text.split())}"
     if cause is not error or "\n" in str(error):
-        text = str(cause)
-        if text.startswith("Caught "):  # in a loader's process, whose traceback torch makes a part of the message
-            text = text.strip().splitlines()[-1]
-        print(f"\nStopped: {type(cause).__name__}: {' '.join(text.split())}", file=sys.stderr)
+        print(f"\nStopped: {line}", file=sys.stderr)
+    end_by_error(line)
 
 
 def check_overrides(*passed_on: str) -> None:
