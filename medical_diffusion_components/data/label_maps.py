@@ -19,6 +19,9 @@ _MOST_PARCELS = 4096  # labels of a fine parcellation
 _GLANCE = 4096  # voxels that show whether there are hardly any intensities
 _MIDDLE = 32  # voxels to each side of the centre
 _EQUAL_NEIGHBOURS = 0.8  # share of neighbouring voxels, both inside some label, that have one label
+_NAMED_LIKE_PROBABILITIES = re.compile(
+    r"(?:^|[^a-z])(prob|probs|probseg|probmap|probabilit(?:y|ies)|softmax|pve|tpm)(?:[^a-z]|$)"
+)
 _NAMED_LIKE_LABELS = re.compile(
     r"(?:^|[^a-z])(seg|dseg|aseg|aparc|segmentations?|labels?|labelmap|masks?|roi|rois|gt|annotations?|lesions?)(?:[^a-z]|$)"
 )
@@ -57,7 +60,10 @@ def _in_regions(values: np.ndarray, background: list[float]) -> bool:
 
 
 def is_label_file(path: Path) -> bool:
-    """Whether a file is named like a label map and is one: few whole numbers, or nothing but zeros."""
+    """Whether a file is named like a label map and is one: few whole numbers, or nothing but zeros.
+
+    So is one that is named like probabilities and holds none below 0 or above 1.
+    """
     return _is_label_file(path, path.stat().st_mtime_ns)
 
 
@@ -66,10 +72,13 @@ def _is_label_file(path: Path, _: int) -> bool:
     name = path.name.lower()
     if name.endswith((".seg.nrrd", ".seg.nhdr")):
         return True
-    if not _NAMED_LIKE_LABELS.search(name) or not name.endswith((".nii", ".nii.gz")):
+    probabilities = _NAMED_LIKE_PROBABILITIES.search(name) is not None
+    if not (probabilities or _NAMED_LIKE_LABELS.search(name)) or not name.endswith((".nii", ".nii.gz")):
         return False
     try:
         voxels = LoadVolume()(path).numpy()
     except VolumeError:
         return False  # its case will say why it cannot be read
+    if probabilities and voxels.min() >= 0 and voxels.max() <= 1:
+        return True
     return not voxels.any() or looks_like_labels(voxels)

@@ -102,6 +102,7 @@ class SliceHeader(NamedTuple):
     trigger_time: float | None
     image_type: str | None
     was_lossy: str | None
+    burned_in: str | None
     has_lut: bool  # a table instead of slope and intercept
 
 
@@ -202,7 +203,7 @@ def header_of(dataset: pydicom.FileDataset, path: Path, number: int) -> SliceHea
         **{name: parser.uid(name) for name in ("study_uid", "instance_uid", "frame_of_reference")},
         **{name: parser.decimal(name, strict=True) for name in _OPTIONAL_DECIMALS},
         **{name: parser.decimal(name, strict=False) for name in _WITNESSES},
-        **{name: parser.text(name) for name in ("image_type", "rescale_type", "was_lossy")},
+        **{name: parser.text(name) for name in ("image_type", "rescale_type", "was_lossy", "burned_in")},
     }
     return SliceHeader(
         path=path,
@@ -268,6 +269,7 @@ _TAGS = {
     "representation": 0x00280103,
     "padding": 0x00280120,
     "padding_limit": 0x00280121,
+    "burned_in": 0x00280301,
     "intercept": 0x00281052,
     "slope": 0x00281053,
     "rescale_type": 0x00281054,

@@ -350,11 +350,14 @@ def _make_group(
 
 def _remarks(stack: Sequence[SliceHeader], series: Sequence[SliceHeader]) -> tuple[str, ...]:
     """``derived_image``: computed from other images; ``was_lossy``: compressed with loss at some time, unpacked since;
-    ``first_slices_absent``: the slices of the series are numbered from more than 1 on, so that some may be lost."""
+    ``text_burned_in``: its pixels may show a name; ``part_of_series``: the series holds other images, such as a second
+    echo; ``first_slices_absent``: the slices of the series are numbered from more than 1 on, so that some may be lost."""
     numbers = [header.instance_number for header in series if header.instance_number is not None]
     found = {
         "derived_image": any((header.image_type or "").upper().startswith("DERIVED") for header in stack),
         "was_lossy": any(header.was_lossy == "01" for header in stack),
+        "text_burned_in": any((header.burned_in or "").upper() == "YES" for header in stack),
+        "part_of_series": len(series) > len(stack),
         "first_slices_absent": bool(numbers) and min(numbers) > 1,
     }
     return tuple(name for name, holds in found.items() if holds)

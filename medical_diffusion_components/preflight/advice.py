@@ -37,7 +37,10 @@ _REMARKS = {
     "affine_from_qform": "the qform was taken, as set",
     "derived_image": "computed from other images (DERIVED): put it elsewhere, unless it is what you want",
     "was_lossy": "was compressed with loss at some time: look at the picture",
+    "text_burned_in": "text is burned into the pixels, by BurnedInAnnotation: look whether it names the patient",
+    "part_of_series": "the series holds other images, such as a second echo: they are not in the volume (echo_time)",
     "first_slices_absent": "its slices are numbered from more than 1 on: look whether some are missing",
+    "empty_slices": "slices of one value lie between others, as where a conversion lost them: look at it, or convert again",
     "few_voxels_set_the_limits": "a few very bright voxels darken the rest: --limits_from percentiles --limits [0.0,99.9]",
     "skull": "looks like a head: --brain_extraction, unless it is meant to have its skull",
 }

@@ -62,7 +62,7 @@ def group_patients(signs: Sequence[Mapping[str, str]]) -> Grouping:
 
     first: dict[tuple[str, str], int] = {}
     for scan, own in enumerate(signs):
-        for sign in ((kind, value) for kind, value in own.items() if kind in SIGNS):
+        for sign in ((kind, _alike(kind, value)) for kind, value in own.items() if kind in SIGNS):
             parent[top(scan)] = top(first.setdefault(sign, scan))
     groups: dict[int, list[int]] = defaultdict(list)
     for scan in range(len(signs)):
@@ -124,6 +124,11 @@ def patient_of_pattern(pattern: str, inside: str) -> str:
     return match[1]
 
 
+def _alike(kind: str, value: str) -> str:
+    """A sign as it is compared: ``sub-1`` beside ``sub-01`` is one subject more likely than two."""
+    return re.sub(r"(?<!\d)0+(?=\d)", "", value) if kind == "subject" else value
+
+
 def _decisive(own: Mapping[str, str]) -> dict[str, str]:
     for kind in ("table", "pattern"):
         if kind in own:
@@ -140,6 +145,14 @@ def _remarks(signs: Sequence[Mapping[str, str]], patients: Sequence[str], torn: 
         remarks.append(
             f"{torn} patients have several PatientIDs within one study, frame of reference or subject: each is taken as "
             "one patient"
+        )
+    spelt: dict[str, set[str]] = defaultdict(set)
+    for own in signs:
+        spelt[_alike("subject", own.get("subject", ""))].add(own.get("subject", ""))
+    if twins := [sorted(names) for names in spelt.values() if len(names) > 1]:
+        remarks.append(
+            f"{len(twins)} subjects are written with and without leading zeros ({' and '.join(twins[0])}): each is taken "
+            "for one patient. If they are several, say so with --patients"
         )
     alone = sum("file" in own for own in signs)
     if alone and len(signs) > 1:

@@ -242,17 +242,18 @@ def test_what_a_person_should_know_of_a_series_is_remarked_on(series, case):
     wanted = {
         "derived_image": {"adjust": adjust(ImageType=["DERIVED", "SECONDARY", "MPR"])},
         "was_lossy": {"adjust": adjust(LossyImageCompression="01")},
+        "text_burned_in": {"adjust": adjust(BurnedInAnnotation="YES")},
         "first_slices_absent": {"first_instance": 3},
     }
     for remark, options in wanted.items():
         series(**options)
         assert read_series(case).remarks == (remark,)
         shutil.rmtree(case)
-    series(adjust=adjust(ImageType=["ORIGINAL", "PRIMARY"], LossyImageCompression="00"))
+    series(adjust=adjust(ImageType=["ORIGINAL", "PRIMARY"], LossyImageCompression="00", BurnedInAnnotation="NO"))
     assert read_series(case).remarks == ()
 
 
 def test_a_second_echo_is_no_series_without_its_beginning(series, case):
     series(modality="MR", echo_time=10.0)
     series(modality="MR", echo_time=80.0, first_instance=31)
-    assert read_series(case, echo_time=80.0).remarks == ()
+    assert read_series(case, echo_time=80.0).remarks == ("part_of_series",)

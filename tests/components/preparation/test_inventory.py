@@ -148,8 +148,12 @@ def test_label_maps_are_told_by_their_voxels_and_not_by_their_names_alone(tmp_pa
     blocks[2:5, 1:4] = 3
     nifti(tmp_path / "a_seg.nii.gz", blocks)
     nifti(tmp_path / "healthy-label.nii.gz", np.zeros((6, 5, 4), np.uint8))
+    chances = np.random.default_rng(0).random((6, 5, 4), np.float32)
+    nifti(tmp_path / "a_probseg.nii.gz", chances)
+    nifti(tmp_path / "prob_lem_7.nii.gz", 900 * chances)  # an image all the same
     inventory = take(tmp_path)
-    assert set(patients(inventory)) == {"a_t1", "mask_off_t1"} and inventory.num_aside == {"label map": 2}
+    assert set(patients(inventory)) == {"a_t1", "mask_off_t1", "prob_lem_7"}
+    assert inventory.num_aside == {"label map": 3}
 
 
 def test_studies_without_a_patient_id_are_patients_and_that_is_said(tmp_path):

@@ -34,6 +34,15 @@ def patients(root):
     return {case.case_id: case.patient_id for case in inventory.cases}, inventory.remarks
 
 
+def test_subjects_that_differ_in_leading_zeros_alone_are_one_and_that_is_said(tmp_path):
+    for name in ("sub-1_T1w", "sub-01_T1w", "sub-001_ses-2_T1w", "sub-10_T1w", "sub-100_T1w"):
+        nifti(tmp_path / f"{name}.nii.gz")
+    found, remarks = patients(tmp_path)
+    assert len(set(found.values())) == 3 and len({found[f"sub-{n}_T1w"] for n in ("1", "10", "100")}) == 3
+    assert found["sub-1_T1w"] == found["sub-01_T1w"] == found["sub-001_ses-2_T1w"]
+    assert any("leading zeros (sub-001 and sub-01 and sub-1)" in remark for remark in remarks)
+
+
 @pytest.mark.parametrize("other", ["p1", "P1   ", " P1", "P 1"])
 def test_case_and_blanks_of_a_patient_id_count_for_nothing(tmp_path, other):
     for name, patient in {"a": "P1", "b": other, "c": "P2"}.items():

@@ -40,6 +40,29 @@ def test_masks_of_one_value_are_left_aside_and_a_folder_of_nothing_else_is_an_er
     assert [case["reason"] for case in report["cases"]] == ["one_value"] and report["refused_share"] == 0
 
 
+def test_a_volume_without_a_number_is_left_aside_as_such(tmp_path):
+    (tmp_path / "raw").mkdir()
+    nib.save(nib.Nifti1Image(np.full((12, 10, 8), np.nan, np.float32), AFFINE), tmp_path / "raw" / "scan.nii.gz")
+    with pytest.raises(SystemExit, match="no volume was made"):
+        prepare(tmp_path)
+    (case,) = json.loads((tmp_path / "out" / "report.json").read_text())["cases"]
+    assert case["reason"] == "one_value" and "every voxel is nan" in case["text"]
+
+
+@pytest.mark.parametrize(
+    ("empty", "noted"),
+    [(np.s_[:, :, 3:5], True), (np.s_[4], True), (np.s_[:, :, 6:], False), (np.s_[2:9, :, 3], False)],
+)
+def test_slices_that_a_conversion_lost_are_remarked_on(tmp_path, empty, noted):
+    voxels = np.random.default_rng(0).normal(size=(12, 10, 8)).astype(np.float32)
+    voxels[empty] = -1
+    (tmp_path / "raw").mkdir()
+    nib.save(nib.Nifti1Image(voxels, AFFINE), tmp_path / "raw" / "scan.nii.gz")
+    prepare(tmp_path)
+    (case,) = json.loads((tmp_path / "out" / "report.json").read_text())["cases"]
+    assert case["outputs"][0]["notes"].get("empty_slices", False) is noted
+
+
 def test_reports_hold_no_identifier_of_a_header(tmp_path):
     for name, number in (("a", 5), ("b", 5)):
         write_series(
