@@ -64,13 +64,14 @@ def join_processes() -> None:
             torch.cuda.set_device(dist.get_node_local_rank())
 
 
-def _gloo_in_turn(store: dist.Store, rank: int, size: int, timeout: timedelta) -> dist.ProcessGroupGloo:
+def _gloo_in_turn(store: dist.Store, rank: int, size: int, timeout: timedelta) -> Any:
     """gloo with one thread in place of two: it has let go of one collective's tensors before it begins the next."""
-    options = dist.ProcessGroupGloo._Options()
-    options._devices = [dist.ProcessGroupGloo.create_default_device()]
+    gloo: Any = dist.ProcessGroupGloo  # torch's stubs name the options otherwise than the class does
+    options = gloo._Options()
+    options._devices = [gloo.create_default_device()]
     options._timeout = timeout
     options._threads = 1
-    return dist.ProcessGroupGloo(store, rank, size, options)
+    return gloo(store, rank, size, options)
 
 
 def leave_processes() -> None:

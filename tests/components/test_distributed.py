@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import logging.handlers
 import os
 import subprocess
 import sys
@@ -79,8 +81,6 @@ def leave_often(folder: Path) -> None:
 
 def fail_in_one(folder: Path) -> None:
     """The second process fails within a collective, the first waits for it for ever."""
-    import logging
-
     sys.excepthook = workflow._traceback_with_cause
     gathered(process_rank())
     if process_rank() == 1:
@@ -94,7 +94,5 @@ def fail_in_one(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    import logging.handlers
-
     distributed.join_processes()
     {"leave": leave_often, "fail": fail_in_one}[sys.argv[1]](Path(sys.argv[2]))
