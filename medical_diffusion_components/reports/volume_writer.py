@@ -63,7 +63,8 @@ class SyntheticVolumeWriter:
 
     Of several processes each writes its own volumes; :meth:`draw_montage` waits for all of them. A folder with volumes that
     have no such note is refused when the evaluator starts: they may be patients, among whom synthetic ones would be lost.
-    So is one with volumes in another format, whose notes would be replaced.
+    So is one with volumes in another format, whose notes would be replaced. Volumes of other weights are counted in a last
+    line.
 
     Args:
         folder: where they go.
@@ -108,6 +109,7 @@ class SyntheticVolumeWriter:
         self.output_format = output_format
         self.started = 0.0
         self.written: list[Path] = []
+        self.num_foreign = 0  # volumes of other weights that were there before
 
     def attach(self, evaluator: Engine) -> None:
         evaluator.add_event_handler(Events.STARTED, lambda _: self.prepare())
@@ -124,10 +126,11 @@ class SyntheticVolumeWriter:
         # meanwhile has its note already
         files = nifti_files(self.folder)
         series = sorted({path.parent for path in files_below(self.folder).files if path.suffix.lower() == ".dcm"})
-        found = [volume for volume in (*files, *series) if not is_synthetic(volume)]
-        if found:
+        found_before = (*files, *series)
+        unknown = [volume for volume in found_before if not is_synthetic(volume)]
+        if unknown:
             raise ValueError(
-                f"{self.folder} holds volumes that no note names as synthetic, the first is {found[0]}: give an empty "
+                f"{self.folder} holds volumes that no note names as synthetic, the first is {unknown[0]}: give an empty "
                 "folder, or one of synthetic volumes, as samples_dir"
             )
         if others := files if self.output_format == "dicom" else series:
@@ -136,6 +139,8 @@ class SyntheticVolumeWriter:
                 f"{others[0]}: give another samples_dir"
             )
         self.facts |= made_with(self.weights)
+        notes = [json.loads(note_path(volume).read_text()) for volume in found_before]
+        self.num_foreign = sum(note.get("weights_sha256") != self.facts["weights_sha256"] for note in notes)
         if "window" in self.facts:
             self.facts["intensity_range"] = list(self.window)
 
@@ -207,15 +212,20 @@ class SyntheticVolumeWriter:
             raise ValueError(f"no synthetic volume was written to {self.folder}, so there is none to draw")
         volumes, (affine, *_) = zip(*read)
         spacing, axcodes = nib.affines.voxel_sizes(affine), "".join(nib.aff2axcodes(affine))
+        wrote = f"wrote {self.folder}"
+        if self.num_foreign:
+            wrote += (
+                f"\nremark: {self.num_foreign} volumes there were of other weights; those of equal seeds were replaced"
+            )
         if find_spec("matplotlib") is None:
-            print(f"wrote {self.folder}\nno montage: matplotlib is not installed", flush=True)
+            print(f"{wrote}\nno montage: matplotlib is not installed", flush=True)
             return
         from medical_diffusion_components.reports.drawing import montage, save_montage
 
         figure = montage({"synthetic volumes": volumes}, spacing, self.window, axcodes=axcodes)
         path = self.folder / "montage.png"
         save_montage(figure, path)
-        print(f"wrote {self.folder}\nmontage: {path}", flush=True)
+        print(f"{wrote}\nmontage: {path}", flush=True)
 
 
 def _remove(path: Path) -> None:

@@ -51,6 +51,15 @@ def test_a_folder_of_synthetic_volumes_may_take_more(tmp_path: Path, weights: Pa
     assert len(list((tmp_path / "samples").glob("*.nii.gz"))) == 2
 
 
+def test_volumes_of_other_weights_in_the_folder_are_counted(tmp_path: Path, weights: Path, capsys) -> None:
+    sample(tmp_path / "samples", weights, (3, 4))
+    sample(tmp_path / "samples", weights, (3,)).draw_montage()
+    assert "other weights" not in capsys.readouterr().out
+    other = save_weights(nn.Linear(1, 1), tmp_path / "other" / "model.pt", {"data": "patients"})
+    sample(tmp_path / "samples", other, (3,)).draw_montage()
+    assert "remark: 2 volumes there were of other weights; those of equal seeds" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("place", ["head.nii", "images/head.nii.gz"])
 def test_a_folder_with_other_volumes_is_refused_before_anything_is_written(
     tmp_path: Path, weights: Path, place: str
