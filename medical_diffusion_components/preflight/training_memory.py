@@ -20,7 +20,7 @@ __all__ = ["diffusion_gb", "first_stage_gb", "swin_unetr_gb", "training_memory"]
 _FIRST_STAGE = (0.6, 2.3e-6)  # GB; GB a voxel of a batch, at 16 channels
 _FIRST_STAGE_CHANNELS = 16
 _DIFFUSION = (0.4, 18e-6, 0.248e-6)  # GB; GB a latent position of a batch; the same for each channel of the base width
-_SWIN = (0.9, 1.04, 7.2e-6)  # GB; GB of weights with what the optimiser keeps; GB a voxel of a batch
+_SWIN = (0.9, 1.04, 10.0e-6)  # GB; GB of weights with what the optimiser keeps; GB a voxel of a batch
 _SWIN_FEATURES = 48
 
 
