@@ -117,8 +117,23 @@ def read_table(path: Path) -> str:
 
 def about_participant(people: Mapping[str, Mapping[str, str]], subject: str) -> Mapping[str, str]:
     """What the table says of a subject, whether either of them has ``sub-`` in front of the name or not."""
+    return next((people[name] for name in _names(subject) if name in people), {})
+
+
+def remark_on_unlisted(people: Mapping[str, Mapping[str, str]], subjects: Iterable[str]) -> list[str]:
+    """A remark if there is a table, and subjects that it does not list: perhaps it writes their names otherwise."""
+    missing = sorted({subject for subject in subjects if subject and not people.keys() & set(_names(subject))})
+    if not people or not missing:
+        return []
+    return [
+        f"participants.tsv does not list {len(missing)} of the subjects, the first is {missing[0]} (it lists "
+        f"{sorted(people)[0]}): nothing is known of their age, sex and group"
+    ]
+
+
+def _names(subject: str) -> tuple[str, ...]:
     bare = subject.removeprefix("sub-")
-    return next((people[name] for name in (subject, bare, f"sub-{bare}") if subject and name in people), {})
+    return (subject, bare, f"sub-{bare}") if subject else ()
 
 
 def read_participants(tables: Iterable[Path]) -> dict[str, dict[str, str]]:

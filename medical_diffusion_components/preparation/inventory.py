@@ -24,6 +24,7 @@ from medical_diffusion_components.preparation.bids import (
     keep_one_per_session,
     parse_select,
     read_participants,
+    remark_on_unlisted,
 )
 from medical_diffusion_components.preparation.case_ids import case_ids, short_hash
 from medical_diffusion_components.preparation.dicom_index import DAMAGED, NO_DICOM, IndexedFile, index_dicom
@@ -189,6 +190,7 @@ def take_inventory(
     grouping = group_patients(_beside_dicom(found, signs))
     inventory.decided_by = grouping.decided_by
     inventory.remarks += grouping.remarks
+    inventory.remarks += remark_on_unlisted(people, (scan.signs.get("subject", "") for scan in found))
     for scan, case_id, patient in sorted(zip(found, ids, grouping.patients), key=lambda item: item[1]):
         about = about_participant(people, scan.signs.get("subject", ""))
         inventory.cases.append(RawCase(case_id, patient, None, scan.scan, about=about))

@@ -116,9 +116,12 @@ def patient_of_pattern(pattern: str, inside: str) -> str:
     """The first group of ``pattern`` in a path.
 
     Raises:
-        ValueError: it finds nothing.
+        ValueError: it finds nothing, or is no regular expression.
     """
-    match = re.search(pattern, inside)
+    try:
+        match = re.search(pattern, inside)
+    except re.error as error:
+        raise ValueError(f"patient_pattern {pattern!r} is no regular expression: {error}") from error
     if match is None or not match.groups() or not match[1]:
         raise ValueError(f"patient_pattern {pattern!r} finds no patient id (its first group) in {inside!r}")
     return match[1]

@@ -206,6 +206,16 @@ def test_a_participants_table_names_folders_that_have_no_sub_in_front(tmp_path):
     assert [case.about for case in inventory.cases] == [{"age": "70", "sex": "F"}] * 2 + [{"sex": "M"}]
 
 
+def test_a_participants_table_that_writes_subjects_otherwise_is_said(tmp_path):
+    for name in ("sub-01_T1w", "sub-02_T1w"):
+        nifti(tmp_path / f"{name}.nii.gz")
+    (tmp_path / "participants.tsv").write_text("participant_id\tage\nsub-01\t70\n02\t50\n")
+    assert not any("participants.tsv" in remark for remark in take(tmp_path).remarks)
+    (tmp_path / "participants.tsv").write_text("participant_id\tage\nsub-1\t70\nsub-02\t50\n")
+    (remark,) = take(tmp_path).remarks
+    assert "does not list 1 of the subjects, the first is sub-01 (it lists sub-02)" in remark
+
+
 def test_a_bids_data_set_gives_one_scan_a_session(tmp_path):
     for name in ("T1w", "run-2_T1w", "run-1_T1w", "acq-fast_run-1_T1w", "T2w"):
         nifti(tmp_path / "sub-01" / "ses-1" / "anat" / f"sub-01_ses-1_{name}.nii.gz")

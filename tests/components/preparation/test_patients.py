@@ -8,7 +8,7 @@ import pytest
 from dicom_writing import stable_uid, write_series
 
 from medical_diffusion_components.preparation.bids import read_participants
-from medical_diffusion_components.preparation.inventory import take_inventory
+from medical_diffusion_components.preparation.inventory import Selection, take_inventory
 from medical_diffusion_components.preparation.steps import LoadScan
 
 AFFINE = np.diag([1.0, 1, 2, 1])
@@ -32,6 +32,12 @@ def nifti(path):
 def patients(root):
     inventory = take_inventory(root)
     return {case.case_id: case.patient_id for case in inventory.cases}, inventory.remarks
+
+
+def test_a_pattern_that_is_no_regular_expression_is_named(tmp_path):
+    nifti(tmp_path / "a.nii.gz")
+    with pytest.raises(ValueError, match="patient_pattern '\\(\\[' is no regular expression: unterminated"):
+        take_inventory(tmp_path, Selection(patient_pattern="(["))
 
 
 def test_subjects_that_differ_in_leading_zeros_alone_are_one_and_that_is_said(tmp_path):
