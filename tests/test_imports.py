@@ -29,12 +29,12 @@ ROWS = [
     {"data", "metrics"},
     {"workflow"},
     {"preparation", "handlers", "reports"},
-    {"engines", "cohorts", "evaluation", "audit", "new_bundle", "preflight", "release", "dicom_export"},
+    {"engines", "cohorts", "evaluation", "audit", "editing", "new_bundle", "preflight", "release", "dicom_export"},
     {"dataset_release"},
 ]
 RANK = {room: rank for rank, row in enumerate(ROWS) for room in row}
 # What training and sampling can do without: reading raw downloads, writing DICOM, inventing data, judging
-# volumes, auditing copies, making new bundles, releasing bundles and data sets.
+# volumes, editing scans, auditing copies, making new bundles, releasing bundles and data sets.
 PERIPHERY = {
     "dicom",
     "dicom_export",
@@ -43,6 +43,7 @@ PERIPHERY = {
     "cohorts",
     "evaluation",
     "audit",
+    "editing",
     "new_bundle",
     "release",
     "dataset_release",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from medical_diffusion_components.cohorts.phantoms import PHANTOM_NOTICE, write_phantom_cohort
 from medical_diffusion_components.cohorts.template import TEMPLATE_COHORT_NOTICE, write_template_cohort
-from medical_diffusion_components.data.datasets import EMBEDDED, is_synthetic, load_cases
+from medical_diffusion_components.data.datasets import EMBEDDED, is_edited, is_synthetic, load_cases
 from medical_diffusion_components.data.splits import SPLITS
 from medical_diffusion_components.distributed import process_rank, wait_for_all
 from medical_diffusion_components.transforms.volume_error import times
@@ -45,7 +45,8 @@ def resolve_dataset(
 
     Raises:
         FileNotFoundError, NotADirectoryError, ValueError: a folder that is given and cannot be used, which nothing
-            replaces; or none is given and there is no cohort; or it holds synthetic volumes, which were not asked for.
+            replaces; or none is given and there is no cohort; or it holds synthetic volumes, which were not asked for,
+            or edited ones, which never are.
     """
     if dataset_dir is not None:
         cases = [case for split in SPLITS for case in load_cases(dataset_dir, split)]
@@ -54,6 +55,11 @@ def resolve_dataset(
             raise ValueError(
                 f"{len(synthetic)} of the {len(cases)} volumes in {dataset_dir} are synthetic, first {synthetic[0]}: "
                 "move them out of the folder, or give --allow_synthetic True if they are meant"
+            )
+        if edited := [case["image"] for case in cases if is_edited(case["image"])]:
+            raise ValueError(
+                f"{len(edited)} of the {len(cases)} volumes in {dataset_dir} were edited from real scans, first "
+                f"{edited[0]}: they are neither what a scanner saw nor synthetic; move them out of the folder"
             )
         return str(dataset_dir)
     if cohort is None:

@@ -39,6 +39,7 @@ __all__ = [
     "data_fingerprint",
     "describe_data",
     "fixed_window",
+    "is_edited",
     "is_synthetic",
     "load_cases",
     "median_spacing",
@@ -188,22 +189,32 @@ def nifti_files(folder: Path) -> list[Path]:
 
 
 def is_synthetic(volume: str | os.PathLike) -> bool:
-    """Whether the note beside a volume (``x.nii.gz``, ``x.json``) names the weights that made it."""
+    """Whether the note beside a volume (``x.nii.gz``, ``x.json``) names the weights that made it, from noise alone."""
+    note = _note_beside(volume)
+    return "weights_sha256" in note and note.get("synthetic", True) is True
+
+
+def is_edited(volume: str | os.PathLike) -> bool:
+    """Whether the note beside a volume says that it was edited from a real scan, whose patient it still shows."""
+    return "edited_from" in _note_beside(volume)
+
+
+def _note_beside(volume: str | os.PathLike) -> dict[str, Any]:
     note = Path(without_suffix(str(volume)) + ".json")
     if not note.is_file():
-        return False
+        return {}
     try:
         content = json.loads(note.read_text())
     except ValueError:  # some other file, such as a scanner's sidecar that is damaged
-        return False
-    return isinstance(content, dict) and "weights_sha256" in content
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def noted_scale(volume: str | os.PathLike) -> dict[str, list[float]]:
     """What the note beside a synthetic volume says of its scale, as ``scale_facts`` of a case; else empty."""
     if not is_synthetic(volume):
         return {}
-    note = json.loads(Path(without_suffix(str(volume)) + ".json").read_text())
+    note = _note_beside(volume)
     return scale_facts(note[INTENSITY_RANGE], note[WINDOW]) if {INTENSITY_RANGE, WINDOW} <= note.keys() else {}
 
 

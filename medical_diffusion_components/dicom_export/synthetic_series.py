@@ -91,7 +91,7 @@ class SyntheticSeries:
         real = (volume.astype(np.float64) - low) / (high - low) * (end - start) + start
         stored = np.rint(real).astype(np.int16 if start < 0 or self.modality == "CT" else np.uint16)
         header = self._header(note, scale, affine, volume.shape)
-        _check_replaceable(path)
+        check_replaceable(path)
         write_folder_atomically(path, lambda temporary: write_series(temporary, stored, affine, header))
 
     def load(self, path: Path, note: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -208,7 +208,7 @@ def _limits(name: str, values: Sequence[float]) -> tuple[float, float]:
     return limits
 
 
-def _check_replaceable(path: Path) -> None:
+def check_replaceable(path: Path) -> None:
     """Raises: ValueError: there is something at ``path`` that a series does not consist of."""
     if path.is_dir():
         foreign = [entry.name for entry in path.iterdir() if entry.suffix != ".dcm" or not entry.is_file()]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from medical_diffusion_components.data.datasets import nifti_files, noted_scale
+from medical_diffusion_components.data.datasets import is_edited, nifti_files, noted_scale
 from medical_diffusion_components.diffusion.noise_latent import NoiseLatent
 from medical_diffusion_components.distributed import gathered, share
 from medical_diffusion_components.files import file_hash, write_atomically
@@ -36,11 +36,16 @@ def folder_cases(folder: str | Path) -> list[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: no such folder, or none in it.
+        ValueError: a volume that was edited from a real scan, which is neither real nor synthetic.
     """
     folder = Path(folder).expanduser()
     files = nifti_files(folder) if folder.is_dir() else []
     if not files:
         raise FileNotFoundError(f"expected volumes (.nii, .nii.gz) in {folder}, found none")
+    if edited := [file for file in files if is_edited(file)]:
+        raise ValueError(
+            f"{edited[0]} was edited from a real scan: move it out of {folder}, it is not a synthetic volume"
+        )
     names = [str(file.relative_to(folder)) for file in files]
     return [
         {"image": str(file), "case_id": name, "patient_id": name, **noted_scale(file)}

@@ -71,6 +71,7 @@ def write_page(
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None,
     notices: Sequence[str] = (),
     rows: Sequence[PageRow] = (),
+    curves_are: tuple[str, str] = ("Training", "step"),
 ) -> Path:
     """Write the page.
 
@@ -82,9 +83,10 @@ def write_page(
         galleries: volumes to look at.
         spacing: mm per voxel along H, W, D of all volumes.
         axcodes: where H, W and D point in the patient.
-        curves: name -> x and y, of the training.
+        curves: name -> x and y.
         notices: what every reader must know, such as what the volumes were made from.
         rows: what is seen at first sight, one kind of volume below the other.
+        curves_are: heading of the curves, and what runs along x.
     """
     store: dict[str, str] = {}
     viewers = [_gallery(one, store, spacing, axcodes) for one in galleries if one.cases]
@@ -96,7 +98,7 @@ def write_page(
         _rows(rows, spacing, axcodes),
         *viewers,
         _measures(report),
-        _curves(curves or {}),
+        _curves(curves or {}, *curves_are),
         _provenance(report),
     ]
     packed = "".join(f'<script type="text/plain" id="{name}">{text}</script>' for name, text in store.items())
@@ -297,15 +299,15 @@ def _finite(value: Any) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)
 
 
-def _curves(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> str:
+def _curves(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], heading: str, along: str) -> str:
     finite = {name: [(x, y) for x, y in zip(*points) if _finite(y)] for name, points in curves.items()}
-    figures = [_curve(name, points) for name, points in finite.items() if len(points) > 1]
+    figures = [_curve(name, points, along) for name, points in finite.items() if len(points) > 1]
     if not figures:
         return ""
-    return f'<section><h2>Training</h2><div class="strips">{"".join(figures)}</div></section>'
+    return f'<section><h2>{_text(heading)}</h2><div class="strips">{"".join(figures)}</div></section>'
 
 
-def _curve(name: str, pairs: Sequence[tuple[float, float]], width: int = 320, height: int = 130) -> str:
+def _curve(name: str, pairs: Sequence[tuple[float, float]], along: str, width: int = 320, height: int = 130) -> str:
     pairs = pairs[:: max(1, len(pairs) // 400)]
     xs, ys = [a for a, _ in pairs], [b for _, b in pairs]
     spans = (max(xs) - min(xs)) or 1, (max(ys) - min(ys)) or 1
@@ -317,7 +319,8 @@ def _curve(name: str, pairs: Sequence[tuple[float, float]], width: int = 320, he
         f'<figure><h3>{_text(name)}</h3><svg viewBox="0 0 {width} {height}" role="img" aria-label="{_text(name)}">'
         f'<polyline class="curve" points="{points}"/><text class="soft" x="0" y="10">{max(ys):.3g}</text>'
         f'<text class="soft" x="0" y="{height - 2}">{min(ys):.3g}</text>'
-        f'<text class="soft" x="{width}" y="{height - 2}" text-anchor="end">step {max(xs):.0f}</text></svg></figure>'
+        f'<text class="soft" x="{width}" y="{height - 2}" text-anchor="end">{_text(along)} {max(xs):g}</text>'
+        "</svg></figure>"
     )
 
 

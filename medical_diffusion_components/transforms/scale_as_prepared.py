@@ -62,8 +62,8 @@ def dataset_scale(path: Path, content: Mapping[str, Any]) -> dict[str, list[floa
     return found
 
 
-def _scale_beside(volume: str) -> dict[str, list[float]]:
-    """The scale of a file whose case does not state it, from the ``dataset.json`` above it that lists it."""
+def scale_beside(volume: str) -> dict[str, list[float]]:
+    """The scale of a file whose case does not state it, from the ``dataset.json`` above it that lists it; else empty."""
     file = Path(volume)
     if not file.is_absolute():
         return {}
@@ -194,6 +194,6 @@ class ScaleAsPreparedd(NamesItsFailure, MapTransform):
         data = dict(data)
         for key in self.key_iterator(data):
             with self.remembering_failure():
-                scale = fixed_scale(data) or _scale_beside(file_name(data[key]))
+                scale = fixed_scale(data) or scale_beside(file_name(data[key]))
                 data[key] = self.scale(data[key], **scale)
         return data

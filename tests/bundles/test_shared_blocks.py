@@ -11,7 +11,7 @@ import pytest
 from bundle_folders import BUNDLES, bundles_with, by_default, config_files, for_bundles_with, read
 
 LDM_BUNDLES = bundles_with("train_autoencoder.yaml", "train.yaml")
-STAGES = ("train_autoencoder.yaml", "train.yaml", "evaluate.yaml", "audit.yaml", "inference.json")
+STAGES = ("train_autoencoder.yaml", "train.yaml", "evaluate.yaml", "audit.yaml", "edit.yaml", "inference.json")
 # What a sibling says otherwise on purpose. Files: spacing and pictures come from the data or from the weights' note;
 # montages take fewer steps than the reference sampler; overlays and preparation are their own subject.
 OWN_PER_FILE = {
@@ -86,7 +86,7 @@ def test_the_configurations_of_a_bundle_agree(bundle: Path) -> None:
 @for_bundles_with("train_autoencoder.yaml", "train.yaml")
 def test_what_makes_the_generator_is_in_every_file_that_needs_it(bundle: Path) -> None:
     found = stages(bundle)
-    for file in ("train.yaml", "evaluate.yaml", "audit.yaml", "inference.json"):
+    for file in ("train.yaml", "evaluate.yaml", "audit.yaml", "edit.yaml", "inference.json"):
         assert found[file].keys() >= {"autoencoder_def", "denoiser_def", "scheduler", "network_def"}
     for file in ("train_autoencoder.yaml", "train.yaml", "evaluate.yaml", "audit.yaml"):
         assert found[file].keys() >= {"autoencoder_def", "preprocessing"}

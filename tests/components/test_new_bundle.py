@@ -45,6 +45,7 @@ def test_every_configuration_has_the_new_values(made):
             "inference.json",
             "evaluate.yaml",
             "audit.yaml",
+            "edit.yaml",
         )
 
 

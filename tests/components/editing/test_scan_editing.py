@@ -1,0 +1,207 @@
+"""Edited scans: untouched outside the mask, drawn without a look at what was in it, and marked as what they are."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+import torch
+
+from medical_diffusion_components.cohorts import resolve_dataset
+from medical_diffusion_components.data import is_edited, is_synthetic
+from medical_diffusion_components.dicom_export import EditedSeries
+from medical_diffusion_components.diffusion import LatentDiffusionGenerator, noise_scheduler
+from medical_diffusion_components.editing import EditedVolumeWriter, LatentEditor, ScanEditing, free_positions
+from medical_diffusion_components.evaluation import folder_cases
+from medical_diffusion_components.networks import VQGAN, Denoiser, EMACodebook
+from medical_diffusion_components.reports import SyntheticVolumeWriter
+from medical_diffusion_components.transforms import VolumeError
+from medical_diffusion_components.weights import save_weights
+
+SIZE = (16, 12, 20)
+AFFINE = np.array([[0, 2.0, 0, -5], [-1.5, 0, 0, 9], [0, 0, 3.0, -11], [0, 0, 0, 1]])
+Edit = Callable[..., ScanEditing]
+
+
+@pytest.fixture(scope="module")
+def generator() -> LatentDiffusionGenerator:
+    torch.manual_seed(0)
+    first_stage = VQGAN(EMACodebook(32, 4), 1, 4, (2, 2, 2), 4)
+    first_stage.codebook.codes.copy_(torch.randn(32, 4))
+    denoiser = Denoiser(4, 8, (1, 2), 2, 8)
+    return LatentDiffusionGenerator(first_stage, denoiser, noise_scheduler(8, "sample"), "ddim", 3).eval()
+
+
+@pytest.fixture
+def edit(tmp_path: Path, generator: LatentDiffusionGenerator) -> Edit:
+    def made(**options: Any) -> ScanEditing:
+        weights = save_weights(generator, tmp_path / "model.pt", {"data": "embedded cohort", "notice": "no patients"})
+        formats = {"dicom": EditedSeries("MR")}
+        writer = EditedVolumeWriter(
+            tmp_path / "edited", weights, {"bundle": "some_ldm 0.2.0"}, options.pop("output_format", "nifti"), formats
+        )
+        editor = LatentEditor(generator, 2, 2)
+        return ScanEditing(editor, writer, tmp_path / "edited" / "page.html", SIZE, (2.0, 1.5, 3.0), **options)
+
+    return made
+
+
+def save(path: Path, array: np.ndarray, slope: float | None = None) -> Path:
+    image = nib.Nifti1Image(array, AFFINE)
+    image.header["descrip"] = b"DOE^JANE"
+    if slope is not None:
+        image.header.set_slope_inter(slope, -3.0)
+    nib.save(image, path)
+    return path
+
+
+@pytest.fixture
+def voxels() -> np.ndarray:
+    """(12, 16, 20) int16: turned to RAS, the model's size."""
+    return np.random.default_rng(0).integers(0, 1000, (12, 16, 20)).astype(np.int16)
+
+
+@pytest.fixture
+def mask(voxels: np.ndarray) -> np.ndarray:
+    found = np.zeros(voxels.shape, np.uint8)
+    found[5:8, 6:10, 7:12] = 1
+    return found
+
+
+@pytest.mark.parametrize(("dtype", "slope"), [(np.int16, None), (np.int16, 0.37), (np.float32, None), (np.uint8, None)])
+def test_outside_the_mask_every_bit_of_the_file_stays(
+    edit: Edit, tmp_path: Path, voxels: np.ndarray, mask: np.ndarray, dtype: type, slope: float | None
+) -> None:
+    before = (voxels % 250).astype(dtype)
+    scan, hole = save(tmp_path / "scan.nii.gz", before, slope), save(tmp_path / "hole.nii.gz", mask)
+    (returned,) = edit().inpaint(scan, hole, [5])
+    (file,) = (tmp_path / "edited").glob("*_edited.nii.gz")
+    one, other = nib.load(scan), nib.load(file)
+    stored, outside = other.dataobj.get_unscaled(), mask == 0
+    assert stored.dtype == dtype and stored[outside].tobytes() == before[outside].tobytes()
+    np.testing.assert_array_equal(other.get_fdata()[outside], one.get_fdata()[outside])
+    np.testing.assert_array_equal(other.get_fdata(), returned)
+    np.testing.assert_array_equal(other.affine, one.affine)
+    assert (other.get_fdata() != one.get_fdata())[mask > 0].mean() > 0.9
+    assert b"DOE" not in other.header.binaryblock
+
+
+def test_a_scan_on_a_grid_of_its_own_changes_in_the_mask_alone(edit: Edit, tmp_path: Path) -> None:
+    before = np.random.default_rng(1).normal(size=(40, 37, 33)).astype(np.float32)
+    hole = np.zeros(before.shape, np.uint8)
+    hole[18:23, 17:21, 15:18] = 1
+    scan, mask = save(tmp_path / "scan.nii.gz", before), save(tmp_path / "hole.nii.gz", hole)
+    (after,) = edit().inpaint(scan, mask, [0])
+    changed = after != before
+    assert not changed[hole == 0].any() and changed[hole > 0].all()
+    hole[0, 0, 0] = 1
+    with pytest.raises(VolumeError, match=r"hole.nii.gz: expected a mask within the 16x12x20 voxels of .* --centre"):
+        edit().inpaint(scan, save(tmp_path / "hole.nii.gz", hole), [0])
+
+
+def test_what_stood_in_the_region_has_no_effect_and_one_seed_gives_one_result(
+    edit: Edit, tmp_path: Path, voxels: np.ndarray, mask: np.ndarray
+) -> None:
+    hole = save(tmp_path / "hole.nii.gz", mask)
+    one = edit().inpaint(save(tmp_path / "scan.nii.gz", voxels), hole, [0, 1])
+    voxels[mask > 0] = 32000
+    again = edit().inpaint(save(tmp_path / "scan.nii.gz", voxels), hole, [0])
+    np.testing.assert_array_equal(one[0], again[0])
+    assert (one[0] != one[1]).any()
+
+
+def test_the_note_and_the_name_say_edited_and_nothing_takes_it_for_synthetic_or_real(
+    edit: Edit, tmp_path: Path, voxels: np.ndarray, mask: np.ndarray
+) -> None:
+    scan = save(tmp_path / "doe_jane.nii.gz", voxels)
+    edit().inpaint(scan, save(tmp_path / "hole.nii.gz", mask), [0, 1, 2])
+    folder = tmp_path / "edited"
+    files = sorted(folder.glob("*.nii.gz"))
+    assert len(files) == 3 and all(re.fullmatch(r"inpaint_[0-9a-f]{12}_00000\d_edited.nii.gz", f.name) for f in files)
+    text = files[0].with_name(files[0].name.replace(".nii.gz", ".json")).read_text()
+    note = json.loads(text)
+    assert note["synthetic"] is False and set(note["edited_from"]) == {"image_sha256", "mask_sha256"}
+    assert "doe" not in text.lower() and str(tmp_path) not in text
+    assert "doe" not in (folder / "page.html").read_text().lower()
+    assert all(is_edited(file) and not is_synthetic(file) for file in files)
+    with pytest.raises(ValueError, match="were edited from real scans"):
+        resolve_dataset(str(folder), str(tmp_path), 3, SIZE, allow_synthetic=True)
+    with pytest.raises(ValueError, match="was edited from a real scan: move it out"):
+        folder_cases(folder)
+    with pytest.raises(ValueError, match="no note names as synthetic"):
+        SyntheticVolumeWriter(folder, tmp_path / "model.pt", {}).prepare()
+
+
+def test_the_dicom_form_is_derived_and_not_synthetic(
+    edit: Edit, tmp_path: Path, voxels: np.ndarray, mask: np.ndarray
+) -> None:
+    scan = save(tmp_path / "doe_jane.nii.gz", voxels)
+    (after,) = edit(output_format="dicom").inpaint(scan, save(tmp_path / "hole.nii.gz", mask), [0])
+    (folder,) = (path for path in (tmp_path / "edited").iterdir() if path.is_dir())
+    assert folder.name.endswith("_edited")
+    images = [pydicom.dcmread(file) for file in sorted(folder.glob("*.dcm"))]
+    for image in images:
+        assert image.ImageType[0] == "DERIVED" and "EDITED" in image.ImageType
+        assert "SyntheticData" not in image and "SYNTHETIC" not in str(image).upper().replace("SYNTHETIC DATA", "")
+        assert "Edited from a real scan" in image.DerivationDescription and "DOE" not in str(image).upper()
+    read, affine = EditedSeries("MR").load(folder, {})
+    places = nib.affines.apply_affine(np.linalg.inv(AFFINE) @ affine, np.moveaxis(np.indices(read.shape), 0, -1))
+    np.testing.assert_array_equal(read, after[tuple(np.moveaxis(np.rint(places).astype(int), -1, 0))])
+
+
+def test_variations_go_from_the_reconstruction_outwards(
+    edit: Edit, generator: LatentDiffusionGenerator, tmp_path: Path, voxels: np.ndarray
+) -> None:
+    scan = save(tmp_path / "scan.nii.gz", voxels)
+    rows = edit().vary(scan, [0.0, 0.5, 1.0], [0, 1])
+    assert [row["strength"] for row in rows] == [0.0, 0.0, 0.5, 0.5, 1.0, 1.0]
+    seen = torch.from_numpy((voxels.transpose(1, 0, 2)[:, ::-1] / 999 * 2 - 1).astype(np.float32).copy())[None, None]
+    with torch.no_grad():
+        same = generator.first_stage.decode_stage_2_outputs(generator.first_stage.encode_stage_2_inputs(seen))
+    low, high = float(voxels.min()), float(voxels.max())
+    file = sorted((tmp_path / "edited").glob("vary_*_00_edited.nii.gz"))[0]
+    expected = (same[0, 0].numpy() + 1) / 2 * (high - low) + low
+    assert np.mean(np.abs(nib.load(file).get_fdata() - expected) > 5) < 0.02, (
+        "a position between two codes may go either way"
+    )
+    page = (tmp_path / "edited" / "page.html").read_text()
+    assert "Distance from the scan" in page and "real scan" in page and not re.search(r'(src|href)="https?:', page)
+
+
+def test_volumes_between_two_scans_name_both(edit: Edit, tmp_path: Path, voxels: np.ndarray) -> None:
+    scans = [save(tmp_path / f"scan_{n}.nii.gz", np.roll(voxels, n, 0)) for n in (0, 3)]
+    made = edit().interpolate(*scans, [0.0, 0.5, 1.0], 0.5, [0])
+    assert len(made) == 3 and not np.array_equal(made[0], made[2])
+    notes = [json.loads(file.read_text()) for file in sorted((tmp_path / "edited").glob("*.json"))]
+    assert [set(note["edited_from"]) for note in notes] == [{"image_sha256", "other_sha256"}] * 3
+    with pytest.raises(ValueError, match="expected a NIfTI file as --second_image, got none"):
+        edit().interpolate(scans[0], None, [0.5], 0.5, [0])
+
+
+def test_requests_are_checked(edit: Edit) -> None:
+    with pytest.raises(ValueError, match="operation must be one of inpaint, vary, interpolate; got 'remove'"):
+        edit().run("remove", {})
+    with pytest.raises(ValueError, match=r"expected two ascending intensities as limits, got \[3, 1\]"):
+        edit(limits=[3, 1])
+
+
+def test_positions_that_the_region_reaches_are_free(generator: LatentDiffusionGenerator) -> None:
+    mask = torch.zeros(SIZE, dtype=torch.bool)
+    mask[5, 6, 7] = True
+    plain = torch.zeros(1, 1, *SIZE)
+    changed = torch.where(mask, 1.0, plain)
+    free = free_positions(generator.first_stage, [plain + torch.linspace(-1, 1, 20), changed], mask, 1e9)
+    assert free.nonzero().tolist() == [[2, 3, 3]], "no tolerance is exceeded: the voxel's own position alone"
+    noise = torch.randn(1, 1, *SIZE, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+    contents = [torch.where(mask, value, noise) for value in (-1.0, 1.0)]
+    near, far = (free_positions(generator.first_stage, contents, mask, tolerance) for tolerance in (0.3, 1e-2))
+    assert free.sum() < near.sum() < far.sum(), "a smaller tolerance frees more"
+    with pytest.raises(ValueError, match="expected two contents and a positive tolerance, got 1 and 0.2"):
+        free_positions(generator.first_stage, [noise], mask)
