@@ -1,4 +1,4 @@
-"""How a region that was drawn anew fits into a scan: steps across its border against the real ones.
+"""How a region that was redrawn fits into a scan: steps across its border against the real ones.
 
     python benchmarks/editing.py --folder HELD_OUT --volumes 8 [--bundle bundles/adni_ldm] [--seed 0] [--output edits]
 

@@ -55,7 +55,7 @@ _HEADERS = {
     "its weights are missing.",
     "evaluate.yaml": "Evaluation of {bundle}: synthetic volumes against held-out ones, with floors and errors; "
     "reconstruction by the first stage.",
-    "edit.yaml": "Editing of real scans by {bundle}: a region drawn anew, variations of a scan, volumes between two scans.",
+    "edit.yaml": "Editing of real scans by {bundle}: a region redrawn, variations of a scan, volumes between two scans.",
     "audit.yaml": "Copy audit of {bundle}: which synthetic volumes are copies of training volumes, and do the weights know "
     "their training set.",
     "release_dataset.yaml": "Data set to release from {bundle}: volumes that passed the audit, with what others need to "

@@ -1,4 +1,4 @@
-"""Editing of real scans: a region drawn anew, variations, and what lies between two scans.
+"""Editing of real scans: a region redrawn, variations, and what lies between two scans.
 
 What comes out holds a patient's anatomy. It is never called synthetic: its name, its note, and its DICOM form say that it
 was edited from a real scan, and training, evaluation and audits refuse it.

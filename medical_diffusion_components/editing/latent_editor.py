@@ -1,4 +1,4 @@
-"""Editing in the latent: a region drawn anew around what is known, variations, and the way from one latent to another.
+"""Editing in the latent: a region redrawn around what is known, variations, and the way from one latent to another.
 
 Lugmayr et al., "RePaint: Inpainting using Denoising Diffusion Probabilistic Models", CVPR 2022: after each step of the
 reverse diffusion the known part is replaced by the known latent with the noise of that timestep, and every few steps the

@@ -1,4 +1,4 @@
-"""Which positions of a latent have to be drawn anew when a region of the volume is replaced.
+"""Which positions of a latent have to be redrawn when a region of the volume is replaced.
 
 A position is free if its voxels hold any of the region. It is also free if the encoder carries the region's content
 there: that is measured, by encoding the volume with several contents in the region, so that group norms count, whose

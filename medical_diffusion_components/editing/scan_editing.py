@@ -1,4 +1,4 @@
-"""The operations of ``edit.yaml``: a region drawn anew, variations of a scan, and volumes between two scans."""
+"""The operations of ``edit.yaml``: a region redrawn, variations of a scan, and volumes between two scans."""
 
 from __future__ import annotations
 
@@ -159,11 +159,11 @@ class ScanEditing:
                 Edit(f"seed {seed}", {"before": scan.values, "after": result, "mask": _shown(region, seen)}, text)
             )
         sentences = [
-            f"{fair['masked_voxels']:,} of {region.size:,} voxels were drawn anew, in {fair['free_positions']} of "
+            f"{fair['masked_voxels']:,} of {region.size:,} voxels were redrawn, in {fair['free_positions']} of "
             f"{fair['positions']} positions of the latent; outside them, the greatest difference is "
             f"{max(float(np.abs(result - scan.values)[~region].max()) for result in results):g}."
         ]
-        self._write_page("Region drawn anew", sentences, edits, seen, scan.affine, fair)
+        self._write_page("Region redrawn", sentences, edits, seen, scan.affine, fair)
         return results
 
     def vary(
