@@ -57,7 +57,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     config = str(arguments.bundle / "configs" / "edit.yaml")
-    run = ConfigWorkflow([config], workflow_type="train", output_dir=str(arguments.output))
+    root, output = str(arguments.bundle.resolve()), str(arguments.output.resolve())
+    run = ConfigWorkflow([config], workflow_type="train", bundle_root=root, output_dir=output)
     run.initialize()
     get = run.parser.get_parsed_content
     load_weights(get("network_def"), get("weights"), get("knobs"))

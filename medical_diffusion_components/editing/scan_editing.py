@@ -112,7 +112,7 @@ class ScanEditing:
         getattr(self, operation)(**requests[operation])
 
     def inpaint(self, image: str | Path | None, mask: str | Path | None, seeds: Sequence[int]) -> list[np.ndarray]:
-        """Draw a region anew, once for each seed; outside it every bit of the scan stays.
+        """Redraw a region, once for each seed; outside it every bit of the scan stays.
 
         What stands in the region has no effect on the result.
 
