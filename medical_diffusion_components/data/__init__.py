@@ -1,5 +1,6 @@
 """What training reads: cases and their splits, loading that can resume, cached latents, volumes sampled on the fly."""
 
+from medical_diffusion_components.data.condition_requests import RequestedConditions, condition_strata
 from medical_diffusion_components.data.conditions import Conditions, Variable
 from medical_diffusion_components.data.datasets import (
     EMBEDDED,
@@ -36,6 +37,7 @@ __all__ = [
     "USERS_DATA",
     "Conditions",
     "RepeatingSampler",
+    "RequestedConditions",
     "ResumableSampler",
     "SampledVolumes",
     "SeededDataset",
@@ -46,6 +48,7 @@ __all__ = [
     "cache_latents",
     "case_weights",
     "check_spacing",
+    "condition_strata",
     "data_fingerprint",
     "describe_cases",
     "describe_data",

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from medical_diffusion_components import __version__
 from medical_diffusion_components.chance import seed_of_name
+from medical_diffusion_components.data.conditions import Conditions
 from medical_diffusion_components.data.datasets import data_fingerprint
 from medical_diffusion_components.distributed import process_rank, share, wait_for_all
 from medical_diffusion_components.files import file_hash, write_atomically
@@ -37,6 +38,7 @@ def cache_latents(
     views: int = 1,
     augmentation: Compose | None = None,
     augmentation_settings: Mapping[str, Any] | None = None,
+    conditions: Conditions | None = None,
 ) -> list[dict]:
     """Encode every case and its mirror image, unless that was done before, and list the files.
 
@@ -59,14 +61,15 @@ def cache_latents(
         views: how often each case is encoded.
         augmentation: what makes a view of a volume (C, H, W, D); needed for more than one view.
         augmentation_settings: what ``augmentation`` was configured with, part of the hash.
+        conditions: those that the training declares. The latents do not depend on them.
 
     Returns:
         One entry per case: ``image``, the ``.npy`` file with (2 views, latent_channels, h, w, d), of each view in turn the
-        plain and the mirrored latent as float32, and ``case_id``.
+        plain and the mirrored latent as float32, and ``case_id``; where conditions are declared, ``conditions``, (V,).
 
     Raises:
         ValueError: a ``flip_axis`` other than 0, 1, 2, fewer than one view, several without an augmentation, or a volume
-            encodes to values that are not finite.
+            encodes to values that are not finite; and as :meth:`Conditions.of_cases` raises it.
     """
     if views < 1 or (views > 1 and augmentation is None):
         raise ValueError(
@@ -85,13 +88,16 @@ def cache_latents(
         facts |= {"views": views, "augmentation": augmentation_settings}
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     folder = Path(folder) / key[:16]
-    entries = [
+    entries: list[dict[str, Any]] = [
         {
             "image": str(folder / f"{hashlib.sha256(case['case_id'].encode()).hexdigest()[:20]}.npy"),
             "case_id": case["case_id"],
         }
         for case in cases
     ]
+    if conditions:
+        for entry, vector in zip(entries, conditions.of_cases(cases)):
+            entry["conditions"] = vector
     missing = [(case, entry) for case, entry in share(list(zip(cases, entries))) if not Path(entry["image"]).exists()]
     first_stage = first_stage.to(device).eval()
     for case, entry in tqdm(missing, desc="encoding latents", unit="case", disable=process_rank() > 0 or not missing):

@@ -65,6 +65,8 @@ class VolumeSampler:
         weights_sha256 = load_weights(network, self.weights, parser.get_parsed_content("knobs"))
         self.network = network.to(self.device).eval()
         self.noise = NoiseLatent(parser.get_parsed_content("latent_shape"))
+        id = "requested_conditions"  # which a generator of another kind has none of
+        self.requested: Any = parser.get_parsed_content(id) if id in parser.get() else None
         self.finish = parser.get_parsed_content("postprocessing")
         self.axcodes = str(parser.get_parsed_content("axcodes"))
         self.facts = {
@@ -86,7 +88,9 @@ class VolumeSampler:
             raise ValueError(
                 "sampling on a GPU while training needs num_workers 0: loader processes cannot share the GPU"
             )
-        volume = self.network(self.noise(seed)[None].to(self.device))[0]
+        noise = self.noise(seed)[None].to(self.device)
+        conditional = self.requested is not None and self.requested.conditions
+        volume = self.network(noise, *([self.requested(seed)[None].to(self.device)] if conditional else []))[0]
         finished = self.finish({"pred": volume.cpu()})["pred"]
         finished.meta[ImageMetaKey.FILENAME_OR_OBJ] = f"volume {seed} of the generator {self.root}"
         return finished

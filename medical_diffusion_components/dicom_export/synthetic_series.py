@@ -20,6 +20,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import CTImageStorage, MRImageStorage
 
+from medical_diffusion_components.data.conditions import Conditions
 from medical_diffusion_components.dicom.series import read_series
 from medical_diffusion_components.dicom.writing import derived_uid, write_series
 from medical_diffusion_components.files import PACKAGE_NAME, write_folder_atomically
@@ -30,6 +31,7 @@ MIN_LEVELS = 256  # grey levels that a range must have once it is rounded to who
 NOMINAL_HOUNSFIELD = (-1000.0, 1000.0)
 # width and centre that radiologists look at chest CT with
 _CT_WINDOWS = {"LUNG": (1500, -600), "SOFT TISSUE": (400, 40)}
+_AGE_UNITS = {"years": "Y", "months": "M", "weeks": "W", "days": "D"}
 _INT16 = np.iinfo(np.int16)
 
 
@@ -52,6 +54,9 @@ class SyntheticSeries:
         modality: ``CT`` or ``MR``.
         intensity_range: of the volumes that are written.
         nominal_hounsfield: what the ends of ``intensity_range`` become in CT of which no window is known.
+        conditions: those that the weights were trained with. What a volume was asked for stands in the description, and as
+            age, sex, size and weight where a condition of that name (size also as height) has the unit or the values that
+            DICOM has: years, months, weeks or days; F, M and O; m or cm; kg.
 
     Raises:
         ValueError: another modality, or limits that do not ascend.
@@ -62,12 +67,14 @@ class SyntheticSeries:
         modality: str,
         intensity_range: Sequence[float],
         nominal_hounsfield: Sequence[float] = NOMINAL_HOUNSFIELD,
+        conditions: Conditions | None = None,
     ) -> None:
         if modality not in ("CT", "MR"):
             raise ValueError(f"expected the modality CT or MR of what is written as DICOM, got {modality!r}")
         self.modality = modality
         self.intensity_range = _limits("intensity_range", intensity_range)
         self.nominal_hounsfield = _limits("nominal_hounsfield", nominal_hounsfield)
+        self.conditions = conditions or Conditions()
 
     def path(self, folder: Path, stem: str) -> Path:
         """The folder of a volume's series."""
@@ -130,6 +137,7 @@ class SyntheticSeries:
         header.FrameOfReferenceUID = derived_uid(identity, "frame of reference")
         header.PositionReferenceIndicator = ""
         _describe_origin(header, note)
+        _describe_conditions(header, self.conditions, note.get("conditions", {}))
         header.LossyImageCompression = "00"
         header.BurnedInAnnotation = "NO"
         if self.modality == "CT":
@@ -170,6 +178,28 @@ def _describe_origin(header: Dataset, note: Mapping[str, Any]) -> None:
     equipment.SoftwareVersions = header.SoftwareVersions
     equipment.ContributionDescription = f"weights with SHA-256 {note['weights_sha256']}, seed {note['seed']}"
     header.ContributingEquipmentSequence = DicomSequence([equipment])
+
+
+def _describe_conditions(header: Dataset, conditions: Conditions, given: Mapping[str, Any]) -> None:
+    """What the volume was asked for: in words, and where DICOM has a tag for it."""
+    asked = []
+    for variable in conditions.variables:
+        value = given.get(variable.name)
+        if value is None:
+            continue
+        text = value if variable.values else f"{value:g} {variable.unit}".rstrip()
+        asked.append(f"{variable.name} {text}")
+        if variable.name == "age" and variable.unit in _AGE_UNITS and 0 <= round(value) <= 999:
+            header.PatientAge = f"{round(value):03d}{_AGE_UNITS[variable.unit]}"
+        elif variable.name == "sex" and value in ("F", "M", "O"):
+            header.PatientSex = value
+        elif variable.name in ("size", "height") and variable.unit in ("m", "cm"):
+            header.PatientSize = f"{value / (100 if variable.unit == 'cm' else 1):.4g}"
+        elif variable.name == "weight" and variable.unit == "kg":
+            header.PatientWeight = f"{value:.5g}"
+    if asked:
+        words = f"Asked for: {', '.join(asked)}. "
+        header.DerivationDescription = (words + header.DerivationDescription)[:1024]
 
 
 def _describe_ct(header: Dataset, scale: _Scale) -> None:

@@ -1,5 +1,6 @@
 """The diffusion process: sampling, the noise it starts from, and what a training step draws."""
 
+from medical_diffusion_components.diffusion.conditional_inferer import ConditionalInferer
 from medical_diffusion_components.diffusion.cosine_schedule import CosineScheduler, cosine_betas
 from medical_diffusion_components.diffusion.generator import LatentDiffusionGenerator
 from medical_diffusion_components.diffusion.latent_scaling import LATENT_SCALINGS, LatentScaling
@@ -10,6 +11,7 @@ from medical_diffusion_components.diffusion.timesteps import evenly_in_log_snr, 
 
 __all__ = [
     "LATENT_SCALINGS",
+    "ConditionalInferer",
     "CosineScheduler",
     "FlowScheduler",
     "HeldOutPrepareBatch",

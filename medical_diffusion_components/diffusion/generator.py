@@ -7,6 +7,7 @@ Diffusion Probabilistic Models", 2022 (second order), in the latent space of a f
 
 # No `from __future__ import annotations`: TorchScript reads the class's annotations and needs types, not text.
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,24 +55,31 @@ class LatentDiffusionGenerator(nn.Module):
     clipped, D is not. The sampler calls the denoiser once per step, as DDIM does, and its error falls with the square of
     the step. Its timesteps are evenly spaced in l, those of DDIM in t.
 
-    The volume is a function of the starting noise alone: z is drawn from a seed that is a hash of it.
+    The volume is a function of the starting noise and the conditions: z is drawn from a seed that is a hash of the noise.
+
+    With conditions c and a guidance scale w other than 1, the prediction is e(x_t, t) + w (e(x_t, t, c) - e(x_t, t)), both
+    from one batch (Ho and Salimans, "Classifier-Free Diffusion Guidance", 2022); outside of the guidance interval it is
+    e(x_t, t, c) (Kynkäänniemi et al., "Applying Guidance in a Limited Interval", NeurIPS 2024).
 
     Args:
         first_stage: decodes latents.
-        denoiser: called as ``denoiser(x, timesteps)``.
+        denoiser: called as ``denoiser(x, timesteps)``, or ``denoiser(x, timesteps, conditions)`` if any are given.
         scheduler: MONAI scheduler whose ``alphas_cumprod`` and ``prediction_type`` the denoiser was trained with.
         sampler: ``"ddpm"``, ancestral over all steps; ``"ddim"``, deterministic with any number of steps, of first order;
             or ``"dpmpp_2m"``, of second order, too: the best with few steps.
         num_inference_steps: how many steps; None is all of them.
         latent_shape: (C, h, w, d) of the latents, for their scaling (see :class:`LatentScaling`, attribute
             ``latent_scaling``); None leaves the size open until weights or training latents bring one.
+        guidance_scale: w, at least 0; 1 is the model's own conditional distribution and half of the work.
+        guidance_interval: the part of the schedule in which w applies, two shares t / T in [0, 1].
 
     Shape:
-        noise (B, latent_channels, h, w, d) -> volume (B, C, H, W, D) in about [-1, 1]
+        noise (B, latent_channels, h, w, d) -> volume (B, C, H, W, D) in about [-1, 1]; ``conditions`` (B, V), NaN where
+        missing, or None
 
     Raises:
         ValueError: a scheduler with an unknown prediction type, an unknown sampler, ancestral sampling with fewer
-            steps than trained, or a number of steps outside [1, T].
+            steps than trained, a number of steps outside [1, T], a negative guidance scale, or an interval that is none.
     """
 
     alphas_cumprod: Tensor
@@ -86,6 +94,8 @@ class LatentDiffusionGenerator(nn.Module):
         sampler: str = "ddpm",
         num_inference_steps: int | None = None,
         latent_shape: Sequence[int] | None = None,
+        guidance_scale: float = 1.0,
+        guidance_interval: Sequence[float] = (0.0, 1.0),
     ) -> None:
         super().__init__()
         total = int(scheduler.num_train_timesteps)
@@ -101,11 +111,17 @@ class LatentDiffusionGenerator(nn.Module):
             raise ValueError(
                 f"ancestral sampling (ddpm) takes all {total} steps, got {steps}; for fewer steps use dpmpp_2m or ddim"
             )
+        if not 0 <= guidance_scale < math.inf:
+            raise ValueError(f"guidance_scale must be at least 0, and 1 for no guidance; got {guidance_scale}")
+        if len(guidance_interval) != 2 or not 0 <= guidance_interval[0] <= guidance_interval[1] <= 1:
+            raise ValueError(f"guidance_interval must be two ascending shares in [0, 1], got {list(guidance_interval)}")
         self.first_stage = first_stage
         self.denoiser = denoiser
         self.latent_scaling = LatentScaling(latent_shape or (1, 1, 1, 1))
         self.eta = 1.0 if sampler == "ddpm" else 0.0
         self.second_order = sampler == "dpmpp_2m"
+        self.guidance_scale = float(guidance_scale)
+        self.guided_from, self.guided_to = float(guidance_interval[0]), float(guidance_interval[1])
         # in the state dict, so that weights bring the schedule and the prediction type that they were trained with
         self.register_buffer("alphas_cumprod", scheduler.alphas_cumprod.detach().clone().float())
         self.register_buffer("prediction", torch.tensor(PREDICTION_TYPES.index(prediction)))
@@ -114,12 +130,12 @@ class LatentDiffusionGenerator(nn.Module):
         self.register_load_state_dict_post_hook(LatentDiffusionGenerator._choose_timesteps)  # of the loaded schedule
         self.progress: Any = None
 
-    def forward(self, noise: Tensor) -> Tensor:
-        """Synthesise one volume per noise latent."""
-        return self.first_stage.decode_stage_2_outputs(self.sample_latent(noise)).float()
+    def forward(self, noise: Tensor, conditions: Tensor | None = None) -> Tensor:
+        """Synthesise one volume per noise latent, under its row of the conditions."""
+        return self.first_stage.decode_stage_2_outputs(self.sample_latent(noise, conditions)).float()
 
     @torch.jit.export
-    def sample_latent(self, noise: Tensor) -> Tensor:
+    def sample_latent(self, noise: Tensor, conditions: Tensor | None = None) -> Tensor:
         """Reverse diffusion from ``noise`` to the first stage's latent, (B, latent_channels, h, w, d) both; no gradient."""
         seeds = seeds_from_noise(noise)
         x = noise.float()
@@ -134,7 +150,7 @@ class LatentDiffusionGenerator(nn.Module):
                 a_t = self.alphas_cumprod[t]
                 a_s = self.alphas_cumprod[self.timesteps[i + 1]] if i + 1 < steps else one
                 seen = x if prediction != 3 else x / (a_t.sqrt() + (1.0 - a_t).sqrt())
-                predicted = self.denoiser(seen, t.expand(x.shape[0])).float()
+                predicted = self._predict(seen, t.expand(x.shape[0]), conditions)
                 x0 = self._clean(prediction, seen, predicted, a_t).clamp(-bound, bound)
                 target = x0
                 if self.second_order and 0 < i < steps - 1:
@@ -150,6 +166,16 @@ class LatentDiffusionGenerator(nn.Module):
                 if not torch.jit.is_scripting():
                     self._report_step()
         return self.latent_scaling.inverse(x)
+
+    def _predict(self, x: Tensor, timesteps: Tensor, conditions: Tensor | None) -> Tensor:
+        if conditions is None:
+            return self.denoiser(x, timesteps).float()
+        share = float(timesteps[0]) / max(self.alphas_cumprod.shape[0] - 1, 1)
+        if self.guidance_scale == 1.0 or not self.guided_from <= share <= self.guided_to:
+            return self.denoiser(x, timesteps, conditions).float()
+        both = torch.cat((conditions, torch.full_like(conditions, math.nan)))  # as asked for, and all missing
+        asked, free = self.denoiser(x.repeat(2, 1, 1, 1, 1), timesteps.repeat(2), both).float().chunk(2)
+        return free + self.guidance_scale * (asked - free)
 
     def _clean(self, prediction: int, x: Tensor, predicted: Tensor, a_t: Tensor) -> Tensor:
         if prediction == 1:  # sample

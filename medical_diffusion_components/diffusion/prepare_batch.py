@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -33,9 +34,15 @@ class TrainingPrepareBatch(DiffusionPrepareBatch):
 
     Args:
         scheduler: MONAI scheduler; its length is that of the schedule.
-        condition_name: entry of the batch that the network is conditioned on; None for no condition.
+        condition_name: entry of the batch with the conditions, (B, V), NaN where missing; None for no condition.
         latent_scaling: the generator's, applied to the latents of the batch; None leaves them as they are.
         stratified: spread the timesteps evenly over the batch, rather than each by itself (the paper's choice).
+        condition_dropout: probability with which each condition of a row is hidden from the network, and, besides, all of
+            them together: so it learns every conditional distribution and the unconditional one, which guidance needs (Ho
+            and Salimans, "Classifier-Free Diffusion Guidance", 2022).
+
+    Raises:
+        ValueError: a ``condition_dropout`` outside [0, 1).
     """
 
     def __init__(
@@ -44,8 +51,12 @@ class TrainingPrepareBatch(DiffusionPrepareBatch):
         condition_name: str | None = None,
         latent_scaling: LatentScaling | None = None,
         stratified: bool = False,
+        condition_dropout: float = 0.1,
     ) -> None:
+        if not 0 <= condition_dropout < 1:
+            raise ValueError(f"condition_dropout must be in [0, 1), got {condition_dropout}")
         super().__init__(int(scheduler.num_train_timesteps), condition_name)
+        self.condition_dropout = condition_dropout
         self.scheduler = scheduler
         self.latent_scaling = latent_scaling
         self.stratified = stratified
@@ -55,7 +66,17 @@ class TrainingPrepareBatch(DiffusionPrepareBatch):
     ) -> tuple[Tensor, Tensor, tuple, dict]:
         """Scaled latents, target, no arguments, and noise, timesteps and condition by name."""
         images = self._latents(batchdata, device, non_blocking, **kwargs)
-        return super().__call__({**batchdata, "image": images}, device, non_blocking, **kwargs)
+        images, target, args, inputs = super().__call__({**batchdata, "image": images}, device, non_blocking, **kwargs)
+        if self.condition_name is not None:
+            inputs["condition"] = self._dropped(inputs["condition"])
+        return images, target, args, inputs
+
+    def _dropped(self, conditions: Tensor) -> Tensor:
+        """Conditions (B, V) with NaN, missing, in place of what is hidden; drawn for the rows of the global batch."""
+        rows, variables = conditions.shape
+        draws = torch.stack([draw_uniform(rows, False, conditions.device) for _ in range(variables + 1)], dim=1)
+        hidden = draws < self.condition_dropout  # the first V each by itself, the last all together
+        return conditions.masked_fill(hidden[:, :-1] | hidden[:, -1:], math.nan)
 
     def _latents(
         self, batchdata: dict, device: str | torch.device | None = None, non_blocking: bool = False, **kwargs: Any

@@ -12,7 +12,7 @@ probabilistic models", NeurIPS 2020.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ from medical_diffusion_components.networks.attention import (
 from medical_diffusion_components.networks.fast.norm_silu import NormModulateSiLU, group_moments
 
 __all__ = [
+    "ConditionEmbedding",
     "Denoiser",
     "InPlaneConv",
     "InPlaneUpsample",
@@ -170,6 +171,36 @@ class TimeEmbedding(nn.Module):
         return self.linear2(F.gelu(self.linear1(waves)))
 
 
+class ConditionEmbedding(nn.Module):
+    """What one condition adds to the time embedding: nothing at first, since its last layer begins at zero.
+
+    A continuous value goes through a small network, a category has a row of a table, and what is missing has a learned
+    vector of its own in their place.
+
+    Args:
+        categories: how many the variable has; 0 for a continuous one.
+        channels: of the time embedding.
+
+    Shape:
+        ``(B,)``, a scaled value or the index of a category, NaN where missing -> ``(B, channels)``
+    """
+
+    def __init__(self, categories: int, channels: int) -> None:
+        super().__init__()
+        self.categories = categories
+        self.values = nn.Embedding(categories, channels) if categories else nn.Linear(1, channels)
+        self.missing = nn.Parameter(torch.randn(channels))
+        self.last = nn.Linear(channels, channels)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, values: Tensor) -> Tensor:
+        known = values.nan_to_num(0.0)  # a NaN that is masked afterwards would still reach the gradients
+        h = self.values(known.long() if self.categories else known[:, None].to(self.last.weight.dtype))
+        h = torch.where(values.isnan()[:, None], self.missing, h)
+        return self.last(F.silu(h))
+
+
 class Level(nn.Module):
     """What each resolution of the U-Net does: two residual blocks, spatial attention, depth attention.
 
@@ -225,13 +256,16 @@ class Denoiser(nn.Module):
         train_rotary_frequencies: train the rotary frequencies too.
         use_checkpointing: recompute each level in the backward pass instead of keeping its activations (less memory,
             about a third more time).
+        conditions: declared conditions as in :class:`~medical_diffusion_components.data.Conditions`, each of which gets a
+            :class:`ConditionEmbedding`; None: none, and no parameter or random number more.
 
     Shape:
         ``x (B, C, H, W, D)``, ``timesteps (B,)``, or (1,) for all, -> ``(B, C, H, W, D)``. H and W must be divisible by
-        ``2^(levels - 1)``, D is free.
+        ``2^(levels - 1)``, D is free. ``context (B, V)``, where MONAI's inferers put a condition: one number for each
+        condition in the order of their names, NaN where missing; None: all are missing.
 
     Raises:
-        ValueError: sizes that do not fit together, or conditioning, which this network does not have.
+        ValueError: sizes that do not fit together, a context without conditions declared, or class labels.
     """
 
     def __init__(
@@ -247,6 +281,7 @@ class Denoiser(nn.Module):
         relative_position_max_distance: int = 32,
         train_rotary_frequencies: bool = False,
         use_checkpointing: bool = False,
+        conditions: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if base_channels < 4 or base_channels % 2 or base_channels % norm_groups:
@@ -288,15 +323,19 @@ class Denoiser(nn.Module):
         self.upsample[-1] = nn.Identity()
         self.last_block = ResidualBlock(2 * base_channels, base_channels, norm_groups)
         self.last = nn.Linear(base_channels, in_channels)
+        self.conditions = nn.ModuleList(  # last, so that the rest begins as it would without
+            ConditionEmbedding(len(declared.get("values", ())), embedding)
+            for _, declared in sorted((conditions or {}).items())
+        )
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
 
     def forward(
         self, x: Tensor, timesteps: Tensor, context: Tensor | None = None, class_labels: Tensor | None = None
     ) -> Tensor:
-        if context is not None or class_labels is not None:
-            raise ValueError("this denoiser is unconditional: context and class_labels must be None")
+        if class_labels is not None:
+            raise ValueError("this denoiser has no class_labels, they must be None: its conditions are the context")
         self._check(x, timesteps)
-        embedding = F.silu(self.time(timesteps.expand(x.shape[0])))
+        embedding = F.silu(self._embedded(timesteps.expand(x.shape[0]), context))
         position = self.position(x.shape[4])
         h = self.first(self.depth_first(x).contiguous())  # (D, B, H, W, C)
         first = h
@@ -322,6 +361,20 @@ class Denoiser(nn.Module):
             h = upsample(h)
         h = self.last_block(torch.cat((h, first), dim=-1), embedding)
         return self.depth_last(self.last(h)).contiguous().to(x.dtype)  # (B, C, H, W, D)
+
+    def _embedded(self, timesteps: Tensor, context: Tensor | None) -> Tensor:
+        """Timesteps (B,) and conditions (B, V) as one embedding, (B, E)."""
+        embedding, count = self.time(timesteps), len(self.conditions)
+        if context is None:
+            context = torch.full((timesteps.shape[0], count), math.nan, device=timesteps.device)
+        elif count == 0:
+            raise ValueError("this denoiser is unconditional: context must be None")
+        elif context.shape != (timesteps.shape[0], count):
+            wanted = [timesteps.shape[0], count]
+            raise ValueError(f"expected conditions (B, V), a row for each volume, {wanted}, got {list(context.shape)}")
+        for place, condition in enumerate(self.conditions):
+            embedding = embedding + condition(context[:, place])
+        return embedding
 
     @torch.jit.unused
     def _run(self, module: nn.Module, *inputs: Any) -> Tensor:

@@ -14,7 +14,9 @@ import nibabel as nib
 import numpy as np
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
+from torch import Tensor
 
+from medical_diffusion_components.data.conditions import Conditions
 from medical_diffusion_components.data.datasets import is_synthetic, nifti_files
 from medical_diffusion_components.distributed import gathered, process_rank
 from medical_diffusion_components.engine_state import running
@@ -77,6 +79,7 @@ class SyntheticVolumeWriter:
             :class:`~medical_diffusion_components.audit.ReleaseFilter`. What it withholds is deleted. None keeps all.
         output_format: ``nifti``, or a name in ``formats``.
         formats: further forms in which volumes can be written; None is one that was not made ready.
+        conditions: those that the weights were trained with; each volume's go into its note.
 
     Raises:
         ValueError: an output format that there is not.
@@ -93,6 +96,7 @@ class SyntheticVolumeWriter:
         release: Any = None,
         output_format: str = "nifti",
         formats: Mapping[str, VolumeFormat | None] | None = None,
+        conditions: Conditions | None = None,
     ) -> None:
         known: dict[str, VolumeFormat | None] = {"nifti": NiftiVolumes(), **(formats or {})}
         chosen = known.get(output_format)
@@ -107,6 +111,7 @@ class SyntheticVolumeWriter:
         self.num_in_montage = num_in_montage
         self.release = release
         self.output_format = output_format
+        self.conditions = conditions or Conditions()
         self.started = 0.0
         self.written: list[Path] = []
         self.num_foreign = 0  # volumes of other weights that were there before
@@ -152,7 +157,7 @@ class SyntheticVolumeWriter:
         seconds = (time.perf_counter() - self.started) / len(state.output)
         for item, output in zip(state.batch, state.output):
             if self.release is None or not self.release.enough(self.written):
-                self.write(int(item["seed"]), output["pred"], seconds)
+                self.write(int(item["seed"]), output["pred"], seconds, item.get("conditions"))
         if self.release is not None and self.release.enough(self.written):
             evaluator.terminate()
 
@@ -160,17 +165,22 @@ class SyntheticVolumeWriter:
         """Where the volume of a seed goes."""
         return self.format.path(self.folder, f"{self.name}_{seed:06d}")
 
-    def write(self, seed: int, volume: MetaTensor, seconds: float) -> None:
+    def write(self, seed: int, volume: MetaTensor, seconds: float, conditions: Tensor | None = None) -> None:
         """Write one volume and its note.
 
         Args:
             seed: of its starting noise.
             volume: (1, H, W, D) with an affine.
             seconds: that it took, for the note.
+            conditions: under which it was made, (V,), if there are any; those beyond the range of the training are named.
         """
         voxels = volume.as_tensor().float().cpu().numpy()[0]  # (H, W, D)
         affine = np.asarray(volume.affine, np.float64)
         path, note = self.path(seed), {"seed": seed, **self.facts, "seconds": round(seconds, 3)}
+        if self.conditions and conditions is not None:
+            note["conditions"] = self.conditions.decode(conditions)
+            if extrapolated := self.conditions.extrapolated(conditions):
+                note["extrapolated_conditions"] = extrapolated
         if self.release is not None:
             verdict = self._verdict(path, voxels, affine, note)
             if verdict is None:

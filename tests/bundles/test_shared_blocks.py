@@ -16,7 +16,9 @@ STAGES = ("train_autoencoder.yaml", "train.yaml", "evaluate.yaml", "audit.yaml",
 # montages take fewer steps than the reference sampler; overlays and preparation are their own subject.
 OWN_PER_FILE = {
     "classes",
+    "conditions",  # declared in training, asked for in inference
     "dataset_dir",
+    "declared_conditions",
     "imports",
     "knobs",
     "initialize",
@@ -72,6 +74,8 @@ def stages(bundle: Path) -> dict[str, dict]:
     for config in found.values():
         if isinstance(config.get("preprocessing"), dict):
             config["preprocessing of noise"] = config.pop("preprocessing")
+        for knob in ("guidance_scale", "guidance_interval"):  # of sampling alone
+            config.get("network_def", {}).pop(knob, None)
     return found
 
 

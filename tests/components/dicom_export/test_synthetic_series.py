@@ -17,6 +17,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
+from medical_diffusion_components.data import Conditions
 from medical_diffusion_components.dicom_export import SyntheticSeries
 from medical_diffusion_components.preparation.steps import LoadScan
 from medical_diffusion_components.reports import SyntheticVolumeWriter
@@ -45,6 +46,7 @@ def write(tmp_path: Path) -> Write:
     """Write one volume as the writer does; its folder, note and weights are those of a bundle's run."""
 
     def made(modality: str = "MR", window: tuple | None = None, seed: int = 7, **options: Any) -> Path:
+        vector = options.pop("vector", None)
         facts = {"data": "embedded cohort", "notice": "These are not patients"}
         facts |= {} if window is None else {"window": window}
         module = torch.nn.Linear(1, 1)
@@ -56,11 +58,12 @@ def write(tmp_path: Path) -> Write:
             weights,
             {"bundle": "some_ldm 0.2.0", "sampler": options.pop("sampler", "ddim"), "steps": 5},
             output_format="dicom",
-            formats={"dicom": SyntheticSeries(modality, (0.0, 255.0))},
+            formats={"dicom": SyntheticSeries(modality, (0.0, 255.0), conditions=options.get("conditions"))},
             **options,
         )
         writer.prepare()
-        writer.write(seed, MetaTensor(torch.from_numpy(voxels())[None], affine=torch.from_numpy(AFFINE)), 1.5)
+        volume = MetaTensor(torch.from_numpy(voxels())[None], affine=torch.from_numpy(AFFINE))
+        writer.write(seed, volume, 1.5, vector)
         writer.draw_montage()
         return writer.path(seed)
 
@@ -136,6 +139,50 @@ def test_no_image_holds_a_date_or_a_person(write: Write) -> None:
             if about and element.keyword not in named | {"PatientPosition"}:
                 assert element.is_empty, element
         assert all(str(image[name].value).upper().startswith("SYNTHETIC") for name in named)
+
+
+ASKED = {
+    "age": {"range": [0, 100], "unit": "years"},
+    "sex": {"values": ["F", "M", "?"]},
+    "height": {"range": [50, 250], "unit": "cm"},
+    "weight": {"range": [0, 200], "unit": "kg"},
+    "grade": {"values": ["low", "high"]},
+}
+
+
+def test_what_was_asked_for_stands_in_the_note_and_where_dicom_has_a_tag(write: Write) -> None:
+    conditions = Conditions(ASKED)
+    values = {"age": 70.6, "sex": "M", "height": 181.5, "weight": 80.25, "grade": "high"}
+    series = write(conditions=conditions, vector=conditions.encode(values, "test"))
+    for image in images(series):
+        assert (image.PatientAge, image.PatientSex) == ("071Y", "M")
+        assert (float(image.PatientSize), float(image.PatientWeight)) == (1.815, 80.25)
+        said = "Asked for: age 70.6 years, grade high, height 181.5 cm, sex M, weight 80.25 kg. Synthesised from noise"
+        assert image.DerivationDescription.startswith(said)
+        assert str(image.PatientName) == "SYNTHETIC^Volume 7" and image.SyntheticData == "YES"
+    note = json.loads(note_path(series).read_text())
+    assert note["conditions"] == values and "extrapolated_conditions" not in note
+
+
+def test_what_was_not_asked_for_or_has_no_unit_of_dicoms_has_no_tag(write: Write) -> None:
+    declared = {**ASKED, "age": {"range": [0, 100]}, "height": {"range": [50, 250], "unit": "feet"}}
+    conditions = Conditions(declared)
+    vector = conditions.encode({"age": 110, "sex": "?", "height": 60}, "test", extrapolate=True)
+    series = write(conditions=conditions, vector=vector)
+    for image in images(series):
+        assert image.PatientSex == ""
+        assert not {"PatientAge", "PatientSize", "PatientWeight"} & {element.keyword for element in image}
+    assert json.loads(note_path(series).read_text())["extrapolated_conditions"] == ["age"]
+
+
+def test_conditions_change_the_identifiers(write: Write, tmp_path: Path) -> None:
+    conditions, found = Conditions(ASKED), set()
+    for age in (60, 61):
+        series = write(
+            folder=tmp_path / str(age), conditions=conditions, vector=conditions.encode({"age": age}, "test")
+        )
+        found.add(images(series)[0].SeriesInstanceUID)
+    assert len(found) == 2
 
 
 def test_ct_of_a_window_is_in_hounsfield_units_and_other_ct_does_not_claim_to_be(write: Write) -> None:
