@@ -14,14 +14,15 @@ from typing import Any, NamedTuple
 import nibabel as nib
 import numpy as np
 
-from medical_diffusion_components.cohorts.breast import BREAST_LABELS, breast_phantom
-from medical_diffusion_components.cohorts.chest import AIR_HU, CHEST_LABELS, chest_phantom
+from medical_diffusion_components.cohorts.breast import BREAST_LABELS, FATTY, GLANDULAR, breast_phantom
+from medical_diffusion_components.cohorts.chest import AIR_HU, CHEST_LABELS, NODULE, chest_phantom
 from medical_diffusion_components.cohorts.knee import KNEE_LABELS, knee_phantom
 from medical_diffusion_components.cohorts.shapes import Phantom
 from medical_diffusion_components.cohorts.writing import (
     checked_size,
     save_case,
     split_entries,
+    with_conditions,
     write_cohort,
     write_subjects,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "chest_phantom",
     "knee_phantom",
     "on_axes",
+    "phantom_conditions",
     "ras_order",
     "write_phantom_cohort",
 ]
@@ -80,6 +82,7 @@ def write_phantom_cohort(
       are mirrored, so that all lie the same way: the midline is at the first index of H. RAS axes.
     * ``chest``: without the padding outside the scanner's field of view. RAS axes.
 
+    Every entry of ``dataset.json`` holds the case's true values under ``conditions``, see :func:`phantom_conditions`.
     A finished cohort of the same parameters is taken as it is. What is written lies under another name until
     it is complete, so an interrupted call leaves no half cohort and two processes may call at once.
 
@@ -119,12 +122,14 @@ def write_phantom_cohort(
 
     def fill(unfinished: Path) -> dict[str, Any]:
         patients = _patients(parameters)
+        conditions: dict[str, dict[str, float | str]] = {}
 
         def write(index: int) -> None:
             for case, volume in zip(_cases(anatomy, patients[index]), _volumes(index, parameters)):
                 save_case(
                     unfinished, case, _scaled(volume.image), volume.label, volume.affine, "phantom, not a patient"
                 )
+                conditions[case] = phantom_conditions(anatomy, volume)
 
         write_subjects(write, len(patients), f"{anatomy} phantoms")
         return {
@@ -132,10 +137,25 @@ def write_phantom_cohort(
             "description": PHANTOM_NOTICE,
             "licence": PHANTOM_LICENCE,
             "labels": _ANATOMIES[anatomy].labels,
-            **entries,
+            **with_conditions(entries, conditions),
         }
 
     return write_cohort(folder, "phantom cohort", parameters, list(patient_of), fill)
+
+
+def phantom_conditions(anatomy: str, phantom: Phantom) -> dict[str, float | str]:
+    """True values of a case, as it was drawn and as its label map counts them.
+
+    * ``chest``: ``nodule``, no or yes: whether a voxel of one is in the volume.
+    * ``breast``: ``glandular_fraction``, fibroglandular tissue as a share of the breast.
+    * ``knee``: ``abnormal``, ``acl`` and ``meniscus``, no or yes.
+    """
+    if anatomy == "chest":
+        return {"nodule": _no_yes((phantom.label == NODULE).any())}
+    if anatomy == "breast":
+        gland, fat = (int((phantom.label == tissue).sum()) for tissue in (GLANDULAR, FATTY))
+        return {"glandular_fraction": round(gland / max(gland + fat, 1), 6)}
+    return {name: _no_yes(value) for name, value in phantom.findings.items()}
 
 
 def on_axes(phantom: Phantom, axcodes: str) -> Phantom:
@@ -155,6 +175,10 @@ def ras_order(values: Sequence[float], axcodes: str) -> tuple[float, ...]:
     """Sizes or spacings along ``axcodes`` put in the order right, anterior, superior."""
     axes = nib.orientations.axcodes2ornt(tuple(axcodes))[:, 0].astype(int)
     return tuple(values[list(axes).index(world)] for world in range(3))
+
+
+def _no_yes(value: bool | int) -> str:
+    return "yes" if value else "no"
 
 
 def _patients(parameters: dict[str, Any]) -> list[str]:

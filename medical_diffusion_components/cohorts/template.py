@@ -27,13 +27,14 @@ from medical_diffusion_components.cohorts.writing import (
     checked_size,
     save_case,
     split_entries,
+    with_conditions,
     write_cohort,
     write_subjects,
 )
 from medical_diffusion_components.data.splits import split_patients
 from medical_diffusion_components.threads import one_thread
 
-__all__ = ["TEMPLATE_COHORT_NOTICE", "TemplateSubject", "template_subject", "write_template_cohort"]
+__all__ = ["TEMPLATE_COHORT_NOTICE", "TemplateSubject", "brain_conditions", "template_subject", "write_template_cohort"]
 
 TEMPLATE_COHORT_NOTICE = (
     "These are not patients: every volume is a randomly warped copy of ONE brain, the MNI152 template. "
@@ -109,11 +110,23 @@ def template_subject(index: int, size: Sequence[int] = (64, 64, 64), seed: int =
         return _make_subject(numpy_generator(seed, index), size)
 
 
+def brain_conditions(label: np.ndarray) -> dict[str, float]:
+    """True values of an invented brain, counted on its label map (H, W, D) and rounded to six decimal places.
+
+    ``brain_share`` is the brain's share of the volume's voxels. Every volume is cut to its own brain, so it says how
+    round the head is, not how large. ``parenchymal_fraction`` is grey and white matter as a share of the brain
+    (Rudick et al., "Use of the brain parenchymal fraction", Neurology 53, 1999).
+    """
+    brain, tissue = int((label > 0).sum()), int((label >= 2).sum())
+    return {"brain_share": round(brain / label.size, 6), "parenchymal_fraction": round(tissue / brain, 6)}
+
+
 def write_template_cohort(
     folder: str | os.PathLike, num_subjects: int = 40, size: Sequence[int] = (64, 64, 64), seed: int = 0
 ) -> Path:
     """Write a cohort as ``images/<case>.nii.gz``, ``labels/<case>.nii.gz`` and MONAI's ``dataset.json``.
 
+    Every entry of ``dataset.json`` holds the subject's true values under ``conditions``, see :func:`brain_conditions`.
     A finished cohort of the same parameters is taken as it is. What is written lies under another name until
     it is complete, so an interrupted call leaves no half cohort and two processes may call at once.
 
@@ -140,8 +153,7 @@ def write_template_cohort(
     split_patients(cases)  # refuses too few before anything is written
 
     def fill(unfinished: Path) -> dict:
-        _write_volumes(unfinished, parameters)
-        return _datalist(cases)
+        return _datalist(cases, _write_volumes(unfinished, parameters))
 
     return write_cohort(folder, "template cohort", parameters, cases, fill)
 
@@ -180,22 +192,27 @@ def _case(index: int) -> str:
     return f"template_{index:04d}"
 
 
-def _write_volumes(folder: Path, parameters: dict) -> None:
+def _write_volumes(folder: Path, parameters: dict) -> dict[str, dict[str, float]]:
+    """Writes every subject; returns case id -> true values of its conditions."""
+    conditions: dict[str, dict[str, float]] = {}
+
     def write(index: int) -> None:
         subject = template_subject(index, parameters["size"], parameters["seed"])
         save_case(folder, _case(index), *subject, "warped MNI152 template, not a patient")
+        conditions[_case(index)] = brain_conditions(subject.label)
 
     _template(checked_size(parameters["size"]))  # once, before several subjects ask for it at the same time
     write_subjects(write, parameters["num_subjects"], "template cohort")
+    return conditions
 
 
-def _datalist(cases: Sequence[str]) -> dict:
+def _datalist(cases: Sequence[str], conditions: dict[str, dict[str, float]]) -> dict:
     return {
         "name": "template cohort",
         "description": TEMPLATE_COHORT_NOTICE,
         "licence": TEMPLATE_COHORT_LICENCE,
         "labels": LABELS,
-        **split_entries({case: case for case in cases}),
+        **with_conditions(split_entries({case: case for case in cases}), conditions),
     }
 
 

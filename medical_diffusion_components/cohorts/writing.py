@@ -24,7 +24,7 @@ from medical_diffusion_components.data.splits import SPLITS, split_patients
 from medical_diffusion_components.files import write_json
 from medical_diffusion_components.threads import one_thread
 
-__all__ = ["checked_size", "save_case", "split_entries", "write_cohort", "write_subjects"]
+__all__ = ["checked_size", "save_case", "split_entries", "with_conditions", "write_cohort", "write_subjects"]
 
 KINDS = ("images", "labels")
 MOST_AT_ONCE = 8  # subjects in memory
@@ -129,6 +129,21 @@ def split_entries(patient_of: Mapping[str, str]) -> dict[str, list[dict[str, str
         files = {kind.removesuffix("s"): f"{kind}/{case}.nii.gz" for kind in KINDS}
         entries[splits[patient]].append({**files, "case_id": case, "patient_id": patient})
     return entries
+
+
+def with_conditions(
+    entries: Mapping[str, Sequence[Mapping[str, Any]]], conditions: Mapping[str, Mapping[str, float | str]]
+) -> dict[str, list[dict[str, Any]]]:
+    """The entries of every split with the true values of their case under ``conditions``.
+
+    Args:
+        entries: as of :func:`split_entries`.
+        conditions: case id -> name -> value, of every case.
+    """
+    return {
+        split: [{**entry, "conditions": dict(conditions[entry["case_id"]])} for entry in some]
+        for split, some in entries.items()
+    }
 
 
 def checked_size(size: Sequence[int]) -> tuple[int, int, int]:

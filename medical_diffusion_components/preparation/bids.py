@@ -7,13 +7,23 @@ Brain Imaging Data Structure specification 1.10, "Common principles".
 from __future__ import annotations
 
 import csv
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-__all__ = ["Entities", "entities_of", "is_derivative", "keep_one_per_session", "parse_select", "read_participants"]
+__all__ = [
+    "Entities",
+    "entities_of",
+    "is_derivative",
+    "keep_one_per_session",
+    "parse_select",
+    "participant_conditions",
+    "read_participants",
+]
 
 CARRIED = ("age", "sex", "group")  # columns of participants.tsv that go into dataset.json
 _DERIVATIVES = {"derivatives", "sourcedata", "code", "stimuli"}
@@ -134,6 +144,19 @@ def remark_on_unlisted(people: Mapping[str, Mapping[str, str]], subjects: Iterab
 def _names(subject: str) -> tuple[str, ...]:
     bare = subject.removeprefix("sub-")
     return (subject, bare, f"sub-{bare}") if subject else ()
+
+
+def participant_conditions(about: Mapping[str, str]) -> dict[str, float | str]:
+    """A participant's values as conditions that a training can declare: ``age`` as a number, everything else as text.
+
+    An age that is no number, such as the ``89+`` by which BIDS hides high ages, is left out: it is unknown.
+    """
+    found: dict[str, float | str] = {name: value for name, value in about.items() if name != "age"}
+    with suppress(KeyError, ValueError):
+        age = float(about["age"])
+        if math.isfinite(age):
+            found["age"] = age
+    return found
 
 
 def read_participants(tables: Iterable[Path]) -> dict[str, dict[str, str]]:

@@ -21,9 +21,11 @@ from tqdm import tqdm
 
 from medical_diffusion_components.data.splits import SPLITS, split_patients
 from medical_diffusion_components.files import folder_setting, versions, write_json
+from medical_diffusion_components.preparation.bids import participant_conditions
 from medical_diffusion_components.preparation.case import CaseResult, finished_result, prepare_case, read_note
 from medical_diffusion_components.preparation.case_ids import without_uids
 from medical_diffusion_components.preparation.companions import add_companions
+from medical_diffusion_components.preparation.conditions_table import read_conditions_table
 from medical_diffusion_components.preparation.duplicates import leave_duplicates
 from medical_diffusion_components.preparation.inventory import Inventory, RawCase, Selection, take_inventory
 from medical_diffusion_components.preparation.manifests import Manifest, manifest_hash, read_manifest
@@ -61,6 +63,9 @@ class Preparation:
         patients: without a manifest, path of a table of files and patients, which counts before all else.
         companions: further files of a case, such as ``{"mask": "/data/masks/{case_id}.nii.gz"}``; a case without the
             file goes without the key, which the report says; it is an error if no case has one.
+        conditions_table: path of a table of what is known of cases or patients, see
+            :func:`~medical_diffusion_components.preparation.conditions_table.read_conditions_table`; it counts before what
+            ``participants.tsv`` says.
         in_flight: cases handed to the executor at once; at least the number of its workers.
         max_refused_share: more refused cases than this share, in [0, 1], end the run with an error.
         allow_absent: cases of the manifest that are not in ``raw_dir`` do not count as refused.
@@ -78,6 +83,7 @@ class Preparation:
         patient_pattern: str | None = None,
         patients: str | os.PathLike | None = None,
         companions: Mapping[str, str | None] | None = None,
+        conditions_table: str | os.PathLike | None = None,
         in_flight: int = 8,
         max_refused_share: float = 0.05,
         allow_absent: bool = False,
@@ -110,6 +116,7 @@ class Preparation:
         self.companions = {
             key: os.path.expanduser(path) for key, path in (companions or {}).items() if path is not None
         }
+        self.table = None if conditions_table is None else read_conditions_table(conditions_table)
         self.in_flight = int(in_flight)
         self.max_refused_share = float(max_refused_share)
         self.allow_absent = allow_absent
@@ -170,8 +177,8 @@ class Preparation:
         """What lies in the raw folder, with the companions of each case; ``dataset_dir`` gets the index of its headers.
 
         Raises:
-            FileNotFoundError, ValueError: see ``take_inventory`` and ``inventory_of_manifest``; too many broken links; or
-                companions of which no case has one.
+            FileNotFoundError, ValueError: see ``take_inventory`` and ``inventory_of_manifest``; too many broken links;
+                companions of which no case has one; or a table of conditions with an unknown case or patient.
         """
         index = self.dataset_dir / "raw_index.json"
         if self.manifest is None:
@@ -185,6 +192,10 @@ class Preparation:
                 f"{self.max_refused_share:g}): the first is {inventory.aside['broken link'][0]}"
             )
         add_companions(inventory, self.companions)
+        if self.table is not None:
+            self.table.check(
+                [case.case_id if self.table.column == "case" else case.patient_id for case in inventory.cases]
+            )
         return inventory
 
     def decisions(self, inventory: Inventory) -> dict[str, Any]:
@@ -244,8 +255,16 @@ class Preparation:
             broken.shutdown(wait=False)
         return self.executor()
 
+    def _about(self, case: RawCase) -> dict[str, dict[str, Any]]:
+        """What the datalist says of the case's patient, as it was found and as conditions."""
+        conditions = participant_conditions(case.about)
+        if self.table is not None:
+            conditions |= self.table.of(case.case_id, case.patient_id)
+        about = {"participant": dict(case.about), "conditions": conditions}
+        return {key: values for key, values in about.items() if values}
+
     def _write_datalist(self, results: Sequence[CaseResult], inventory: Inventory) -> None:
-        about = {case.case_id: {"participant": dict(case.about)} for case in inventory.cases if case.about}
+        about = {case.case_id: self._about(case) for case in inventory.cases}
         made = [result for result in results if result.outputs]
         drawn: dict[str, str] = {}
         if self.manifest is None and len({result.patient_id for result in made}) >= len(SPLITS):
