@@ -265,3 +265,60 @@ def test_prepared_volumes_are_as_training_expects_them(bundle: str) -> None:
         spacing = read(path / "configs" / "inference.json")["spacing"]
         assert spacing == f"$trained_spacing(@weights, {prepared['spacing']})"
     assert by_default(read(path / "configs" / "evaluate.yaml")["axcodes"]) == trained["axcodes"]
+
+
+# --- values without which a number means something else ---
+
+GAN = {  # Kwon et al., MICCAI 2019, as their code has it; what is otherwise stands in the README's table
+    "code_size": 1000,
+    "gan_channels": 64,
+    "code_hidden": 4096,
+    "batch_size": 4,
+    "learning_rate": 2e-4,
+    "betas": [0.9, 0.999],
+    "reconstruction_weight": 10.0,
+    "penalty_weight": 10.0,
+    "code_weight": 1.0,
+    "ema_decay": 0.0,
+    "norm": "group",
+    "generator_steps": 1,
+}
+
+
+def test_the_gan_is_trained_as_published() -> None:
+    (bundle,) = bundles_with("train.yaml", "evaluate.yaml", "demo.yaml")[:1]
+    config = read(bundle / "configs" / "train.yaml")
+    assert bundle.name == "adni_gan" and {id: config[id] for id in GAN} == GAN
+    assert config["train"]["dataloader"]["drop_last"] is True, "batch norm of one volume divides by nothing"
+    (average,) = [b for _, b in blocks(config) if b["_target_"].endswith(".ExponentialMovingAverage")]
+    assert (average["every"], average["start"]) == (1, 1)
+
+
+@pytest.mark.parametrize("bundle", LDM)
+def test_error_rates_that_are_promised_are_those_of_the_audit_and_of_preparation(bundle: str) -> None:
+    (path,) = [path for path in BUNDLES if path.name == bundle]
+    assert read(path / "configs" / "audit.yaml")["alpha"] == 0.05
+    assert read(path / "configs" / "prepare.yaml")["max_refused_share"] == 0.05
+    assert read(path / "configs" / "inference.json")["max_draws"] == 10
+    evaluation = read(path / "configs" / "evaluate.yaml")["evaluation"]
+    assert evaluation["reconstructions"] == "$@reconstructing if @has_weights else None"
+
+
+def test_masks_are_the_same_whenever_inpainting_is_measured() -> None:
+    """Else a validation would be better or worse by its masks, and patience would end training by chance."""
+    (bundle,) = [path for path in BUNDLES if path.name == "swin_unetr_pretrain"]
+    measured = {"train.yaml": "validate#dataset", "evaluate.yaml": "dataset", "inference.json": "dataset"}
+    for file, id in measured.items():
+        assert dict(blocks(read(bundle / "configs" / file)))[id].get("same_every_epoch") is True, file
+
+
+def test_a_percentile_in_a_metrics_name_is_its_own() -> None:
+    (bundle,) = bundles_with("label_study.yaml")
+    metrics = read(bundle / "configs" / "evaluate.yaml")["additional_metrics"]
+    assert metrics["hausdorff_distance_95"]["metric_fn"]["percentile"] == 95
+
+
+@every_whole_file
+def test_a_knob_goes_into_the_note_of_the_weights_under_its_own_name(bundle: Path, file: Path) -> None:
+    noted = read(file).get("knobs", {})
+    assert {name: value for name, value in noted.items() if value != f"@{name}"} == {}
