@@ -4,6 +4,7 @@ training, one range of intensities, and the axis of the flip."""
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -322,3 +323,31 @@ def test_a_percentile_in_a_metrics_name_is_its_own() -> None:
 def test_a_knob_goes_into_the_note_of_the_weights_under_its_own_name(bundle: Path, file: Path) -> None:
     noted = read(file).get("knobs", {})
     assert {name: value for name, value in noted.items() if value != f"@{name}"} == {}
+
+
+# --- what a training depends on ---
+
+
+@pytest.mark.parametrize(("bundle", "file"), TRAININGS, ids=[f"{b}/{f}" for b, f in TRAININGS])
+def test_a_checkpoint_knows_the_data_and_the_weights_that_a_training_starts_from(bundle: str, file: str) -> None:
+    (path,) = [path for path in BUNDLES if path.name == bundle]
+    config = read(path / "configs" / file)
+    (checkpoint,) = [b for _, b in blocks(config) if b["_target_"].endswith(".TrainingCheckpoint")]
+    facts = set(re.findall(r"(\w+)=", checkpoint["settings"]))
+    starts_from = {"first_stage_weights": "first_stage", "pretrained_weights": "pretrained"}
+    assert facts == {"data"} | {fact for knob, fact in starts_from.items() if knob in config}
+
+
+@pytest.mark.parametrize("bundle", LDM)
+def test_the_demo_has_the_recipe_of_the_fast_overlay(bundle: str) -> None:
+    (path,) = [path for path in BUNDLES if path.name == bundle]
+    fast, demo = (read(path / "configs" / file) for file in ("fast.yaml", "demo.yaml"))
+    recipe = list(demo)[list(demo).index("prediction_type") :][:8]  # "this and the next seven lines"
+    assert {id: demo[id] for id in recipe} == {id: fast[id] for id in recipe}
+
+
+@pytest.mark.parametrize("bundle", LDM)
+def test_several_processes_scale_the_learning_rate_by_their_number(bundle: str) -> None:
+    (path,) = [path for path in BUNDLES if path.name == bundle]
+    assert "@num_devices" in read(path / "configs" / "train_autoencoder.yaml")["autoencoder_learning_rate"]
+    assert read(path / "configs" / "multi_gpu_train.yaml")["num_devices"] == "$torch.distributed.get_world_size()"
