@@ -34,6 +34,7 @@ __all__ = ["PROTOCOL", "Comparison", "VolumeSet"]
 PROTOCOL = "1"  # counts up with any change of a constant or an estimator: numbers compare within a protocol alone
 NEIGHBOURS = 5
 HALVINGS = 20
+FEWEST = 3  # of which the jackknife leaves two, and a covariance needs two
 VOLUMES = "volumes"  # the "space" of measures that need no features
 AXES = ("H", "W", "D")
 Indices = np.ndarray
@@ -103,8 +104,17 @@ class Comparison:
         Args:
             x: the set that is judged.
             y: what it is compared with; None is the reference.
+
+        Raises:
+            ValueError: a set of fewer than three patients (or synthetic volumes), whose errors nobody can give.
         """
         y = self.reference if y is None else y
+        for one in (x, y):
+            if len(np.unique(one.groups)) < FEWEST:
+                raise ValueError(
+                    f"a comparison needs at least {FEWEST} volumes of different patients for its errors, got "
+                    f"{len(np.unique(one.groups))} {one.name}: give a larger --num_volumes, or more files"
+                )
         found: dict[str, dict[str, dict[str, Any]]] = {}
         for space, measures in self._measures(x, y).items():
             found[space] = {}

@@ -13,7 +13,7 @@ from bundle_folders import Trained, for_bundles_with, last_line, run
 
 pytestmark = pytest.mark.slow  # all of these train
 SAMPLER = {"num_inference_steps": 2, "sampler": "ddim"}  # the tiny denoiser has few timesteps
-EVALUATION = SAMPLER | {"num_volumes": 2}
+EVALUATION = SAMPLER | {"num_volumes": 3}
 AUDIT = SAMPLER | {"encoder_steps": 2, "num_calibration_subjects": 20}
 REFUSED = "this generator has never seen them"
 

@@ -19,13 +19,20 @@ from medical_diffusion_components.audit import (
     ContrastiveTraining,
     RandomViews,
     TrainingBank,
+    area_under_curve,
     conformal_p,
+    denoising_losses,
     embed,
     flagged_share,
+    holdout_share,
+    membership_scores,
     trained_encoder,
 )
+from medical_diffusion_components.diffusion import LatentDiffusionGenerator, noise_scheduler
+from medical_diffusion_components.networks import VQGAN, EMACodebook
 
 SIZE, TRAINING, HELD_OUT, SOURCES = (12, 10, 14), 40, 200, 20
+TIMESTEPS = 100
 # benchmarks/audit.py has all of them; blurred and moved by whole voxels, volumes of so few are hardly copies any more
 SMALL = ("identity", "right-left flip", "noise 0.1", "warp 1.5", "rotation 5 degrees", "gamma 0.7", "scale 0.75")
 
@@ -127,3 +134,66 @@ def test_held_out_volumes_that_leak_into_training_hide_all_copies(encoder: Contr
     calibration = leaky.nearest(embed(encoder, cohort()[1][:100])).similarity
     copies = leaky.nearest(embed(encoder, planted(cohort()[0][:SOURCES], "noise 0.1"))).similarity
     assert (conformal_p(copies, calibration) <= 0.05).mean() == 0
+
+
+class Dense(torch.nn.Module):
+    """A denoiser that can learn a few volumes by heart in seconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        voxels = int(np.prod(SIZE))
+        self.layers = torch.nn.Sequential(
+            torch.nn.Linear(voxels + 1, 512), torch.nn.SiLU(), torch.nn.Linear(512, 512), torch.nn.SiLU(),
+            torch.nn.Linear(512, voxels),
+        )  # fmt: skip
+
+    def forward(self, x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        share = timesteps[:, None].to(x) / TIMESTEPS
+        return self.layers(torch.cat([x.flatten(1), share], dim=1)).view(x.shape)
+
+
+def trained_generator(volumes: torch.Tensor, steps: int) -> LatentDiffusionGenerator:
+    """A diffusion model that predicts the clean volume, trained on these alone; volumes are their own latents."""
+    torch.manual_seed(0)
+    unused = VQGAN(base_channels=4, compression=(2, 2, 2), norm_groups=2, codebook=EMACodebook(8, 2))
+    generator = LatentDiffusionGenerator(
+        unused, Dense(), noise_scheduler(TIMESTEPS, "sample"), "dpmpp_2m", 20, (1, *SIZE)
+    )
+    optimiser = torch.optim.Adam(generator.denoiser.parameters(), lr=1e-3)
+    for _ in range(steps):
+        clean = volumes[torch.randint(len(volumes), (32,))]
+        timesteps = torch.randint(TIMESTEPS, (32,))
+        a = generator.alphas_cumprod[timesteps].view(-1, 1, 1, 1, 1)
+        noisy = a.sqrt() * clean + (1 - a).sqrt() * torch.randn_like(clean)
+        loss = (generator.denoiser(noisy, timesteps) - clean).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return generator.eval()
+
+
+def flagged_samples(encoder: ContrastiveEncoder, generator: LatentDiffusionGenerator) -> tuple[float, torch.Tensor]:
+    """Share of 60 samples with p <= 0.05, and the samples as points."""
+    noise = torch.randn((60, 1, *SIZE), generator=torch.Generator().manual_seed(1))
+    points = embed(encoder, generator.sample_latent(noise).clamp(-1, 1))
+    some = bank(encoder, cohort()[0][:SOURCES])
+    calibration = some.nearest(embed(encoder, cohort()[1][:100])).similarity
+    return float((conformal_p(some.nearest(points).similarity, calibration) <= 0.05).mean()), points
+
+
+@pytest.mark.slow
+def test_smooth_samples_of_a_generator_that_has_hardly_begun_are_no_copies(encoder: ContrastiveEncoder) -> None:
+    assert flagged_samples(encoder, trained_generator(cohort()[0][:SOURCES], steps=60))[0] <= 0.1
+
+
+@pytest.mark.slow
+def test_a_generator_that_was_trained_until_it_remembers_is_found_by_every_number(encoder: ContrastiveEncoder) -> None:
+    training, held_out = cohort()[0][:SOURCES], cohort()[1][:100]
+    generator = trained_generator(training, steps=1500)
+    flagged, points = flagged_samples(encoder, generator)
+    some, others = bank(encoder, training), bank(encoder, held_out)
+    losses = [denoising_losses(generator, volumes) for volumes in (training, held_out)]
+    assert flagged > 0.5
+    assert area_under_curve(*membership_scores(*losses)).value > 0.9
+    to_both = (side.similarities(points).double().numpy() for side in (some, others))
+    assert holdout_share(*to_both).share > 0.8

@@ -45,6 +45,16 @@ def test_three_scans_of_a_patient_do_not_make_the_error_smaller(space: str, meas
     assert right["floor"] != wrong["floor"]
 
 
+def test_two_volumes_have_no_errors_and_are_refused() -> None:
+    comparison = Comparison(scans(0), scans(1), {"anatomy": AnatomySpace(side=2)}, permutations=1)
+    two = scans(2)
+    two = VolumeSet(
+        "synthetic", np.arange(2), {name: rows[:2] for name, rows in two.features.items()}, two.similarities
+    )
+    with pytest.raises(ValueError, match="at least 3 volumes of different patients for its errors, got 2 synthetic"):
+        comparison.between(two)
+
+
 def test_the_p_value_permutes_patients() -> None:
     right, wrong = (between(grouped)["anatomy"]["mmd"]["p"] for grouped in (True, False))
     assert wrong < 0.05 < right, "both sets are of one distribution; counted as 60 volumes they seem to differ"
