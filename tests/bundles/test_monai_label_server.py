@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from bundle_folders import REPOSITORY, read, tiny, workflow
 from label_server import CannotInstall, LabelServer, label_server, server_python
 
 from medical_diffusion_components.cohorts import resolve_dataset
+from medical_diffusion_components.release import build_bundle
 from medical_diffusion_components.weights import save_weights
 
 pytestmark = pytest.mark.slow
@@ -25,7 +27,6 @@ pytestmark = pytest.mark.slow
 SEGMENTER, GENERATOR = "swin_unetr_finetune", "adni_ldm"
 SIZE = [64, 36, 32]
 CLASSES = {"cerebrospinal fluid and other brain": 1, "grey matter": 2, "white matter": 3}
-KNOBS = ("feature_size", "depths", "window_size", "roi_size", "overlap")
 
 
 @pytest.fixture(scope="module")
@@ -38,34 +39,33 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Both, with weights of tiny networks: a segmenter that has learned nothing, and a generator of noise."""
+    """Both, with weights of tiny networks: a segmenter as published, which knows nothing, and a generator as in a clone."""
     folder = tmp_path_factory.mktemp("bundles")
+    segmenter, generator = REPOSITORY / "bundles" / SEGMENTER, folder / GENERATOR
+    archive = build_bundle(segmenter, folder, with_weights(segmenter, folder / "weights"))
+    with zipfile.ZipFile(archive) as published:
+        published.extractall(folder)
+    config = folder / SEGMENTER / "configs" / "train.yaml"
+    text = config.read_text()
+    for knob, value in (("learning_rate", 1.0e-2), ("overlap", tiny(segmenter)["overlap"])):
+        text = re.sub(rf"^{knob}: [^#]*", f"{knob}: {value} ", text, flags=re.MULTILINE)
+    config.write_text(text)
     without = shutil.ignore_patterns("output", "models", "released", "demo")
-    copies = [
-        shutil.copytree(REPOSITORY / "bundles" / name, folder / name, ignore=without) for name in (SEGMENTER, GENERATOR)
-    ]
-    for bundle in copies:
-        small = tiny(bundle)
-        if bundle.name == SEGMENTER:
-            config = bundle / "configs" / "train.yaml"
-            text = config.read_text()
-            for knob in KNOBS:
-                text = re.sub(rf"^{knob}: [^#]*", f"{knob}: {small[knob]} ", text, flags=re.MULTILINE)
-            config.write_text(re.sub(r"^learning_rate: [^#]*", "learning_rate: 1.0e-2 ", text, flags=re.MULTILINE))
-            small = {knob: small[knob] for knob in KNOBS}
-        torch.manual_seed(0)
-        network = workflow(bundle, "inference.json", **small).parser.get_parsed_content("network_def")
-        if bundle.name == SEGMENTER:  # everything is background
-            torch.nn.init.zeros_(network.out.conv.conv.weight)
-            network.out.conv.conv.bias.data = torch.tensor([0.01, 0.0, 0.0, 0.0])
-        kept = read(bundle / "configs" / "train.yaml")["knobs"]
-        note = {
-            "data": "nothing",
-            "knobs": {id: value for id, value in small.items() if id in kept},
-            "spacing": [2.8] * 3,
-        }
-        save_weights(network, bundle / "models" / "model.pt", note)
-    return copies
+    shutil.copytree(REPOSITORY / "bundles" / GENERATOR, generator, ignore=without)
+    with_weights(generator, generator / "models")
+    return [folder / SEGMENTER, generator]
+
+
+def with_weights(bundle: Path, models: Path) -> Path:
+    """``models``, with weights of a tiny network and their note."""
+    small = {id: value for id, value in tiny(bundle).items() if id in read(bundle / "configs" / "train.yaml")["knobs"]}
+    torch.manual_seed(0)
+    network = workflow(bundle, "inference.json", **small).parser.get_parsed_content("network_def")
+    if bundle.name == SEGMENTER:  # everything is background
+        torch.nn.init.zeros_(network.out.conv.conv.weight)
+        network.out.conv.conv.bias.data = torch.tensor([0.01, 0.0, 0.0, 0.0])
+    save_weights(network, models / "model.pt", {"data": "nothing", "knobs": small, "spacing": [2.8] * 3})
+    return models
 
 
 @pytest.fixture(scope="module")
