@@ -51,7 +51,7 @@ class TrainingPrepareBatch(DiffusionPrepareBatch):
         condition_name: str | None = None,
         latent_scaling: LatentScaling | None = None,
         stratified: bool = False,
-        condition_dropout: float = 0.1,
+        condition_dropout: float = 0.0,
     ) -> None:
         if not 0 <= condition_dropout < 1:
             raise ValueError(f"condition_dropout must be in [0, 1), got {condition_dropout}")
