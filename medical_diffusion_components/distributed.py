@@ -86,7 +86,9 @@ def leave_processes() -> None:
     if is_distributed():
         wait_for_all()
         if dist.get_backend() == GLOO:
-            dist._broadcast_coalesced(dist.group.WORLD, [torch.zeros(1), torch.zeros(1)], 2**10, 0)
+            dist._broadcast_coalesced(
+                dist.distributed_c10d._get_default_group(), [torch.zeros(1), torch.zeros(1)], 2**10, 0
+            )
         dist.destroy_process_group()
 
 

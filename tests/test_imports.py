@@ -28,19 +28,20 @@ ROWS = [
     {"losses", "diffusion"},
     {"data", "metrics"},
     {"workflow"},
-    {"preparation", "handlers", "reports"},
+    {"preparation", "handlers", "reports", "pages"},
     {"engines", "cohorts", "evaluation", "audit", "editing", "new_bundle", "preflight", "release", "dicom_export"},
     {"dataset_release"},
 ]
 RANK = {room: rank for rank, row in enumerate(ROWS) for room in row}
 # What training and sampling can do without: reading raw downloads, writing DICOM, inventing data, judging
-# volumes, editing scans, auditing copies, making new bundles, releasing bundles and data sets.
+# volumes and showing them, editing scans, auditing copies, making new bundles, releasing bundles and data sets.
 PERIPHERY = {
     "dicom",
     "dicom_export",
     "preparation",
     "preflight",
     "cohorts",
+    "pages",
     "evaluation",
     "audit",
     "editing",

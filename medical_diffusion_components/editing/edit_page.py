@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import nibabel as nib
 import numpy as np
 
-from medical_diffusion_components.reports.page import Gallery, PageCase, PageVolume, write_page
+from medical_diffusion_components.pages.page import Gallery, PageCase, PageVolume, write_page
 
 __all__ = ["Edit", "write_edit_page"]
 

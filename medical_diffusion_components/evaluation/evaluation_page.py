@@ -16,7 +16,7 @@ from medical_diffusion_components.evaluation.report import headline
 from medical_diffusion_components.evaluation.volume_sets import folder_cases
 from medical_diffusion_components.metrics.neighbours import distances
 from medical_diffusion_components.orientation import world_axes
-from medical_diffusion_components.reports.page import Gallery, PageCase, PageRow, PageVolume, write_page
+from medical_diffusion_components.pages.page import Gallery, PageCase, PageRow, PageVolume, write_page
 
 __all__ = ["EvaluationPage"]
 

@@ -24,7 +24,7 @@ from medical_diffusion_components.evaluation.report import headline, markdown, r
 from medical_diffusion_components.evaluation.spaces import check_judges
 from medical_diffusion_components.files import file_hash, versions, write_atomically, write_json
 from medical_diffusion_components.metrics.diversity import pair_similarities, published_ms_ssim
-from medical_diffusion_components.reports.dot_plot import dot_plot
+from medical_diffusion_components.pages.dot_plot import dot_plot
 
 __all__ = ["GeneratorEvaluation", "process_pool"]
 

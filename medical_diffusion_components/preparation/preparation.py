@@ -260,7 +260,7 @@ class Preparation:
         conditions = participant_conditions(case.about)
         if self.table is not None:
             conditions |= self.table.of(case.case_id, case.patient_id)
-        about = {"participant": dict(case.about), "conditions": conditions}
+        about: dict[str, dict[str, Any]] = {"participant": dict(case.about), "conditions": conditions}
         return {key: values for key, values in about.items() if values}
 
     def _write_datalist(self, results: Sequence[CaseResult], inventory: Inventory) -> None:

@@ -1,13 +1,11 @@
 """What is written for people: pictures, reports, synthetic volumes and the label study."""
 
 from medical_diffusion_components.reports.contact_sheet import SheetCell, contact_sheet
-from medical_diffusion_components.reports.dot_plot import dot_plot
 from medical_diffusion_components.reports.drawing import montage, save_montage
 from medical_diffusion_components.reports.evaluation_report import TEST_ROWS, EvaluationReport
 from medical_diffusion_components.reports.label_study import Arm, LabelStudy, LabelStudyRun, num_patients
 from medical_diffusion_components.reports.montages import RECONSTRUCTION_ROWS, ReconstructionMontage, SampleMontage
 from medical_diffusion_components.reports.output_files import OutputFiles
-from medical_diffusion_components.reports.page import Gallery, PageCase, PageRow, PageVolume, strip_plot, write_page
 from medical_diffusion_components.reports.segmentation_montage import SegmentationMontage, SegmentationPictures
 from medical_diffusion_components.reports.segmentation_note import SegmentationNote
 from medical_diffusion_components.reports.segmentation_report import (
@@ -22,14 +20,10 @@ __all__ = [
     "TEST_ROWS",
     "Arm",
     "EvaluationReport",
-    "Gallery",
     "LabelStudy",
     "LabelStudyRun",
     "MeanWithInterval",
     "OutputFiles",
-    "PageCase",
-    "PageRow",
-    "PageVolume",
     "ReconstructionMontage",
     "SampleMontage",
     "SegmentationMontage",
@@ -40,11 +34,8 @@ __all__ = [
     "SyntheticVolumeWriter",
     "VolumeFormat",
     "contact_sheet",
-    "dot_plot",
     "mean_over_patients",
     "montage",
     "num_patients",
     "save_montage",
-    "strip_plot",
-    "write_page",
 ]

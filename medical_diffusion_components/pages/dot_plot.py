@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from medical_diffusion_components.reports.page import compared, drawable
+from medical_diffusion_components.pages.page import compared, drawable
 
 __all__ = ["dot_plot"]
 

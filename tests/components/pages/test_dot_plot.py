@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from medical_diffusion_components.reports import dot_plot
+from medical_diffusion_components.pages import dot_plot
 
 CELL = {"value": 3.0, "se": 0.5, "floor": 1.0, "floor_sd": 0.25, "better": "lower"}
 

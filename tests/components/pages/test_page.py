@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medical_diffusion_components.reports import Gallery, PageCase, PageVolume, strip_plot, write_page
+from medical_diffusion_components.pages import Gallery, PageCase, PageVolume, strip_plot, write_page
 
 SIZE, SPACING, AXCODES = (6, 10, 8), (1.0, 0.5, 2.0), "LSA"  # left, superior, anterior
 CELL = {"value": 3.0, "se": 0.5, "floor": 1.0, "floor_sd": 0.25, "floor_n": 4, "n": 8, "m": 8, "better": "lower"}
