@@ -177,9 +177,12 @@ def test_the_real_knee_keeps_its_slices_and_its_place(tmp_path, knee_folder):
 
 @pytest.mark.slow
 def test_a_ct_of_512_x_512_x_600_voxels_takes_less_than_3_gigabytes(tmp_path):
-    coarse = np.random.default_rng(0).integers(-1000, 1000, (64, 64, 75)).astype(np.int16)
-    affine = np.diag([-0.7, -0.7, 0.6, 1.0])
-    write_series(tmp_path / "raw" / "ct", np.kron(coarse, np.ones((8, 8, 8), np.int16)), affine, patient_id="P")
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(-1000, 1000, (64, 64, 75)).astype(np.int16)
+    volume = np.kron(coarse, np.ones((8, 8, 8), np.int16))
+    volume += rng.integers(-9, 10, volume.shape, np.int16)  # blocks of one value each would be a label map
+    write_series(tmp_path / "raw" / "ct", volume, np.diag([-0.7, -0.7, 0.6, 1.0]), patient_id="P")
+    del volume
     config = ROOT / "bundles" / "lidc_ldm" / "configs" / "prepare.yaml"
     code = f"""
 from monai.bundle import ConfigParser
