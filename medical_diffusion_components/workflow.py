@@ -335,7 +335,8 @@ def check_overrides(*passed_on: str) -> None:
         passed_on: files beside the running one whose settings count as used.
 
     Raises:
-        ValueError: naming the id and the files that use it, or, where none does, the nearest known id.
+        ValueError: naming the id and the files that use it, or, where none does, the nearest known id; a folder or a switch
+            that the command line has turned into something else.
     """
     workflow = _running(ConfigWorkflow)
     if workflow is None:
@@ -348,6 +349,7 @@ def check_overrides(*passed_on: str) -> None:
     config = workflow.parser.get()
     _check_folder_names(config)
     running = max((f for f in files.values() if "run" in f and f.keys() <= config.keys()), key=len, default={})
+    _check_switches(config, running)
     overlays = [file for file in files.values() if "run" not in file]
     used = _used(config, [workflow.init_id, workflow.run_id, workflow.final_id])
     for file in [running, *(files[name] for name in passed_on)]:
@@ -378,6 +380,15 @@ def _check_folder_names(config: Mapping[str, Any]) -> None:
                 f"--{id} {value}: a name that begins with {value[0]} is an expression or a reference in a configuration, "
                 f"not a folder. Write ./ before it (--{id} './{value}'), or its whole path"
             )
+
+
+def _check_switches(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Switches that the command line gave as text: ``false`` is no word of Python, and any text counts as true."""
+    for id, value in config.items():
+        if not isinstance(value, str) or value[:1] in ("$", "@", "%"):
+            continue
+        if isinstance(defaults.get(id), bool) or value.lower() in ("true", "false"):
+            raise ValueError(f"--{id} {value}: expected True or False, with a capital letter, got the text {value!r}")
 
 
 def _is_meant_as_name(value: str, config: Mapping[str, Any]) -> bool:

@@ -24,7 +24,6 @@ from medical_diffusion_components.dataset_release.facts import (
     ReleaseFacts,
     check_audit,
     check_releasable,
-    is_true,
     licence_of,
     public_audit,
     public_evaluation,
@@ -99,7 +98,7 @@ class DatasetRelease:
         output_format: str,
         changed: Mapping[str, Any],
         max_draws: int = 10,
-        audited: bool | str = True,
+        audited: bool = True,
         bids_suffix: str | None = None,
         shares: Sequence[float] = (0.1, 0.1),
         title: str | None = None,
@@ -119,7 +118,7 @@ class DatasetRelease:
         self.output_format = output_format
         self.changed = dict(changed)
         self.max_draws = max_draws
-        self.audited = is_true("audited", audited)
+        self.audited = audited
         self.bids_suffix = None if output_format == "dicom" else bids_suffix
         self.shares = shares
         self.title = title

@@ -70,7 +70,7 @@ class ReleaseFacts(NamedTuple):
         if self.audit is None:
             return (
                 "NOT AUDITED: nobody has tested whether volumes of this data set are copies of training volumes. "
-                "It was released without an audit on purpose (--audited false)."
+                "It was released without an audit on purpose (--audited False)."
             )
         return (
             f"Audited: each volume passed a copy test, {self.released} of {self.drawn} drawn. The audit of the generator "
@@ -106,18 +106,6 @@ def licence_url(licence: str) -> str:
     return f"https://spdx.org/licenses/{licence}.html"
 
 
-def is_true(name: str, value: Any) -> bool:
-    """A switch of the command line, where ``false`` arrives as text.
-
-    Raises:
-        ReleaseError: neither true nor false.
-    """
-    known = {"true": True, "false": False}
-    if str(value).lower() not in known:
-        raise ReleaseError(f"expected true or false as {name}, got {value!r}")
-    return known[str(value).lower()]
-
-
 def today() -> str:
     """The date, as YYYY-MM-DD, in UTC."""
     return datetime.datetime.now(datetime.UTC).date().isoformat()
@@ -135,7 +123,7 @@ def check_audit(folder: Path, weights_sha256: str, audited: bool) -> dict[str, A
     if found is None:
         raise ReleaseError(
             f"expected an audit of the weights {weights_sha256[:16]}... in {folder}, found none: run audit.yaml first, or "
-            "release without one by --audited false, which every document will then say"
+            "release without one by --audited False, which every document will then say"
         )
     return found
 

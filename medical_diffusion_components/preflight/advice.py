@@ -16,7 +16,7 @@ _ADVICE = (
     (r"slices, got \w+ ones", "put series of other planes elsewhere, or --plane null"),
     (r"slices each way", "a localiser or a single slice: put it elsewhere"),
     (r"modality", "put series of other modalities elsewhere, or --modality null"),
-    (r"Hounsfield", "convert again from DICOM, or believe it with --check_hounsfield false"),
+    (r"Hounsfield", "convert again from DICOM, or believe it with --check_hounsfield False"),
     (r"label map|every voxel is", "nothing: it is left aside"),
     (r"right angles|sheared", "resample the file to a grid with right angles"),
     (r"three axes|3 dimensions|4D|time", "split the file into volumes, one a file"),
@@ -27,7 +27,7 @@ _ADVICE = (
     (r"skull|head", "--brain_extraction, or --skull report"),
     (r"worker_memory_gib", "--worker_memory_gib"),
     (r"constant|NaN|finite", "leave the scan out: it holds no picture"),
-    (r"in the raw folder", "download it, or --allow_absent true"),
+    (r"in the raw folder", "download it, or --allow_absent True"),
     (r"expected size|expected \(|voxels, got", "prepare the folder with prepare.yaml, or set --image_size"),
 )
 _REMARKS = {

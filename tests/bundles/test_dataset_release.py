@@ -82,7 +82,7 @@ def test_a_data_set_without_an_audit_says_so_everywhere(bundle: Path, settings: 
     overrides = settings(bundle)
     assert "found none: run audit.yaml first" in last_line(bundle, "release_dataset.yaml", **overrides)
     assert not Path(overrides["output_dir"]).exists(), "refused before anything is drawn"
-    folder = release(bundle, {**overrides, "audited": "false"})
+    folder = release(bundle, {**overrides, "audited": False})
     check_sums(folder)
     documents = ["README.md", "datasheet.md", "LICENSE", "croissant.json", "reports/NOT_AUDITED.txt"]
     documents += ["dataset_description.json"] * (folder / "dataset_description.json").is_file()

@@ -102,6 +102,13 @@ def test_a_setting_that_nobody_knows_is_named_with_its_neighbour(config: str, fo
     assert not Path(folders["output_dir"]).exists()
 
 
+@pytest.mark.parametrize("config", ["train.yaml", "inference.json", "evaluate.yaml"])
+def test_a_switch_given_as_text_is_refused(config: str, folders: dict) -> None:
+    for switch in ("amp", "audit_filter" if config == "inference.json" else "allow_synthetic"):
+        line = last_line(BUNDLE, config, **folders, **{switch: "false"})
+        assert line.startswith(f"Stopped: ValueError: --{switch} false: expected True or False, with a capital letter")
+
+
 def test_a_setting_of_another_stage_is_no_typing_error(folders: dict) -> None:
     config = read(BUNDLE / "configs" / "train.yaml")
     assert "adversarial_start" not in config

@@ -115,6 +115,7 @@ def start(folder: Path, bundle: str, *files: str, **overrides: Any) -> ConfigWor
         "first_stage_weights": str(folder / "first_stage.pt"),
         "made_from": {"data_sha256": "0", "first_stage": "0"},
         "data_note": {"data_sha256": "0"},
+        "conditions_note": {},
     }
     (path,) = [path for path in BUNDLES if path.name == bundle]
     with undisturbed():

@@ -287,6 +287,18 @@ def test_whatever_names_a_place_is_explained_when_the_command_line_makes_a_numbe
         workflow._check_folder_names({id: 20231101})
 
 
+@pytest.mark.parametrize("value", ["false", "true", "no"])
+def test_a_switch_that_the_command_line_gives_as_text_is_refused(value: str) -> None:
+    with pytest.raises(ValueError, match=f"--strict {value}: expected True or False.*got the text '{value}'"):
+        workflow._check_switches({"strict": value}, {"strict": True})
+
+
+def test_switches_and_other_texts_are_left_alone() -> None:
+    workflow._check_switches(
+        {"strict": False, "amp": "$x > 1", "name": "no"}, {"strict": True, "amp": True, "name": "a"}
+    )
+
+
 def test_a_place_that_a_configuration_works_out_is_no_name() -> None:
     workflow._check_folder_names({"data_dir": {"_target_": "resolve"}, "weights": "$@models_dir + '/m.pt'", "x": 3})
 

@@ -46,7 +46,7 @@ class CheckHounsfield(Transform):
                 f"{file_name(img)}: expected Hounsfield units, with air near -1000 and soft tissue near 0; got intensities "
                 f"from {float(voxels.min()):g} to {float(voxels.max()):g}, {air / max(measured.numel(), 1):.1%} of them in "
                 f"[{_AIR[0]:g}, {_AIR[1]:g}] and {tissue / max(rest, 1):.1%} of the others in [{_TISSUE[0]:g}, "
-                f"{_TISSUE[1]:g}]: were slope and intercept lost? (--check_hounsfield false believes it)"
+                f"{_TISSUE[1]:g}]: were slope and intercept lost? (--check_hounsfield False believes it)"
             )
         return img
 

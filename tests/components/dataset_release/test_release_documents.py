@@ -17,7 +17,6 @@ from medical_diffusion_components.dataset_release.dataset_release import check_r
 from medical_diffusion_components.dataset_release.documents import card, datasheet, licence_text
 from medical_diffusion_components.dataset_release.facts import (
     check_releasable,
-    is_true,
     licence_of,
     licence_url,
     public_audit,
@@ -189,15 +188,3 @@ def test_only_a_release_gives_way_to_another(tmp_path: Path) -> None:
         check_replaceable(folder)
     with pytest.raises(ReleaseError, match="is a file"):
         check_replaceable(folder / "one.txt")
-
-
-def test_a_switch_takes_what_the_command_line_gives() -> None:
-    assert [is_true("audited", value) for value in (True, "true", False, "false", "False")] == [
-        True,
-        True,
-        False,
-        False,
-        False,
-    ]
-    with pytest.raises(ReleaseError, match="expected true or false as audited, got 'no'"):
-        is_true("audited", "no")
