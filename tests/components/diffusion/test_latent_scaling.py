@@ -57,7 +57,7 @@ class Oracle(nn.Module):
 
 
 class Shrink(nn.Module):
-    def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
+    def forward(self, x: Tensor, timesteps: Tensor, context: Tensor | None = None) -> Tensor:
         return 0.7 * x + 0.1 * torch.sin(timesteps.to(x.dtype)).view(-1, 1, 1, 1, 1)
 
 
