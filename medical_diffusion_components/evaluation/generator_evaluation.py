@@ -15,7 +15,7 @@ from torch import nn
 
 from medical_diffusion_components.chance import numpy_generator
 from medical_diffusion_components.distributed import process_rank
-from medical_diffusion_components.evaluation.comparison import HALVINGS, PROTOCOL, Comparison, VolumeSet
+from medical_diffusion_components.evaluation.comparison import FEWEST, HALVINGS, PROTOCOL, Comparison, VolumeSet
 from medical_diffusion_components.evaluation.copies import audited_pairs, of_these_volumes
 from medical_diffusion_components.evaluation.evaluation_page import EvaluationPage
 from medical_diffusion_components.evaluation.features import FeatureReader
@@ -113,10 +113,9 @@ class GeneratorEvaluation:
         if process_rank() > 0:
             return {}
         comparison = Comparison(sets["reference"], sets["training"], self.reader.spaces, self.permutations, self.seed)
-        rows = {
-            "synthetic": comparison.between(sets["synthetic"]),
-            "training": comparison.between(sets["training"]),
-        }
+        rows = {"synthetic": comparison.between(sets["synthetic"])}
+        if _patients(self.training) >= FEWEST:
+            rows["training"] = comparison.between(sets["training"])
         if "reconstructions" in sets:
             rows["first_stage"] = comparison.paired(sets["reconstructions"])
             rows["synthetic_latent"] = comparison.between(sets["synthetic"], sets["reconstructions"])
@@ -187,6 +186,10 @@ class GeneratorEvaluation:
                 f"n = {fewest}: FD in {space} reads {cell['floor']:.3g} for equal distributions at n = {cell['floor_n']}. "
                 "Look at pictures, KID and MMD with their errors; make no claim from FD, precision or recall"
             )
+        if "training" not in rows:
+            found.append(
+                f"training volumes have no row: {_patients(self.training)} patients, and errors need at least {FEWEST}"
+            )
         if self.reconstructions is None:
             found.append("no first stage: what its decoder and what the diffusion gets wrong cannot be told apart")
         if counts["synthetic"] != counts["reference"]:
@@ -229,6 +232,10 @@ class _Volumes(Sequence[torch.Tensor]):
 
     def __getitem__(self, number):
         return self.read(number)
+
+
+def _patients(cases: Cases) -> int:
+    return len({str(case["patient_id"]) for case in cases})
 
 
 def _choice(cases: Cases, most: int, seed: int) -> list[Mapping[str, Any]]:

@@ -55,6 +55,16 @@ def test_reported_psnr_is_that_of_the_test_split(bundle: Path, trained: Train) -
     assert abs(report(done)["metrics"]["psnr"] - np.mean(found)) < 1e-3
 
 
+@ldm
+def test_training_volumes_of_too_few_patients_have_no_row_and_the_report_says_so(bundle: Path, trained: Train) -> None:
+    done = trained(bundle)
+    datalist = json.loads(next(done.output.glob("*/dataset.json")).read_text())
+    patients = len({case["patient_id"] for case in datalist["training"]})
+    found = report(done)
+    said = [line for line in found["warnings"] if line.startswith("training volumes have no row: ")]
+    assert ("training" in found["rows"], len(said)) == ((True, 0) if patients >= 3 else (False, 1))
+
+
 def turned(image: nib.Nifti1Image, axcodes: str) -> np.ndarray:
     there, here = nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(axcodes)
     return image.as_reoriented(nib.orientations.ornt_transform(there, here)).get_fdata(dtype=np.float32)

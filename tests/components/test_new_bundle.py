@@ -55,7 +55,7 @@ def test_with_the_values_of_the_source_only_comments_headers_and_data_differ(sou
     made = new_bundle(source, tmp_path / "own", "Own", values["image_size"], values["compression"])
     for file in bundle_folders.config_files(made):
         before, after = bundle_folders.read(source / "configs" / file.name), bundle_folders.read(file)
-        assert {id for id in before if before[id] != after[id]} <= {"embedded_cohort", "manifest"}
+        assert {id for id in before if before[id] != after[id]} <= {"embedded_cohort", "manifest", "bids_suffix"}
         comments = [re.findall(r"# .*", path.read_text()) for path in (source / "configs" / file.name, file)]
         assert len(comments[0]) == len(comments[1])
 
