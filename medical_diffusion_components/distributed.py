@@ -9,7 +9,6 @@ one process, of rank 0.
 
 from __future__ import annotations
 
-import json
 import logging
 import multiprocessing
 import os
@@ -17,11 +16,12 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from medical_diffusion_components.files import write_json
 
 __all__ = [
     "end_by_error",
@@ -107,7 +107,7 @@ def end_by_error(cause: str) -> None:
         return
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if file:
-        Path(file).write_text(json.dumps({"message": cause, "timestamp": int(time.time())}))
+        write_json(file, {"message": cause, "timestamp": int(time.time())})
     for child in multiprocessing.active_children():
         child.terminate()
     logging.shutdown()

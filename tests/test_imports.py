@@ -22,7 +22,8 @@ PACKAGE = ROOT / NAME
 # A room imports from itself and from the rows above its own. ``PACKAGE/__init__.py`` holds the version and imports nothing.
 ROWS = [
     {"__init__"},
-    {"files", "distributed", "engine_state", "orientation", "threads", "requirements"},
+    {"files", "engine_state", "orientation", "threads", "requirements"},
+    {"distributed"},
     {"chance", "weights"},
     {"dicom", "networks", "transforms"},
     {"losses", "diffusion"},
