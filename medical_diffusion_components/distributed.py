@@ -66,7 +66,7 @@ def join_processes() -> None:
 
 def _gloo_in_turn(store: dist.Store, rank: int, size: int, timeout: timedelta) -> Any:
     """gloo with one thread in place of two: it has let go of one collective's tensors before it begins the next."""
-    gloo: Any = dist.ProcessGroupGloo  # torch's stubs name the options otherwise than the class does
+    gloo: Any = dist.ProcessGroupGloo  # torch's stubs and its class give the options different names
     options = gloo._Options()
     options._devices = [gloo.create_default_device()]
     options._timeout = timeout

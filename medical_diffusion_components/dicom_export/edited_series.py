@@ -16,13 +16,12 @@ from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import CTImageStorage, MRImageStorage
 
 from medical_diffusion_components.dicom.series import read_series
 from medical_diffusion_components.dicom.writing import derived_uid, write_series
-from medical_diffusion_components.dicom_export.synthetic_series import MIN_LEVELS, check_replaceable
-from medical_diffusion_components.files import PACKAGE_NAME, write_folder_atomically
+from medical_diffusion_components.dicom_export.synthetic_series import MIN_LEVELS, check_replaceable, describe_equipment
+from medical_diffusion_components.files import write_folder_atomically
 
 __all__ = ["EditedSeries"]
 
@@ -106,23 +105,11 @@ class EditedSeries:
 
 
 def _describe_derivation(header: Dataset, note: Mapping[str, Any]) -> None:
-    header.Manufacturer = PACKAGE_NAME
-    header.ManufacturerModelName = str(note.get("bundle", PACKAGE_NAME))[:64]
-    header.SoftwareVersions = str(note["versions"][PACKAGE_NAME])[:64]
-    header.ContentQualification = "RESEARCH"
+    describe_equipment(header, note, "109102", "Processing Equipment")
     sources = ", ".join(f"{name} {value}" for name, value in note["edited_from"].items())
     header.DerivationDescription = (
         f"Edited from a real scan ({note['operation']}) by a generative model; it still shows the patient. {sources}"
     )[:1024]
-    purpose = Dataset()
-    purpose.CodeValue, purpose.CodingSchemeDesignator = "109102", "DCM"
-    purpose.CodeMeaning = "Processing Equipment"
-    equipment = Dataset()
-    equipment.PurposeOfReferenceCodeSequence = DicomSequence([purpose])
-    equipment.Manufacturer, equipment.ManufacturerModelName = header.Manufacturer, header.ManufacturerModelName
-    equipment.SoftwareVersions = header.SoftwareVersions
-    equipment.ContributionDescription = f"weights with SHA-256 {note['weights_sha256']}, seed {note['seed']}"
-    header.ContributingEquipmentSequence = DicomSequence([equipment])
 
 
 def _describe_images(header: Dataset, modality: str) -> None:

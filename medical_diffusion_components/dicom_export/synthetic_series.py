@@ -160,24 +160,36 @@ def _describe_patient_and_study(header: Dataset, weights: str, seed: int, identi
     header.Laterality = header.PatientPosition = ""  # of a body that never lay anywhere
 
 
-def _describe_origin(header: Dataset, note: Mapping[str, Any]) -> None:
-    """What made the images, and that they are synthetic."""
+def describe_equipment(header: Dataset, note: Mapping[str, Any], code: str, meaning: str) -> None:
+    """Which software and weights made the images, and that they are for research.
+
+    Args:
+        header: is changed.
+        note: the JSON beside the volume.
+        code: of the equipment's purpose, a code of DICOM's own (PS3.16, CID 7005).
+        meaning: of that code.
+    """
     header.Manufacturer = PACKAGE_NAME
     header.ManufacturerModelName = str(note.get("bundle", PACKAGE_NAME))[:64]
     header.SoftwareVersions = str(note["versions"][PACKAGE_NAME])[:64]
-    header.SyntheticData = "YES"
     header.ContentQualification = "RESEARCH"
-    origin = f"Synthesised from noise by a generative model that was trained on: {note['trained_on']}"
-    header.DerivationDescription = ". ".join(filter(None, (origin, note["notice"])))[:1024]
     purpose = Dataset()
-    purpose.CodeValue, purpose.CodingSchemeDesignator = "109100", "DCM"
-    purpose.CodeMeaning = "Synthesizing Equipment"
+    purpose.CodeValue, purpose.CodingSchemeDesignator = code, "DCM"
+    purpose.CodeMeaning = meaning
     equipment = Dataset()
     equipment.PurposeOfReferenceCodeSequence = DicomSequence([purpose])
     equipment.Manufacturer, equipment.ManufacturerModelName = header.Manufacturer, header.ManufacturerModelName
     equipment.SoftwareVersions = header.SoftwareVersions
     equipment.ContributionDescription = f"weights with SHA-256 {note['weights_sha256']}, seed {note['seed']}"
     header.ContributingEquipmentSequence = DicomSequence([equipment])
+
+
+def _describe_origin(header: Dataset, note: Mapping[str, Any]) -> None:
+    """What made the images, and that they are synthetic."""
+    describe_equipment(header, note, "109100", "Synthesizing Equipment")
+    header.SyntheticData = "YES"
+    origin = f"Synthesised from noise by a generative model that was trained on: {note['trained_on']}"
+    header.DerivationDescription = ". ".join(filter(None, (origin, note["notice"])))[:1024]
 
 
 def _describe_conditions(header: Dataset, conditions: Conditions, given: Mapping[str, Any]) -> None:

@@ -79,7 +79,7 @@ class LatentDiffusionGenerator(nn.Module):
 
     Raises:
         ValueError: a scheduler with an unknown prediction type, an unknown sampler, ancestral sampling with fewer
-            steps than trained, a number of steps outside [1, T], a negative guidance scale, or an interval that is none.
+            steps than trained, a number of steps outside [1, T], a negative guidance scale, or an interval that is not one.
     """
 
     alphas_cumprod: Tensor

@@ -12,7 +12,7 @@ from nibabel.arrayproxy import ArrayProxy
 
 from medical_diffusion_components.editing.scans import Grid, Scan
 from medical_diffusion_components.files import file_hash, write_atomically, write_json
-from medical_diffusion_components.reports.volume_writer import NiftiVolumes, VolumeFormat, note_path
+from medical_diffusion_components.reports.volume_writer import NiftiVolumes, VolumeFormat, note_path, volume_format
 from medical_diffusion_components.weights import made_with
 
 __all__ = ["EditedVolumeWriter"]
@@ -42,11 +42,7 @@ class EditedVolumeWriter:
         output_format: str = "nifti",
         formats: Mapping[str, VolumeFormat | None] | None = None,
     ) -> None:
-        known: dict[str, VolumeFormat | None] = {"nifti": NiftiVolumes(), **(formats or {})}
-        chosen = known.get(output_format)
-        if chosen is None:
-            raise ValueError(f"expected an output_format of {sorted(known)}, got {output_format!r}")
-        self.format = chosen
+        self.format = volume_format(output_format, formats)
         self.folder = Path(folder)
         self.weights = Path(weights)
         self.facts = dict(facts)

@@ -25,7 +25,7 @@ class ConditionsTable(NamedTuple):
     name: str  # of the file
 
     def check(self, known: Sequence[str]) -> None:
-        """Refuse a table with an id that is none of the ``known``.
+        """Refuse a table with an id that is not ``known``.
 
         Raises:
             ValueError: naming the id.

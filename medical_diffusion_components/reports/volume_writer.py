@@ -23,7 +23,7 @@ from medical_diffusion_components.engine_state import running
 from medical_diffusion_components.files import files_below, write_atomically, write_json
 from medical_diffusion_components.weights import made_with
 
-__all__ = ["NiftiVolumes", "SyntheticVolumeWriter", "VolumeFormat", "note_path"]
+__all__ = ["NiftiVolumes", "SyntheticVolumeWriter", "VolumeFormat", "note_path", "volume_format"]
 
 
 def note_path(volume: str | Path) -> Path:
@@ -58,6 +58,19 @@ class NiftiVolumes:
     def load(self, path: Path, note: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         image = nib.Nifti1Image.from_filename(path)
         return np.asarray(image.dataobj), image.affine
+
+
+def volume_format(name: str, formats: Mapping[str, VolumeFormat | None] | None = None) -> VolumeFormat:
+    """The form in which volumes are written: ``nifti``, or a name in ``formats``.
+
+    Raises:
+        ValueError: an output format that there is not, or that was not made ready.
+    """
+    known: dict[str, VolumeFormat | None] = {"nifti": NiftiVolumes(), **(formats or {})}
+    chosen = known.get(name)
+    if chosen is None:
+        raise ValueError(f"expected an output_format of {sorted(known)}, got {name!r}")
+    return chosen
 
 
 class SyntheticVolumeWriter:
@@ -98,11 +111,7 @@ class SyntheticVolumeWriter:
         formats: Mapping[str, VolumeFormat | None] | None = None,
         conditions: Conditions | None = None,
     ) -> None:
-        known: dict[str, VolumeFormat | None] = {"nifti": NiftiVolumes(), **(formats or {})}
-        chosen = known.get(output_format)
-        if chosen is None:
-            raise ValueError(f"expected an output_format of {sorted(known)}, got {output_format!r}")
-        self.format = chosen
+        self.format = volume_format(output_format, formats)
         self.folder = Path(folder)
         self.weights = Path(weights)
         self.facts = dict(facts)

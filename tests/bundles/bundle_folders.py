@@ -13,9 +13,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
+from scipy.ndimage import gaussian_filter
 
 REPOSITORY = Path(__file__).parents[2]
 BUNDLES = sorted(path for path in (REPOSITORY / "bundles").iterdir() if (path / "configs").is_dir())
@@ -209,3 +212,12 @@ def assert_same(one: Any, other: Any, place: str = "") -> None:
             assert_same(*parts, f"{place}[{number}]")
     else:
         assert one == other, place
+
+
+def write_volume(path: Path, number: int) -> None:
+    """A smooth random volume of 16 x 32 x 12 voxels; every third one has thicker slices."""
+    rng = np.random.default_rng(number)
+    volume = gaussian_filter(rng.normal(size=(16, 32, 12)), 2).astype(np.float32) * 1000
+    affine = np.diag([-1.5, 0.75, 4.0 if number % 3 == 0 else 2.5, 1.0])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(volume, affine), path)

@@ -7,12 +7,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
 import pytest
-from bundle_folders import Trained, run, tiny
+from bundle_folders import Trained, run, tiny, write_volume
 from filelock import FileLock
-from scipy.ndimage import gaussian_filter
 
 
 @pytest.fixture(scope="session")
@@ -58,12 +55,3 @@ def nifti_folder(shared: Path) -> Path:
 def own_data(nifti_folder: Path, tmp_path: Path) -> Path:
     """A copy of the user's own data, to be spoilt."""
     return Path(shutil.copytree(nifti_folder, tmp_path / "own_data"))
-
-
-def write_volume(path: Path, number: int) -> None:
-    """A smooth random volume of 16 x 32 x 12 voxels; every third one has thicker slices."""
-    rng = np.random.default_rng(number)
-    volume = gaussian_filter(rng.normal(size=(16, 32, 12)), 2).astype(np.float32) * 1000
-    affine = np.diag([-1.5, 0.75, 4.0 if number % 3 == 0 else 2.5, 1.0])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(volume, affine), path)

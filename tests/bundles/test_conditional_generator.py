@@ -12,8 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from bundle_folders import Trained, assert_same, bundles_with, last_line, run, tiny
-from conftest import write_volume
+from bundle_folders import Trained, assert_same, bundles_with, last_line, run, tiny, write_volume
 from monai.bundle import ConfigParser
 
 from medical_diffusion_components.data import VolumeSampler
