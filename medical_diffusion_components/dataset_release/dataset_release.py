@@ -13,7 +13,6 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from medical_diffusion_components import workflow
 from medical_diffusion_components.audit.copy_audit import FILTER_FILE
 from medical_diffusion_components.data.splits import SPLITS
 from medical_diffusion_components.dataset_release.croissant import croissant
@@ -40,6 +39,9 @@ from medical_diffusion_components.distributed import process_rank
 from medical_diffusion_components.files import file_hash, files_below, write_folder_atomically, write_json
 from medical_diffusion_components.reports.drawing import montage, save_montage
 from medical_diffusion_components.weights import WeightsError, made_with, provenance
+from medical_diffusion_components.workflow.lookup import bundle_modality, bundle_version
+from medical_diffusion_components.workflow.run_settings import without_places
+from medical_diffusion_components.workflow.stages import run_config
 
 __all__ = ["DatasetRelease"]
 
@@ -145,8 +147,8 @@ class DatasetRelease:
         splits = splits_of(released, *self.shares)
         first = _load(volumes[released[0]][0])
         evaluation = _report(self.reports_dir / "evaluation" / "evaluation.json", made["weights_sha256"])
-        modality = workflow.bundle_modality(str(self.root))
-        bundle = workflow.bundle_version(str(self.root))
+        modality = bundle_modality(str(self.root))
+        bundle = bundle_version(str(self.root))
         facts = ReleaseFacts(
             title=self.title or f"Synthetic {modality} volumes of {bundle}",
             bundle=bundle,
@@ -175,7 +177,7 @@ class DatasetRelease:
         kept = {id: value for id, value in self.changed.items() if id not in _OF_THE_RELEASE}
         test = self.reports_dir / "audit" / FILTER_FILE
         return {
-            **workflow.without_places(kept),
+            **without_places(kept),
             **{f"made_with_{id}": value for id, value in self.made_by.items()},
             "seed": self.seed,
             "output_format": self.output_format,
@@ -205,7 +207,7 @@ class DatasetRelease:
             "seed": self.seed,
             **self.made_by,
         }
-        workflow.run_config([self.root / "configs" / "inference.json"], {**self.changed, **own, **overrides})
+        run_config([self.root / "configs" / "inference.json"], {**self.changed, **own, **overrides})
 
     def _write(
         self,

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from medical_diffusion_components import workflow
 from medical_diffusion_components.audit import ReleaseFilter
 from medical_diffusion_components.data.datasets import nifti_files
 from medical_diffusion_components.dataset_release.facts import ReleaseError
 from medical_diffusion_components.distributed import gathered, process_rank, share
 from medical_diffusion_components.files import write_json
 from medical_diffusion_components.reports.volume_writer import note_path
+from medical_diffusion_components.workflow.run_settings import changes
 
 __all__ = ["Draws", "RecordingFilter"]
 
@@ -60,7 +60,7 @@ class Draws:
         settings = json.loads(json.dumps(dict(settings), default=str))
         file = self.folder / SETTINGS
         if file.is_file():
-            if changed := workflow.changes(json.loads(file.read_text()), settings):
+            if changed := changes(json.loads(file.read_text()), settings):
                 raise ReleaseError(f"{self.folder} was drawn with other settings: {changed}. Give another samples_dir")
         elif self.folder.is_dir() and (found := nifti_files(self.folder)):
             raise ReleaseError(

@@ -20,7 +20,7 @@ from medical_diffusion_components.files import write_atomically
 from medical_diffusion_components.handlers.non_finite import NonFiniteLossError
 from medical_diffusion_components.handlers.optimiser_steps import optimiser_step
 from medical_diffusion_components.weights import load_tensors, save_tensors, unwrap
-from medical_diffusion_components.workflow import changes, without_places
+from medical_diffusion_components.workflow.run_settings import changes, without_places
 
 __all__ = ["CheckpointError", "TrainingCheckpoint"]
 

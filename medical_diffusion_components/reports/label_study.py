@@ -17,7 +17,8 @@ from monai.bundle import ConfigParser
 from monai.bundle.utils import ID_SEP_KEY
 
 from medical_diffusion_components.files import file_hash, write_json
-from medical_diffusion_components.workflow import changes, run_config, without_places
+from medical_diffusion_components.workflow.run_settings import changes, without_places
+from medical_diffusion_components.workflow.stages import run_config
 
 __all__ = ["Arm", "LabelStudy", "LabelStudyRun", "num_patients"]
 

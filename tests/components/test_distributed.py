@@ -15,8 +15,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from medical_diffusion_components import distributed, workflow
+from medical_diffusion_components import distributed
 from medical_diffusion_components.distributed import gathered, join_processes, leave_processes, process_rank, share
+from medical_diffusion_components.workflow import stages
 
 ROUNDS = 40
 
@@ -81,7 +82,7 @@ def leave_often(folder: Path) -> None:
 
 def fail_in_one(folder: Path) -> None:
     """The second process fails within a collective, the first waits for it for ever."""
-    sys.excepthook = workflow._traceback_with_cause
+    sys.excepthook = stages._traceback_with_cause
     gathered(process_rank())
     if process_rank() == 1:
         handler = logging.handlers.MemoryHandler(99, target=logging.FileHandler(folder / "log"))

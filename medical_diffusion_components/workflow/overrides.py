@@ -1,0 +1,127 @@
+"""What overlays and the command line change in a run, and the refusal of what would change nothing."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle.utils import ID_SEP_KEY
+
+from medical_diffusion_components.files import folder_setting
+from medical_diffusion_components.workflow.lookup import running
+from medical_diffusion_components.workflow.run_settings import FOLDERS, used_ids
+
+__all__ = ["changed_settings", "check_overrides"]
+
+
+def changed_settings(file: str) -> dict[str, Any]:
+    """What overlay files and the command line have changed or added in the running workflow: id -> raw value.
+
+    Args:
+        file: the configuration beside the running one that they are compared with.
+
+    Raises:
+        RuntimeError: there is no running workflow.
+    """
+    workflow = running(ConfigWorkflow)
+    if workflow is None:
+        raise RuntimeError(f"no running workflow to compare with {file}")
+    return dict(_differences(_read(workflow.config_root_path / file), workflow.parser.get()))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """A configuration as a running parser holds it: unevaluated, with macros and ids resolved."""
+    parser = ConfigParser()
+    parser.read_config(str(file))
+    parser.parse()
+    return parser.get()
+
+
+def _differences(base: dict, config: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Ids and raw values in ``config`` that ``base`` has otherwise or not at all, as deep as both are dictionaries."""
+    for key, value in config.items():
+        if isinstance(value, dict) and isinstance(base.get(key), dict):
+            yield from _differences(base[key], value, f"{prefix}{key}{ID_SEP_KEY}")
+        elif key not in base or base[key] != value:
+            yield f"{prefix}{key}", value
+
+
+def check_overrides(*passed_on: str) -> None:
+    """Refuse what nothing in the run uses; MONAI would accept it silently.
+
+    An overlay of the bundle may hold settings for several files, so what an overlay says is accepted anywhere.
+
+    Args:
+        passed_on: files beside the running one whose settings count as used.
+
+    Raises:
+        ValueError: naming the id and the files that use it, or, where none does, the nearest known id; a folder or a switch
+            that the command line has turned into something else.
+    """
+    workflow = running(ConfigWorkflow)
+    if workflow is None:
+        return
+    paths = workflow.config_root_path.iterdir()
+    suffixes = (".json", ".yaml", ".yml") if find_spec("yaml") else (".json",)  # MONAI does without
+    files = {
+        p.name: ConfigParser.load_config_file(p) for p in sorted(paths) if p.suffix in suffixes and p.stem != "metadata"
+    }
+    config = workflow.parser.get()
+    _check_folder_names(config)
+    own = max((f for f in files.values() if "run" in f and f.keys() <= config.keys()), key=len, default={})
+    _check_switches(config, own)
+    overlays = [file for file in files.values() if "run" not in file]
+    used = used_ids(config, [workflow.init_id, workflow.run_id, workflow.final_id])
+    for file in [own, *(files[name] for name in passed_on)]:
+        used |= used_ids(file, ["run"])
+    for id, value in config.items():
+        if id in used or id.startswith("_") or value == config[workflow.run_id]:  # run: "%training" is a copy by now
+            continue
+        if any(id in file and file[id] == value for file in [own, *overlays]):
+            continue
+        users = [name for name, file in files.items() if id in used_ids(file, ["run", "check"])]
+        if users:
+            raise ValueError(f"--{id} changes nothing in this run: it is a setting of {' and '.join(users)}")
+        known = {known for file in files.values() for known in file}
+        nearest = difflib.get_close_matches(id, known, n=1)
+        hint = f"; did you mean {nearest[0]}?" if nearest else ""
+        raise ValueError(f"--{id} is no setting of {workflow.config_root_path}{hint}")
+
+
+def _check_folder_names(config: Mapping[str, Any]) -> None:
+    """Folders whose names mean something else in a configuration: a number, an expression, a reference."""
+    for id, value in config.items():
+        if not (id.endswith("_dir") or id in FOLDERS) or value is None or isinstance(value, dict):
+            continue
+        if not isinstance(value, str):
+            folder_setting(id, value)
+        elif value[:1] in ("$", "@", "%") and (os.path.lexists(value) or _is_meant_as_name(value, config)):
+            raise ValueError(
+                f"--{id} {value}: a name that begins with {value[0]} is an expression or a reference in a configuration, "
+                f"not a folder. Write ./ before it (--{id} './{value}'), or its whole path"
+            )
+
+
+def _is_meant_as_name(value: str, config: Mapping[str, Any]) -> bool:
+    """Whether a value in the form of an expression or a reference makes sense only as the name of a folder to be made.
+
+    References with ``%`` are resolved before anything of this package runs.
+    """
+    if value[0] == "@":
+        return value[1:].split(ID_SEP_KEY)[0] not in config
+    return value[0] == "$" and value != "$None" and re.fullmatch(r"[\w ./~-]*", value[1:]) is not None
+
+
+def _check_switches(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Switches that the command line gave as text: ``false`` is no word of Python, and any text counts as true."""
+    for id, value in config.items():
+        if not isinstance(value, str) or value[:1] in ("$", "@", "%"):
+            continue
+        if isinstance(defaults.get(id), bool) or value.lower() in ("true", "false"):
+            raise ValueError(f"--{id} {value}: expected True or False, with a capital letter, got the text {value!r}")

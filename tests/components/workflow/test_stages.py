@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import json
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from torch import nn
+from two_stages import start
+
+from medical_diffusion_components.weights import save_weights
+from medical_diffusion_components.workflow import stages
+
+
+def first_stage(configs: Path) -> list:
+    return json.loads((configs.parent / "models" / "first.pt").read_text())
+
+
+def test_the_first_stage_is_trained_as_its_own_file_says(configs: Path) -> None:
+    start(configs).run()
+    assert first_stage(configs) == [16, 8, 1, {"epochs": 10, "rate": 0.5}]
+
+
+def test_the_first_stage_gets_the_overrides_it_knows(configs: Path) -> None:
+    """From the command line, from an overlay, and inside a block; not what the second stage has by itself."""
+    start(configs, "thin.yaml", steps=7, **{"train#epochs": 2}).run()
+    assert first_stage(configs) == [4, 2, 4, {"epochs": 2, "rate": 0.5}]
+
+
+def test_the_command_line_wins_over_an_overlay(configs: Path) -> None:
+    start(configs, "thin.yaml", width=6, depth=1).run()
+    assert first_stage(configs)[:2] == [6, 1]
+
+
+def test_a_first_stage_that_is_there_is_not_trained_again(configs: Path) -> None:
+    start(configs).run()
+    start(configs, width=99).run()
+    assert first_stage(configs)[0] == 16
+
+
+def test_without_a_workflow_there_is_nothing_to_train_the_first_stage_with(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="run train_autoencoder.yaml"):
+        stages.ensure_first_stage(str(tmp_path / "first.pt"), None)
+
+
+def test_a_first_stage_of_invented_data_does_not_serve_a_users_data(tmp_path: Path) -> None:
+    path = str(save_weights(nn.Linear(1, 1), tmp_path / "first.pt", {"data": "embedded template cohort"}))
+    stages.ensure_first_stage(path, None)
+    with pytest.raises(
+        ValueError, match=r"first\.pt was trained on the embedded template cohort, but dataset_dir is /mine"
+    ):
+        stages.ensure_first_stage(path, "/mine")
+
+
+def last_lines(error: Exception, capsys) -> list[str]:
+    try:
+        raise error
+    except Exception:
+        stages._traceback_with_cause(*sys.exc_info())
+    return capsys.readouterr().err.strip().splitlines()
+
+
+def chained(*errors: Exception) -> Exception:
+    for error, cause in pairwise(errors):
+        error.__cause__ = cause
+    return errors[0]
+
+
+def test_the_cause_that_monai_wraps_is_the_last_line(capsys) -> None:
+    error = chained(
+        RuntimeError("Failed to evaluate ConfigExpression: 'x'"),
+        RuntimeError("Failed to instantiate y"),
+        RuntimeError("applying transform LoadVolumed"),
+        ValueError("head.nii.gz:\n  is damaged"),
+        EOFError("deep below"),
+    )
+    assert last_lines(error, capsys)[-1] == "Stopped: ValueError: head.nii.gz: is damaged"
+
+
+def test_the_cause_in_a_loaders_process_is_the_last_line(capsys) -> None:
+    text = (
+        "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback:\n  x\nValueError: head is damaged\n"
+    )
+    error = chained(RuntimeError("Failed to evaluate x"), RuntimeError(text))
+    assert last_lines(error, capsys)[-1] == "Stopped: RuntimeError: ValueError: head is damaged"
+
+
+def test_an_error_that_is_not_wrapped_is_not_repeated(capsys) -> None:
+    assert last_lines(chained(ValueError("plain"), KeyError("below")), capsys)[-1] == "ValueError: plain"
+
+
+def test_a_cause_of_several_lines_is_one_last_line(capsys: pytest.CaptureFixture) -> None:
+    try:
+        raise ValueError("expected one thing,\n  got another")
+    except ValueError:
+        stages._traceback_with_cause(*sys.exc_info())
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last == "Stopped: ValueError: expected one thing, got another"
