@@ -87,22 +87,27 @@ def test_the_package_inside_a_bundle_knows_no_other_and_imports_on_demand(tmp_pa
         assert name.startswith("my_ldm_components/") and b"medical_diffusion_components" not in content, name
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "metadata.json").write_text("{}")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
     code = """
 import sys
 sys.path.insert(0, sys.argv[1])
-import my_ldm_components.reports, my_ldm_components.metrics, my_ldm_components.networks
+import my_ldm_components.reports, my_ldm_components.metrics, my_ldm_components.networks, my_ldm_components.workflow
 assert not {"torch", "matplotlib", "scipy"} & set(sys.modules)
 from my_ldm_components.metrics.jackknife import jackknife as direct   # a module of the function's name
 assert callable(my_ldm_components.metrics.jackknife) and my_ldm_components.metrics.jackknife is direct
 assert my_ldm_components.networks.fast.in_use() is True               # a module that is exported
 assert my_ldm_components.networks.VQGAN.__module__ == "my_ldm_components.networks.vqgan"
 assert "VQGAN" in my_ldm_components.networks.__all__
+assert my_ldm_components.workflow.bundle_root() == sys.argv[1]        # the bundle that it lies in
 try:
     my_ldm_components.networks.Nonsense
 except AttributeError:
     print("fine")
 """
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=elsewhere)
     assert done.stdout == "fine\n", done.stderr
 
 
