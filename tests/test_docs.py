@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -31,6 +33,25 @@ def test_every_public_name_has_an_entry_and_no_role_is_left(site: Path) -> None:
         missing = [name for name in explained if not re.search(rf'id="{module.__name__}\.([\w.]+\.)?{name}"', html)]
         assert not missing, f"{page.stem}: {missing}"
         assert not re.search(r":(class|func|meth|mod|attr):", html), page.stem
+
+
+def test_commands_write_switches_as_the_command_line_reads_them() -> None:
+    """It reads ``True``; ``true`` is a text, and so is ``false``, which then counts as true."""
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("bundles/*/docs/*.md")]
+    found = {page.name: re.findall(r"--[\w:#]+ (?:true|false)\b", page.read_text()) for page in pages}
+    assert len(pages) > 20 and not any(found.values()), found
+
+
+@pytest.mark.slow
+def test_commands_of_hugging_face_exist() -> None:
+    """``hf repo tag`` became ``hf repos tag``: the newest version within the bounds of setup.cfg is asked."""
+    text = "".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
+    commands = {tuple(words.split()) for words in re.findall(r"\bhf ((?:[a-z]+ ?)+)\b", text)}
+    assert {("upload",), ("repos", "tag", "create"), ("auth", "login")} <= commands
+    for command in commands:
+        hf = Path(sys.executable).with_name("hf")
+        done = subprocess.run([str(hf), *command, "--help"], capture_output=True, text=True)
+        assert done.returncode == 0, f"hf {' '.join(command)}: {done.stderr}"
 
 
 @pytest.mark.slow
