@@ -18,6 +18,9 @@ from medical_diffusion_components.distributed import process_rank
 from medical_diffusion_components.files import file_hash, versions, write_atomically, write_json
 
 __all__ = [
+    "AT_HOME",
+    "EMBEDDED",
+    "HASHES_AT_HOME",
     "RELEASED",
     "WeightsError",
     "load_tensors",
@@ -36,7 +39,10 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+EMBEDDED = "embedded "  # first word of what a note says of an embedded cohort, which is nobody's data
+HASHES_AT_HOME = ("data_sha256", "training_sha256", "held_out_sha256", "conditions_sha256")  # over anybody's data
 RELEASED = "released"  # folder of a bundle with the weights that it comes with
+AT_HOME = ".at_home.json"  # ending of the note that stays where the data are
 _KNOBS = "knobs"  # in a note: the knobs of the training that whatever uses the weights must repeat
 _RULE = "=" * 100
 
@@ -74,6 +80,9 @@ def load_tensors(path: str | os.PathLike) -> Any:
 def save_weights(module: nn.Module, path: str | os.PathLike, made_from: Mapping) -> Path:
     """Write ``module.state_dict()`` to ``path`` and a note beside it (``model.pt`` -> ``model.json``).
 
+    Hashes over anybody's data, by which others could test a guess at who was in it, go into a note of their own
+    (``model.at_home.json``), which need not travel with the weights.
+
     Args:
         module: what to save; its tensors are moved to the CPU.
         path: where to.
@@ -82,6 +91,9 @@ def save_weights(module: nn.Module, path: str | os.PathLike, made_from: Mapping)
     state = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
     path = write_atomically(path, lambda temporary: save_tensors(state, temporary))
     note = {"sha256": file_hash(path), **made_from, "versions": versions()}
+    if not str(note.get("data")).startswith(EMBEDDED):
+        hashes = {name: note.pop(name) for name in HASHES_AT_HOME if name in note}
+        write_json(path.with_suffix(AT_HOME), {"sha256": note["sha256"], **hashes})
     write_json(path.with_suffix(".json"), note)
     return path
 
@@ -163,9 +175,13 @@ def _difference(wanted: dict, found: dict) -> str:
 
 
 def provenance(path: str | os.PathLike) -> dict:
-    """The note beside the weights at ``path``, or an empty one if the weights came without."""
-    note = Path(path).with_suffix(".json")
-    return json.loads(note.read_text()) if note.is_file() else {}
+    """The note beside the weights at ``path``, or an empty one if the weights came without.
+
+    Hashes of the data belong to it where the note that keeps them is at hand.
+    """
+    found = [Path(path).with_suffix(suffix) for suffix in (".json", AT_HOME)]
+    note, hashes = (json.loads(file.read_text()) if file.is_file() else {} for file in found)
+    return note | (hashes if hashes.get("sha256") == note.get("sha256") else {})
 
 
 def made_with(path: str | os.PathLike) -> dict[str, Any]:

@@ -16,7 +16,9 @@ from matplotlib.figure import Figure
 
 from medical_diffusion_components.audit.copy_audit import AuditResult
 from medical_diffusion_components.audit.copy_test import NOT_ANONYMOUS, VERDICTS
+from medical_diffusion_components.audit.training_ids import volumes_by_id
 from medical_diffusion_components.audit.volumes import Preprocessing
+from medical_diffusion_components.data.training_of_weights import without_hashes
 from medical_diffusion_components.files import file_hash, versions, write_atomically, write_json
 from medical_diffusion_components.orientation import to_ras
 from medical_diffusion_components.reports.drawing import save_montage
@@ -24,7 +26,7 @@ from medical_diffusion_components.reports.volume_writer import note_path
 
 __all__ = ["AuditReport", "audit_headline"]
 
-PROTOCOL = "copy-audit-v2"  # any change of a constant or a definition counts it up
+PROTOCOL = "copy-audit-v3"  # any change of a constant or a definition counts it up
 NUM_PAIRS = 12
 # what an evaluation takes over
 HEADLINE_PARTS = (
@@ -39,13 +41,13 @@ class AuditReport:
 
     ``audit.json`` and ``audit.md`` (the model), ``audit.csv`` and ``released.txt`` (its volumes), ``closest_pairs.png``
     (the 12 most similar volumes, each with its nearest training volume and the difference), and the entry ``audit`` in
-    the JSON beside each volume. Training volumes appear as hashes of their files, no case and no patient by name; the
-    picture shows them, so it is as confidential as they are.
+    the JSON beside each volume. Training volumes appear under names that only ``at_home`` can resolve, and no hash
+    of a file or of the set is written; the picture shows them, so it is as confidential as they are.
 
     Args:
         folder: where all but the notes go.
         preprocessing: of the volumes, for the picture.
-        facts: what else goes into the report, such as the bundle and the data's hash.
+        facts: what else goes into the report, such as the bundle and what the data are; hashes of the data are left out.
         axcodes: where H, W and D point.
     """
 
@@ -124,7 +126,7 @@ def summary(result: AuditResult, facts: Mapping[str, Any]) -> dict[str, Any]:
         "headline": headline(result),
         "note": NOT_ANONYMOUS,
         "protocol": PROTOCOL,
-        "facts": {**facts, **result.facts, "versions": versions()},
+        "facts": {**without_hashes(facts), **result.facts, "versions": versions()},
         "volumes": {word: counts[word] for word in VERDICTS},
         "flagged": flagged,
         "memorised": _plain(result.memorised),
@@ -138,7 +140,7 @@ def summary(result: AuditResult, facts: Mapping[str, Any]) -> dict[str, Any]:
         "samples_sha256": samples,
         "closest_pairs": [
             {"sample_sha256": samples[number], "verdict": found.verdict, "similarity": _rounded(found.similarity)}
-            | {"p": _rounded(found.p), "nearest_training_volume_sha256": found.source_sha256}
+            | {"p": _rounded(found.p), "nearest_training_volume": found.source_id}
             for number, found in ((number, result.verdicts[number]) for number in _closest(result))
         ],
     }
@@ -175,12 +177,10 @@ def table(result: AuditResult) -> str:
     """One line per volume, as CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["volume", "verdict", "similarity", "p", "p_raw", "distance_ratio", "nearest_training_volume_sha256"]
-    )
+    writer.writerow(["volume", "verdict", "similarity", "p", "p_raw", "distance_ratio", "nearest_training_volume"])
     for case, verdict in zip(result.samples, result.verdicts):
         note = verdict.note()
-        keys = ("verdict", "similarity", "p", "p_raw", "distance_ratio", "nearest_training_volume_sha256")
+        keys = ("verdict", "similarity", "p", "p_raw", "distance_ratio", "nearest_training_volume")
         writer.writerow([case["case_id"], *(note[key] for key in keys)])
     return text.getvalue()
 
@@ -261,6 +261,9 @@ def markdown(report: Mapping[str, Any]) -> str:
 def audit_headline(folder: str | Path, weights_sha256: str | None) -> dict[str, Any] | None:
     """What an evaluation says about copies: parts of ``audit.json``, or None without an audit of this generator.
 
+    At home, where the list of training volumes is, each of the closest pairs also has the hash of its training volume's
+    file, by which the page finds it; elsewhere None stands there.
+
     Args:
         folder: of the audit's report.
         weights_sha256: of the evaluated generator; an audit of another one does not count. None: there is no generator.
@@ -274,17 +277,22 @@ def audit_headline(folder: str | Path, weights_sha256: str | None) -> dict[str, 
         return None
     if report["protocol"] != PROTOCOL:
         raise ValueError(f"{path} is a report of {report['protocol']}, expected {PROTOCOL}: audit again")
-    return {key: report[key] for key in HEADLINE_PARTS}
+    known = volumes_by_id(folder)
+    pairs = [
+        {**pair, "nearest_training_volume_sha256": known.get(pair["nearest_training_volume"])}
+        for pair in report["closest_pairs"]
+    ]
+    return {key: report[key] for key in HEADLINE_PARTS} | {"closest_pairs": pairs}
 
 
 def _duplicates(pairs: Sequence[Mapping[str, Any]]) -> str:
     if not pairs:
         return "Duplicates in the training set: none (no two patients' volumes are nearer than a held-out one to any)."
-    listed = "; ".join(f"{pair['one'][:16]} and {pair['other'][:16]} ({pair['similarity']:.3f})" for pair in pairs[:20])
+    listed = "; ".join(f"{pair['one']} and {pair['other']} ({pair['similarity']:.3f})" for pair in pairs[:20])
     return (
         f"Duplicates in the training set: {len(pairs)} pair(s) of volumes of different patients are nearer to each other "
-        f"than any held-out volume is to a training volume (SHA-256 of the files): {listed}. A generator copies these "
-        "first."
+        f"than any held-out volume is to a training volume: {listed} "
+        "(at_home/training_volumes.csv says which they are). A generator copies these first."
     )
 
 

@@ -23,6 +23,7 @@ from medical_diffusion_components.audit.proximity import (
     published_rule,
 )
 from medical_diffusion_components.audit.similarity import TrainingBank, merge_groups, similar_pairs
+from medical_diffusion_components.audit.training_ids import training_ids
 from medical_diffusion_components.audit.views import RandomViews
 from medical_diffusion_components.audit.volumes import (
     AuditedVolumes,
@@ -47,7 +48,7 @@ class Memorised(NamedTuple):
     count: int  # type: ignore[assignment]  # a tuple's method of that name gives way
     share: float  # of the training volumes
     interval: tuple[float, float]  # 95 %, Clopper-Pearson
-    sources: list[str]  # SHA-256 of their files, the most copied first
+    sources: list[str]  # their names, the most copied first
 
 
 class PreparedAudit(NamedTuple):
@@ -56,7 +57,7 @@ class PreparedAudit(NamedTuple):
     test: CopyTest
     training: AuditedVolumes
     held_out: AuditedVolumes
-    duplicates: list[tuple[str, str, float]]  # SHA-256, SHA-256, similarity
+    duplicates: list[tuple[str, str, float]]  # name, name, similarity
     held_out_raw: np.ndarray  # similarities (M, N) of held-out with training volumes
     held_out_through: np.ndarray  # the same through the first stage
     held_out_bank: TrainingBank  # the held-out volumes as points
@@ -89,7 +90,7 @@ class CopyAudit:
         weights: the file that they came from.
         data: what ``describe_data`` says of the training volumes, to be held against the note beside the weights.
         folder: what is worth keeping goes there: the encoder, reduced volumes, held-out volumes through the first stage,
-            and ``copy_test.pt`` for inference.
+            ``copy_test.pt`` for inference, and which training volume is which, in ``at_home``.
         reconstruct: sends cases through the generator's first stage and returns those of the written files, which lie
             on disk as the generator's volumes do.
         axcodes: where H, W and D point.
@@ -173,17 +174,18 @@ class CopyAudit:
             "shape": list(training.reduced.shape[1:]),
         }
         facts["trained_on_these"] = known
+        ids = training_ids(training, self.folder)
         test = CopyTest(
             encoder,
             bank._replace(groups=merge_groups(bank.groups, pairs)),
-            training.hashes,
+            ids,
             reconstructed.max(axis=1),
             raw.max(axis=1),
             self.alpha,
             facts,
         )
         test.save(self.folder / FILTER_FILE)
-        duplicates = [(training.hashes[one], training.hashes[other], found) for one, other, found in pairs]
+        duplicates = [(ids[one], ids[other], found) for one, other, found in pairs]
         held_out_bank = TrainingBank(raw_points, held_out.groups)
         return PreparedAudit(test, training, held_out, duplicates, raw, reconstructed, held_out_bank)
 
@@ -204,7 +206,9 @@ class CopyAudit:
         to_held_out = prepared.held_out_bank.similarities(points).double().numpy()
         chosen = numpy_generator(self.seed).permutation(len(self.training))[: self.num_membership_volumes]
         facts = {
-            **prepared.test.facts,
+            **{
+                name: value for name, value in prepared.test.facts.items() if name != "encoder"
+            },  # a hash of all volumes
             "alpha": self.alpha,
             "training_volumes": len(self.training),
             "training_patients": len(set(prepared.training.groups.tolist())),
@@ -238,7 +242,7 @@ class CopyAudit:
 
 
 def _memorised(verdicts: Sequence[Verdict], training_volumes: int) -> Memorised:
-    copied = [verdict.source_sha256 for verdict in verdicts if verdict.verdict == "copy"]
+    copied = [verdict.source_id for verdict in verdicts if verdict.verdict == "copy"]
     sources = sorted(set(copied), key=lambda source: (-copied.count(source), source))
     interval = clopper_pearson(len(sources), training_volumes)
     return Memorised(len(sources), len(sources) / training_volumes, interval, sources)

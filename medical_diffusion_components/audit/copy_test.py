@@ -20,7 +20,7 @@ __all__ = ["NOT_ANONYMOUS", "VERDICTS", "CopyTest", "Verdict"]
 NOT_ANONYMOUS = 'No copy found by this test is not the same as "anonymous".'
 VERDICTS = ("copy", "withheld", "released")
 FAR_NEARER = 1 / 3  # distance to the nearest patient over that to the second nearest, below which only copies lie
-FORMAT = 1  # of the file
+FORMAT = 2  # of the file
 
 
 class Verdict(NamedTuple):
@@ -32,7 +32,7 @@ class Verdict(NamedTuple):
     p_raw: float  # the same against the held-out volumes as they are; not used for the verdict
     distance_ratio: float  # distance to the nearest training patient over that to the second nearest
     source: int  # which training volume is the nearest
-    source_sha256: str  # of its file
+    source_id: str  # its name in reports, see training_ids.py
 
     def note(self) -> dict[str, Any]:
         """What stands in the volume's JSON: no name of a case or patient."""
@@ -42,7 +42,7 @@ class Verdict(NamedTuple):
             "p": round(self.p, 5),
             "p_raw": round(self.p_raw, 5),
             "distance_ratio": round(self.distance_ratio, 5),
-            "nearest_training_volume_sha256": self.source_sha256,
+            "nearest_training_volume": self.source_id,
             "note": NOT_ANONYMOUS,
         }
 
@@ -58,7 +58,7 @@ class CopyTest(NamedTuple):
 
     encoder: ContrastiveEncoder
     bank: TrainingBank
-    sources: list[str]  # SHA-256 of the training volumes' files
+    sources: list[str]  # names of the training volumes, see training_ids.py
     calibration: np.ndarray  # similarities of held-out patients' volumes, through the first stage
     calibration_raw: np.ndarray  # the same, as they are
     alpha: float

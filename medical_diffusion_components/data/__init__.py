@@ -28,7 +28,7 @@ from medical_diffusion_components.data.segmentation_cases import (
 )
 from medical_diffusion_components.data.sides import axes_to_flip, sided_classes
 from medical_diffusion_components.data.splits import SPLITS, split_patients
-from medical_diffusion_components.data.training_of_weights import trained_on
+from medical_diffusion_components.data.training_of_weights import trained_on, without_hashes
 from medical_diffusion_components.data.training_volumes import TrainingVolumes, training_volumes
 
 __all__ = [
@@ -69,4 +69,5 @@ __all__ = [
     "trained_on",
     "training_volumes",
     "volumes_to_segment",
+    "without_hashes",
 ]

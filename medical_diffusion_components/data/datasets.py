@@ -29,6 +29,7 @@ from medical_diffusion_components.transforms.scale_as_prepared import (
     dataset_scale,
     scale_facts,
 )
+from medical_diffusion_components.weights import EMBEDDED
 
 __all__ = [
     "EMBEDDED",
@@ -53,8 +54,7 @@ logger = logging.getLogger(__name__)
 
 SAME_SPACING = 0.25  # share by which voxels of one data set may differ: boxes of heads of any size, resized, do
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
-# how notes beside weights name the data: an embedded cohort by its name after this, anything else as the user's
-EMBEDDED = "embedded "
+# how notes beside weights name the data, unless they are of an embedded cohort (EMBEDDED and its name)
 USERS_DATA = "the user's dataset_dir"
 
 

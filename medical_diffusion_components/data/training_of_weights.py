@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from medical_diffusion_components.data.datasets import EMBEDDED
-from medical_diffusion_components.weights import provenance
+from medical_diffusion_components.weights import HASHES_AT_HOME, provenance
 
-__all__ = ["trained_on"]
+__all__ = ["trained_on", "without_hashes"]
 
 
 def trained_on(weights: str | os.PathLike, data: Mapping[str, Any]) -> bool | None:
@@ -31,3 +31,14 @@ def trained_on(weights: str | os.PathLike, data: Mapping[str, Any]) -> bool | No
     same = any(name in note and note[name] == data.get(name) for name in ("training_sha256", "data_sha256"))
     drawn_again = data["data"].startswith(EMBEDDED) and all(note.get(name) == data[name] for name in ("data", "cases"))
     return same or drawn_again
+
+
+def without_hashes(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The same for a report that travels: entry ``data`` without the hashes that say exactly which volumes these were.
+
+    Args:
+        facts: with ``data``, as ``describe_data`` gives it, or without.
+    """
+    if not isinstance(facts.get("data"), Mapping):
+        return dict(facts)
+    return {**facts, "data": {name: one for name, one in facts["data"].items() if name not in HASHES_AT_HOME}}

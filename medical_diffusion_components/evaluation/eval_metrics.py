@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medical_diffusion_components.data.training_of_weights import trained_on
 from medical_diffusion_components.files import file_hash, write_atomically
 
 __all__ = ["eval_metrics", "record_audit", "record_eval_metrics"]
@@ -71,7 +70,7 @@ def record_eval_metrics(metadata: str | Path, evaluation: str | Path, weights: s
         )
     if report["reference"] != "test":
         raise ValueError(f"expected a comparison with reference test, {evaluation} is one with {report['reference']}")
-    if not trained_on(weights, report["data"]):
+    if not report["trained_on_these"]:
         raise ValueError(
             f"{evaluation} compares with data that the weights were not trained on, as far as their note says: metadata "
             "hold numbers of held-out patients of the training data"

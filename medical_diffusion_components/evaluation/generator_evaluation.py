@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from medical_diffusion_components.chance import numpy_generator
+from medical_diffusion_components.data.training_of_weights import without_hashes
 from medical_diffusion_components.distributed import process_rank
 from medical_diffusion_components.evaluation.comparison import FEWEST, HALVINGS, PROTOCOL, Comparison, VolumeSet
 from medical_diffusion_components.evaluation.copies import audited_pairs, of_these_volumes
@@ -158,7 +159,7 @@ class GeneratorEvaluation:
             "protocol": PROTOCOL,
             "metrics": rounded(dict(first_stage_metrics or {})),
             "n": {**counts, "held_out_patients": len(np.unique(sets["reference"].groups))},
-            **self.facts,
+            **without_hashes(self.facts),
             "spaces": {
                 name: {
                     "what": space.description,

@@ -15,7 +15,7 @@ from torch import nn
 
 from medical_diffusion_components.engine_state import running
 from medical_diffusion_components.files import write_atomically
-from medical_diffusion_components.weights import load_weights, save_weights
+from medical_diffusion_components.weights import AT_HOME, load_weights, save_weights
 
 __all__ = ["BestWeights", "ForgetBest", "KeepUnlessBetter", "LatestWeights", "PublishWeights"]
 
@@ -164,8 +164,10 @@ class PublishWeights:
     def __call__(self, engine: Engine) -> None:
         if running(engine).rank > 0:
             return
-        for suffix in (".json", ".pt"):  # the weights last: they are what the next stage waits for
+        for suffix in (AT_HOME, ".json", ".pt"):  # the weights last: they are what the next stage waits for
             source = self.source.with_suffix(suffix)
+            if suffix == AT_HOME and not source.is_file():
+                continue
             write_atomically(self.target.with_suffix(suffix), partial(shutil.copyfile, source))
 
 

@@ -11,6 +11,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
+from medical_diffusion_components.data.training_of_weights import without_hashes
 from medical_diffusion_components.diffusion.noise_latent import NoiseLatent
 from medical_diffusion_components.engine_state import running
 from medical_diffusion_components.files import versions, write_json
@@ -55,7 +56,7 @@ class EvaluationReport:
     ) -> None:
         self.name = name
         self.folder = Path(folder)
-        self.facts = dict(facts)
+        self.facts = without_hashes(facts)
         self.generator = generator
         self.noise = NoiseLatent(latent_shape, seed)
         self.pictures = VolumePictures(rows, num_volumes, spacing, axcodes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import shutil
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import torch
 from bundle_folders import Trained, for_bundles_with, last_line, read, run
 from PIL import Image
 
+from medical_diffusion_components.data import describe_data
 from medical_diffusion_components.files import file_hash
 from medical_diffusion_components.weights import load_tensors, save_tensors
 
@@ -32,8 +34,17 @@ def with_plants(done: Trained, folder: Path) -> list[Path]:
     shutil.copytree(done.output / "samples", folder)
     sources = training_volumes(done)[:2]
     for number, source in enumerate(sources):
-        shutil.copy(source, folder / f"planted_{number}.nii.gz")
+        packed = gzip.compress(gzip.decompress(source.read_bytes()), mtime=1)  # the same voxels in other bytes
+        (folder / f"planted_{number}.nii.gz").write_bytes(packed)
     return sources
+
+
+def hashes_that_tell(done: Trained, output: Path) -> set[str]:
+    """Beginnings of the hashes by which somebody could recognise a training file, or the set of them."""
+    facts = load_tensors(output / "audit" / "copy_test.pt")["facts"]
+    data = describe_data(None, str(next(output.glob("*/dataset.json")).parent))
+    found = {file_hash(path) for path in training_volumes(done)}
+    return {digest[:12] for digest in found | {data["data_sha256"], data["training_sha256"], facts["encoder"]}}
 
 
 def verdict_of(printed: str) -> list[str]:
@@ -53,12 +64,14 @@ def test_planted_training_volumes_are_found_and_withheld(bundle: Path, trained: 
     folder = tmp_path / "output" / "audit"
     report = json.loads((folder / "audit.json").read_text())
     assert report["volumes"]["copy"] == report["memorised"]["count"] == 2
-    assert set(report["memorised"]["sources"]) == {file_hash(source) for source in sources}
+    with (folder / "at_home" / "training_volumes.csv").open(newline="") as file:
+        ids = {row["sha256"]: row["id"] for row in csv.DictReader(file)}
+    assert set(report["memorised"]["sources"]) == {ids[file_hash(source)] for source in sources}
     assert report["flagged"]["volumes"] == 5 and report["facts"]["held_out_patients"] >= 22
     assert report["headline"] in printed and "2 of 5 synthetic volumes are copies of 2 training" in report["headline"]
     for number, source in enumerate(sources):
         note = json.loads((tmp_path / "samples" / f"planted_{number}.json").read_text())["audit"]
-        assert (note["verdict"], note["nearest_training_volume_sha256"]) == ("copy", file_hash(source))
+        assert (note["verdict"], note["nearest_training_volume"]) == ("copy", ids[file_hash(source)])
         assert note["similarity"] == pytest.approx(1, abs=1e-3) and note["p"] <= 0.05
     synthetic = json.loads((tmp_path / "samples" / "synthetic_000000.json").read_text())
     assert synthetic["seed"] == 0 and 0 < synthetic["audit"]["p"] <= 1, "the note keeps what inference wrote"
@@ -83,8 +96,10 @@ def test_no_output_names_a_case_and_all_say_what_the_test_cannot(bundle: Path, t
     texts |= {
         path: path.read_text() for path in (output / "audit").iterdir() if path.suffix in (".json", ".md", ".csv")
     }
+    hashes = hashes_that_tell(done, output)
     for path, text in texts.items():
         assert not [case for case in cases if case in text], path
+        assert not [digest for digest in hashes if digest in text], path
         assert path.suffix == ".csv" or "anonymous" in text, path
     assert "anonymous" in printed
     assert verdict_of(run(bundle, "audit.yaml", **settings)) == verdict_of(printed), "from the cache, the same"

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from bundle_folders import REPOSITORY, Trained, last_line, run, tiny, tree
 
+from medical_diffusion_components.weights import provenance
+
 BUNDLE = REPOSITORY / "bundles" / "swin_unetr_finetune"
 PRETRAINING = REPOSITORY / "bundles" / "swin_unetr_pretrain"
 
@@ -40,7 +42,7 @@ def test_one_command_compares_the_arms_and_repeats_nothing(cohort: Path, tmp_pat
     assert int(rows[0]["labelled"]) < int(rows[-1]["labelled"])
     assert (study / "label_study.md").read_text() in printed and (study / "label_study.png").is_file()
     note = {
-        arm: json.loads((study / "runs" / f"{arm}_000{rows[0]['labelled']}_4" / "models" / "model.json").read_text())
+        arm: provenance(study / "runs" / f"{arm}_000{rows[0]['labelled']}_4" / "models" / "model.pt")
         for arm in ("scratch", "synthetic")
     }
     assert note["scratch"]["pretrained"] is None

@@ -44,6 +44,21 @@ def test_saved_weights_come_back_and_their_note_tells_their_origin(tmp_path: Pat
     assert json.loads((tmp_path / "model.json").read_text())["data"] == "abc"
 
 
+def test_hashes_of_anybodys_data_lie_in_a_note_that_stays_at_home(tmp_path: Path) -> None:
+    hashes = dict.fromkeys(("data_sha256", "training_sha256", "held_out_sha256", "conditions_sha256"), "f" * 64)
+    path = save_weights(
+        nn.Linear(1, 1), tmp_path / "model.pt", {"data": "the user's dataset_dir", **hashes, "epoch": 3}
+    )
+    travels, at_home = (json.loads((tmp_path / f"model{name}.json").read_text()) for name in ("", ".at_home"))
+    assert "f" * 64 not in json.dumps(travels) and travels["epoch"] == 3
+    assert at_home == {"sha256": file_hash(path), **hashes}
+    assert provenance(path) == {**travels, **hashes}, "whoever has both reads them as one"
+    (tmp_path / "model.json").write_text(json.dumps({**travels, "sha256": "0" * 64}))
+    assert "data_sha256" not in provenance(path), "that of other weights counts for nothing"
+    save_weights(nn.Linear(1, 1), tmp_path / "cohort.pt", {"data": "embedded template cohort", **hashes})
+    assert not (tmp_path / "cohort.at_home.json").exists(), "nobody's data have nothing to hide"
+
+
 def test_weights_without_a_note_have_no_known_origin(tmp_path: Path) -> None:
     assert provenance(tmp_path / "model.pt") == {}
 

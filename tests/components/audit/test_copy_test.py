@@ -32,7 +32,7 @@ def test(volumes: torch.Tensor) -> CopyTest:
 def test_a_training_volume_and_its_mirror_image_are_copies_of_it(test: CopyTest, volumes: torch.Tensor) -> None:
     for number, verdict in enumerate(test.verdicts(torch.cat([volumes, volumes.flip(2)]))):
         assert (verdict.verdict, verdict.source) == ("copy", number % 5)
-        assert verdict.source_sha256 == str(number % 5) * 64
+        assert verdict.source_id == str(number % 5) * 64
         assert verdict.p == verdict.p_raw == 1 / 40
 
 
@@ -59,7 +59,7 @@ def test_released_from_the_third_more_similar_of_39_held_out_patients_on(
 
 def test_the_note_names_no_case_and_does_not_promise_anonymity(test: CopyTest, volumes: torch.Tensor) -> None:
     note = test.verdicts(volumes)[0].note()
-    assert note["nearest_training_volume_sha256"] == "0" * 64
+    assert note["nearest_training_volume"] == "0" * 64
     assert "anonymous" in note["note"] and "source" not in note
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from medical_diffusion_components.data import describe_data, trained_on
+from medical_diffusion_components.data import describe_data, trained_on, without_hashes
 
 USERS: dict[str, Any] = {"data": "the user's dataset_dir", "data_sha256": "all", "training_sha256": "training"}
 USERS |= {"cases": {"training": 3, "validation": 1, "test": 1}}
@@ -58,6 +58,16 @@ def noted(weights: Path, note: dict[str, Any]) -> Path:
 )
 def test_training_volumes_are_recognised(weights: Path, note: dict, data: dict, expected: bool | None) -> None:
     assert trained_on(noted(weights, note), data) is expected
+
+
+def test_reports_say_what_the_data_are_without_hashes_over_them() -> None:
+    kept = {name: value for name, value in USERS.items() if not name.endswith("_sha256")}
+    assert without_hashes({"steps": 2, "weights_sha256": "w", "data": USERS}) == {
+        "steps": 2,
+        "weights_sha256": "w",
+        "data": kept,
+    }
+    assert without_hashes({"steps": 2}) == {"steps": 2}
 
 
 def test_weights_without_a_note_say_nothing(weights: Path) -> None:

@@ -132,7 +132,7 @@ def test_what_is_no_fresh_audited_sample_is_refused(note: dict, reason: str) -> 
 
 
 def test_public_reports_name_no_volume_of_the_training_set() -> None:
-    found = {"source_sha256": "f" * 64}
+    found = {"nearest_training_volume": "f" * 64}
     report = {
         "headline": "h", "note": "n", "protocol": "p", "volumes": {}, "flagged": {}, "holdout_share": {},
         "data_copying_z": 0.1, "membership": {}, "published_rule": {}, "samples_sha256": ["f" * 64],
@@ -148,7 +148,7 @@ def test_public_reports_name_no_volume_of_the_training_set() -> None:
     )
     evaluation = {"rows": {"a": 1}, "audit": {"closest_pairs": [found]}, "data": {"data_sha256": "f" * 64}}
     assert public_evaluation(evaluation) == {"rows": {"a": 1}}
-    note = {"seed": 1, "seconds": 2.0, "audit": {"verdict": "released", "nearest_training_volume_sha256": "f" * 64}}
+    note = {"seed": 1, "seconds": 2.0, "audit": {"verdict": "released", "nearest_training_volume": "f" * 64}}
     assert public_note(note) == {"synthetic": True, "seed": 1, "audit": {"verdict": "released"}}
 
 

@@ -43,13 +43,13 @@ def files(tmp_path: Path) -> Files:
     found = Files(*(tmp_path / name for name in ("metadata.json", "evaluation.json", "model.pt")))
     found.metadata.write_text(TEXT)
     found.weights.write_bytes(b"weights")
-    found.weights.with_suffix(".json").write_text(json.dumps({"data_sha256": "these"}))
     report = {
         "protocol": "1",
         "samples": "generated",
         "reference": "test",
         "weights_sha256": hashlib.sha256(b"weights").hexdigest(),
-        "data": {"data": "embedded template cohort", "notice": "no patients", "data_sha256": "these", "cases": {}},
+        "data": {"data": "embedded template cohort", "notice": "no patients", "cases": {}},
+        "trained_on_these": True,
         "sampler": "ddim",
         "steps": 20,
         "n": {"synthetic": 8, "reference": 9, "training": 10},
@@ -90,7 +90,8 @@ def test_nothing_else_in_the_metadata_changes(files: Files) -> None:
         ({"weights_sha256": None}, "evaluate again"),
         ({"samples": "a folder"}, "of a folder"),
         ({"reference": "training"}, "is one with training"),
-        ({"data": {"data": "mine", "data_sha256": "others", "cases": {}}}, "weights were not trained on"),
+        ({"trained_on_these": False}, "weights were not trained on"),
+        ({"trained_on_these": None}, "weights were not trained on"),  # nobody knows
     ],
 )
 def test_numbers_that_are_not_of_these_weights_are_refused(files: Files, changes: dict, message: str) -> None:

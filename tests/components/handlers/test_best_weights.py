@@ -196,6 +196,10 @@ def test_best_weights_are_published_with_their_note_at_the_end_of_training(sourc
     target = tmp_path / "models" / "model.pt"
     publishing(source, target).run([0, 1], max_epochs=2)
     assert target.read_bytes() == b"weights" and target.with_suffix(".json").read_text() == "{}"
+    assert not target.with_suffix(".at_home.json").exists(), "there was none"
+    source.with_suffix(".at_home.json").write_text("[]")
+    publishing(source, tmp_path / "own" / "model.pt").run([0], max_epochs=1)
+    assert (tmp_path / "own" / "model.at_home.json").read_text() == "[]"
 
 
 def test_an_interrupted_training_publishes_nothing(source: Path, tmp_path: Path) -> None:
