@@ -32,6 +32,7 @@ from medical_diffusion_components.audit.volumes import (
     read_volumes,
 )
 from medical_diffusion_components.chance import numpy_generator
+from medical_diffusion_components.data.conditions import Conditions
 from medical_diffusion_components.diffusion import LatentDiffusionGenerator
 from medical_diffusion_components.files import file_hash
 
@@ -90,7 +91,7 @@ class CopyAudit:
         weights: the file that they came from.
         data: what ``describe_data`` says of the training volumes, to be held against the note beside the weights.
         folder: what is worth keeping goes there: the encoder, reduced volumes, held-out volumes through the first stage,
-            ``copy_test.pt`` for inference, and which training volume is which, in ``at_home``.
+            losses, ``copy_test.pt`` for inference, and which training volume is which, in ``at_home``.
         reconstruct: sends cases through the generator's first stage and returns those of the written files, which lie
             on disk as the generator's volumes do.
         axcodes: where H, W and D point.
@@ -98,6 +99,7 @@ class CopyAudit:
         alpha: share of innocent volumes that may be withheld.
         encoder_training: of the contrastive encoder.
         num_membership_volumes: at most so many training volumes are used for the membership test.
+        conditions: those that the generator was trained with, for the membership test.
         device: where to compute.
         seed: of what is drawn.
 
@@ -121,6 +123,7 @@ class CopyAudit:
         alpha: float = 0.05,
         encoder_training: ContrastiveTraining | None = None,
         num_membership_volumes: int = 200,
+        conditions: Conditions | None = None,
         device: torch.device | str = "cpu",
         seed: int = 0,
     ) -> None:
@@ -137,6 +140,7 @@ class CopyAudit:
         self.alpha = alpha
         self.encoder_training = encoder_training
         self.num_membership_volumes = num_membership_volumes
+        self.conditions = conditions
         self.device = device
         self.seed = seed
 
@@ -230,7 +234,17 @@ class CopyAudit:
         )
 
     def _membership(self, training: list[dict]) -> Membership:
-        return membership(self.generator, training, self.held_out, self.preprocessing, self.device, self.seed)
+        return membership(
+            self.generator,
+            file_hash(self.weights),
+            training,
+            self.held_out,
+            self.preprocessing,
+            self.folder / "cache" / "losses",
+            self.conditions,
+            self.device,
+            self.seed,
+        )
 
     def _read(self, cases: Sequence[dict], description: str) -> AuditedVolumes:
         return read_volumes(cases, self.preprocessing, self.folder / "cache" / "reduced", description)

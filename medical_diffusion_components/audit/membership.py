@@ -12,8 +12,10 @@ Curves", Biometrics 44, 1988.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,8 +23,9 @@ from scipy.stats import rankdata
 from torch import Tensor
 from tqdm import tqdm
 
-from medical_diffusion_components.audit.volumes import Preprocessing
+from medical_diffusion_components.audit.volumes import Preprocessing, case_key, kept
 from medical_diffusion_components.chance import counter_normal
+from medical_diffusion_components.data.conditions import Conditions
 from medical_diffusion_components.diffusion import LatentDiffusionGenerator
 from medical_diffusion_components.metrics import Estimate
 
@@ -36,6 +39,7 @@ __all__ = [
 ]
 
 TIMES = (0.07, 0.2, 0.4, 0.6, 0.8)  # shares of the schedule at which the denoiser is asked
+VERSION = 1  # of what is kept: any change of the losses counts it up
 ENOUGH_FOR_RATES = 500  # held-out volumes from which a rate of 1 % false positives means something
 
 
@@ -90,7 +94,11 @@ def true_positives(members: np.ndarray, others: np.ndarray, false_positives: flo
 
 @torch.no_grad()
 def denoising_losses(
-    generator: LatentDiffusionGenerator, latents: Tensor, seed: int = 0, batch_size: int = 8
+    generator: LatentDiffusionGenerator,
+    latents: Tensor,
+    seed: int = 0,
+    batch_size: int = 8,
+    conditions: Tensor | None = None,
 ) -> np.ndarray:
     """Mean absolute error of the denoiser's prediction at five timesteps, the same noise for every latent, (N, 5).
 
@@ -99,6 +107,7 @@ def denoising_losses(
         latents: of the first stage, (N, C, h, w, d).
         seed: of the noise.
         batch_size: latents at once.
+        conditions: of each latent, (N, V), NaN where missing; None: the denoiser is asked without.
     """
     generator.eval()
     alphas_cumprod, prediction = generator.alphas_cumprod, int(generator.prediction)
@@ -113,7 +122,8 @@ def denoising_losses(
             noisy = a.sqrt() * clean + (1 - a).sqrt() * noise
             if prediction == 3:  # a flow sees (1 - t) x + t e
                 noisy = noisy / (a.sqrt() + (1 - a).sqrt())
-            predicted = generator.denoiser(noisy, torch.full((len(clean),), timestep, device=device)).float()
+            asked = [] if conditions is None else [conditions[start : start + len(clean)].to(device)]
+            predicted = generator.denoiser(noisy, torch.full((len(clean),), timestep, device=device), *asked).float()
             velocity = a.sqrt() * noise - (1 - a).sqrt() * clean
             target = (noise.expand_as(clean), clean, velocity, noise - clean)[prediction]
             losses[start : start + len(clean), column] = (predicted - target).abs().flatten(1).mean(1).cpu().numpy()
@@ -122,9 +132,12 @@ def denoising_losses(
 
 def membership(
     generator: LatentDiffusionGenerator,
+    weights_sha256: str,
     training: Sequence[dict],
     held_out: Sequence[dict],
     preprocessing: Preprocessing,
+    folder: str | Path,
+    conditions: Conditions | None = None,
     device: torch.device | str = "cpu",
     seed: int = 0,
 ) -> Membership:
@@ -132,38 +145,43 @@ def membership(
 
     Args:
         generator: with its weights loaded.
+        weights_sha256: of their file.
         training, held_out: cases; a random choice of the training cases will do.
         preprocessing: of both.
+        folder: losses are kept there, a file per volume, and taken from there.
+        conditions: those that the generator was trained with; each volume is then denoised under its own.
         device: where to compute.
         seed: of the noise.
+
+    Raises:
+        ValueError: a declared condition that no training volume or no held-out volume has a value of.
     """
     generator = generator.to(device).eval()
-    losses, errors = [], []
+
+    def measured(case: Mapping[str, Any], asked: Tensor | None) -> np.ndarray:
+        return _losses(generator, preprocessing.volume(case).to(device)[None], asked, seed)
+
+    sides = []
     for cases, what in ((training, "training volumes"), (held_out, "held-out volumes")):
-        latents, error = _encoded(generator, cases, preprocessing, f"membership, {what}", device)
-        errors.append(error)
-        losses.append(denoising_losses(generator, latents, seed))
-    scores = membership_scores(*losses)
+        rows = conditions.of_cases(cases) if conditions else [None] * len(cases)
+        found = []
+        for case, row in zip(tqdm(cases, desc=f"membership, {what}", unit="volume"), rows):
+            asked = None if row is None else row[None]
+            said = [case_key(case, preprocessing), weights_sha256, VERSION, seed, None if row is None else row.tolist()]
+            found.append(kept(Path(folder), said, partial(measured, case, asked)))
+        sides.append(np.stack(found))
+    (losses, errors), (other_losses, other_errors) = ((side[:, :-1], side[:, -1]) for side in sides)
+    scores = membership_scores(losses, other_losses)
     rate = true_positives(*scores) if len(held_out) >= ENOUGH_FOR_RATES else None
     return Membership(
-        area_under_curve(*scores), area_under_curve(-errors[0], -errors[1]), len(training), len(held_out), rate
+        area_under_curve(*scores), area_under_curve(-errors, -other_errors), len(training), len(held_out), rate
     )
 
 
 @torch.no_grad()
-def _encoded(
-    generator: LatentDiffusionGenerator,
-    cases: Sequence[dict],
-    preprocessing: Preprocessing,
-    description: str,
-    device: torch.device | str,
-) -> tuple[Tensor, np.ndarray]:
-    """Latents (N, C, h, w, d) and mean absolute errors of the reconstructions (N,)."""
-    latents, errors = [], []
-    for case in tqdm(cases, desc=description, unit="volume"):
-        image = preprocessing.volume(case).to(device)[None]
-        latent = generator.first_stage.encode_stage_2_inputs(image)
-        again = generator.first_stage.decode_stage_2_outputs(latent)
-        latents.append(latent[0].float().cpu())
-        errors.append(float((again - image).abs().mean()))
-    return torch.stack(latents), np.array(errors)
+def _losses(generator: LatentDiffusionGenerator, image: Tensor, conditions: Tensor | None, seed: int) -> np.ndarray:
+    """The denoiser's losses of one volume (1, C, H, W, D), and last the mean absolute error of its reconstruction, (6,)."""
+    latent = generator.first_stage.encode_stage_2_inputs(image)
+    again = generator.first_stage.decode_stage_2_outputs(latent)
+    losses = denoising_losses(generator, latent.float(), seed, conditions=conditions)[0]
+    return np.append(losses, float((again - image).abs().mean()))

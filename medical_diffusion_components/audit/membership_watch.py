@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from itertools import islice
 
 import numpy as np
 import torch
@@ -39,7 +38,7 @@ class MembershipWatch:
 
     Args:
         generator: with the averaged denoiser.
-        training: entries of ``cache_latents``; the plain latent of each is used.
+        training: entries of ``cache_latents``; the plain latent of each is used, under its ``conditions`` if it has any.
         held_out: entries of patients that the denoiser is not trained on.
         stop_at: area in (0.5, 1] at which training ends, if it also exceeds 0.5 by two of its standard errors; None: never,
             and nothing is computed.
@@ -91,23 +90,29 @@ class MembershipWatch:
         evaluator.state.metrics["holdout_share"] = gathered(self._holdout_share())[0]
 
     def _losses(self, entries: Sequence[dict]) -> np.ndarray:
-        batches, latents = [], (views[0] for views in read_latents(entries))
-        while batch := list(islice(latents, 8)):  # not all of a large data set at once
-            batches.append(torch.from_numpy(denoising_losses(self.generator, torch.stack(batch), self.seed)))
-        return torch.cat(batches).numpy()
+        found = []
+        for start in range(0, len(entries), 8):  # not all of a large data set at once
+            batch = entries[start : start + 8]
+            latents = torch.stack([views[0] for views in read_latents(batch)])
+            found.append(denoising_losses(self.generator, latents, self.seed, conditions=_conditions(batch)))
+        return np.concatenate(found)
 
     def _holdout_share(self) -> float:
         size = min(len(self.training), len(self.held_out), self.num_training)
-        sides = []
+        sides, asked = [], []
         for place, entries in enumerate((self.training, self.held_out)):
-            chosen = numpy_generator(self.seed, place).permutation(len(entries))[:size]
-            views = [latents[:2] for latents in read_latents([entries[number] for number in chosen])]
-            sides.append(torch.stack(views))  # (size, 2, C, h, w, d)
+            chosen = [entries[number] for number in numpy_generator(self.seed, place).permutation(len(entries))[:size]]
+            sides.append(torch.stack([latents[:2] for latents in read_latents(chosen)]))  # (size, 2, C, h, w, d)
+            asked.append(_conditions(chosen))
         noise, device = NoiseLatent(sides[0].shape[2:], self.seed), self.generator.alphas_cumprod.device
-        samples = torch.cat(
-            [self.generator.sample_latent(noise(number)[None].to(device)).cpu() for number in range(self.num_samples)]
-        )
-        return latent_holdout_share(samples, *sides).share
+        samples = []
+        for number in range(self.num_samples):
+            rows = asked[
+                number % 2
+            ]  # of training and of held-out patients in turn, or samples would be nearer to one side
+            row = None if rows is None else rows[[number // 2 % size]].to(device)
+            samples.append(self.generator.sample_latent(noise(number)[None].to(device), row).cpu())
+        return latent_holdout_share(torch.cat(samples), *sides).share
 
     @property
     def reached(self) -> bool:
@@ -132,3 +137,8 @@ class MembershipWatch:
     def load_state_dict(self, state: dict[str, list[float]]) -> None:
         """What the last validation had found."""
         self.found = Estimate(*state["found"]) if state["found"] else None
+
+
+def _conditions(entries: Sequence[dict]) -> torch.Tensor | None:
+    """(n, V), where the training declares conditions."""
+    return torch.stack([entry["conditions"] for entry in entries]) if entries and "conditions" in entries[0] else None

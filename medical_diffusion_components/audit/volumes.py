@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from medical_diffusion_components.chance import seed_of_name
 from medical_diffusion_components.files import file_hash, write_atomically
 from medical_diffusion_components.transforms.scale_as_prepared import fixed_scale
 
-__all__ = ["AuditedVolumes", "Preprocessing", "one_case_per_patient", "read_volumes"]
+__all__ = ["AuditedVolumes", "Preprocessing", "case_key", "kept", "one_case_per_patient", "read_volumes"]
 
 
 class Preprocessing(NamedTuple):
@@ -82,19 +82,39 @@ def read_volumes(
     hashes, volumes = [], []
     for case in tqdm(cases, desc=description, unit="volume"):
         hashes.append(file_hash(case["image"]))
-        path = Path(folder) / f"{_key(hashes[-1], preprocessing.text, json.dumps(fixed_scale(case)))}.npy"
-        if not path.is_file():
-            reduced = reduce_volumes(preprocessing.volume(case)[None])[0].numpy()
-            write_atomically(path, partial(_save, reduced))
-        volumes.append(_load(path))
+        said = case_key(case, preprocessing, hashes[-1])
+        volumes.append(kept(Path(folder), said, partial(_reduced, case, preprocessing)))
     shapes = {volume.shape for volume in volumes}
     if len(shapes) > 1:
         raise ValueError(f"{description}: expected volumes of one size, got the sizes {sorted(shapes)} after reduction")
     return AuditedVolumes(list(cases), hashes, torch.from_numpy(np.stack(volumes)))
 
 
-def _key(*parts: str) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+def case_key(case: Mapping, preprocessing: Preprocessing, digest: str | None = None) -> list[str]:
+    """What a preprocessed volume follows from.
+
+    Args:
+        case: with ``image``.
+        preprocessing: of it.
+        digest: SHA-256 of its file, where it is known already.
+    """
+    return [digest or file_hash(case["image"]), preprocessing.text, json.dumps(fixed_scale(case))]
+
+
+def kept(folder: Path, made_from: Sequence[Any], make: Callable[[], np.ndarray]) -> np.ndarray:
+    """The array that ``make`` returns, from the file in ``folder`` that an earlier call with the same facts has left.
+
+    Raises:
+        ValueError: a damaged file.
+    """
+    path = folder / f"{hashlib.sha256(json.dumps(list(made_from)).encode()).hexdigest()[:24]}.npy"
+    if not path.is_file():
+        write_atomically(path, partial(_save, make()))
+    return _load(path)
+
+
+def _reduced(case: Mapping, preprocessing: Preprocessing) -> np.ndarray:
+    return reduce_volumes(preprocessing.volume(case)[None])[0].numpy()
 
 
 def _save(array: np.ndarray, path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,8 +12,16 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from medical_diffusion_components.audit import area_under_curve, denoising_losses, membership_scores
+from medical_diffusion_components.audit import (
+    Preprocessing,
+    area_under_curve,
+    denoising_losses,
+    membership,
+    membership_scores,
+)
+from medical_diffusion_components.data import Conditions
 from medical_diffusion_components.diffusion import LATENT_SCALINGS, LatentDiffusionGenerator, noise_scheduler
+from medical_diffusion_components.networks import VQGAN, EMACodebook
 
 
 def test_area_is_that_of_scikit_learn_with_ties() -> None:
@@ -73,6 +83,70 @@ def test_a_latent_known_by_heart_has_no_loss(prediction: str, scaling: str) -> N
     assert losses.shape == (6, 5)
     assert losses[0].max() < 1e-3
     assert losses[1:].min() > 0.05
+
+
+class OneVariable(nn.Module):
+    """A denoiser whose answer is its condition, or 9 where it is asked without."""
+
+    def forward(self, x: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
+        asked = torch.full((len(x), 1), 9.0) if context is None else context.nan_to_num(9.0)
+        return asked.view(-1, 1, 1, 1, 1).expand_as(x)
+
+
+def conditional() -> LatentDiffusionGenerator:
+    first_stage = VQGAN(base_channels=4, compression=(2, 2, 2), norm_groups=2, codebook=EMACodebook(8, 2))
+    return LatentDiffusionGenerator(first_stage, OneVariable(), noise_scheduler(50, "sample"), "ddim", 5, (2, 4, 4, 4))
+
+
+def test_each_latent_is_denoised_under_its_own_conditions() -> None:
+    """Latents of -0.5, 0 and 0.5 whose conditions say exactly that have no loss, in batches of whatever size."""
+    values = torch.tensor([[-0.5], [0.0], [0.5]])
+    latents = values.view(3, 1, 1, 1, 1).expand(3, 2, 4, 4, 4).contiguous()
+    generator = conditional()
+    for batch_size in (2, 8):
+        losses = denoising_losses(generator, latents, batch_size=batch_size, conditions=values)
+        assert losses == pytest.approx(np.zeros((3, 5)), abs=1e-6)
+    assert denoising_losses(generator, latents).min() > 8
+
+
+def scans(tmp_path: Path, name: str, ages: Sequence[float | None]) -> list[dict]:
+    made = []
+    for number, age in enumerate(ages):
+        image = tmp_path / f"{name}_{number}.npy"
+        np.save(image, np.random.default_rng([number, len(name)]).uniform(-1, 1, (1, 8, 8, 8)).astype(np.float32))
+        made.append({"image": str(image), "case_id": f"{name} {number}", "conditions": {"age": age}})
+    return made
+
+
+def test_losses_are_kept_by_what_they_follow_from(tmp_path: Path) -> None:
+    age = Conditions({"age": {"range": [0, 100]}})
+    training, held_out = scans(tmp_path, "in", [10, None, 90]), scans(tmp_path, "out", [30, 70])
+    generator, read = conditional(), []
+
+    def transform(case: Mapping) -> dict:
+        read.append(case["case_id"])
+        return {"image": torch.from_numpy(np.load(case["image"]))}
+
+    reading = Preprocessing(transform, "counted")
+
+    def asked(weights: str = "ab", conditions: Conditions | None = age, seed: int = 0, some: list = training) -> tuple:
+        before = len(read)
+        found = membership(generator, weights, some, held_out, reading, tmp_path / "kept", conditions, seed=seed)
+        return found, len(read) - before
+
+    first, count = asked()
+    assert count == 5 and (first.training, first.held_out) == (3, 2)
+    assert asked() == (first, 0), "interrupted or repeated, nothing is computed twice"
+    assert asked(weights="cd")[1] == asked(seed=1)[1] == asked(conditions=None)[1] == 5
+    assert asked(some=[*training[:2], {**training[2], "conditions": {"age": 80}}])[1] == 1, "other conditions"
+
+
+def test_held_out_volumes_without_a_value_of_a_condition_are_refused(tmp_path: Path) -> None:
+    """Members would be denoised with what is known of them and the others without: a difference that is no leak."""
+    sets = scans(tmp_path, "in", [10, 90]), scans(tmp_path, "out", [None, None])
+    reading = Preprocessing(lambda case: {"image": torch.from_numpy(np.load(case["image"]))}, "as they are")
+    with pytest.raises(ValueError, match="no case has a value of the declared condition age"):
+        membership(conditional(), "ab", *sets, reading, tmp_path / "kept", Conditions({"age": {"range": [0, 100]}}))
 
 
 def test_the_same_noise_for_every_latent_whatever_the_batch() -> None:

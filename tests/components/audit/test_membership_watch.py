@@ -74,6 +74,35 @@ def test_training_ends_when_training_volumes_are_known_and_not_before(bed: tuple
     assert max(areas[:-1]) < 0.8
 
 
+class AskedFor(torch.nn.Module):
+    """Answers with one of the latents by number, which is its only condition, once it has learned."""
+
+    def __init__(self, known: torch.Tensor) -> None:
+        super().__init__()
+        self.known, self.has_learned, self.asked = known, False, []
+
+    def forward(self, x: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        self.asked += context[:, 0].tolist()
+        return self.known[context[:, 0].long()] if self.has_learned else torch.zeros_like(x)
+
+
+def test_each_latent_is_denoised_under_its_conditions_and_samples_ask_for_those_of_both_sides(bed: tuple) -> None:
+    generator, training, held_out = bed
+    for number, entry in enumerate(training + held_out):
+        entry["conditions"] = torch.tensor([float(number)])
+    known = torch.stack([torch.from_numpy(np.load(entry["image"])[0]) for entry in training])
+    wrong = known.roll(1, 0)  # held-out volumes get an answer, too, but not theirs
+    generator.denoiser = AskedFor(generator.latent_scaling(torch.cat([known, wrong])))
+    watch = MembershipWatch(generator, training, held_out, stop_at=0.9, num_samples=8)
+    _, areas = train(watch, learn_in=2)
+    assert areas[0] < 0.8 and areas[1] == 1
+    assert set(generator.denoiser.asked) == set(range(2 * COUNT))
+    generator.denoiser.asked.clear()
+    watch._holdout_share()
+    sides = [int(number) >= COUNT for number in generator.denoiser.asked]
+    assert sum(sides) * 2 == len(sides) > 0, "as many of either side"
+
+
 def test_the_area_is_that_of_the_audit(bed: tuple) -> None:
     generator, training, held_out = bed
     _, areas = train(MembershipWatch(*bed, stop_at=1.0), learn_in=9, epochs=1)
