@@ -34,6 +34,7 @@ __all__ = ["PROTOCOL", "Comparison", "VolumeSet"]
 PROTOCOL = "1"  # counts up with any change of a constant or an estimator: numbers compare within a protocol alone
 NEIGHBOURS = 5
 HALVINGS = 20
+FEWEST_HELD_OUT = 4  # patients: two halves of two each are the least that a floor can be of
 FEWEST = 3  # of which the jackknife leaves two, and a covariance needs two
 VOLUMES = "volumes"  # the "space" of measures that need no features
 AXES = ("H", "W", "D")
@@ -86,8 +87,8 @@ class Comparison:
         seed: int = 0,
     ) -> None:
         patients = len(np.unique(reference.groups))
-        if patients < 4:
-            raise ValueError(f"a comparison needs at least 4 held-out patients, got {patients}")
+        if patients < FEWEST_HELD_OUT:
+            raise ValueError(f"a comparison needs at least {FEWEST_HELD_OUT} held-out patients, got {patients}")
         if len(training) < 2:
             raise ValueError(f"a comparison needs at least 2 training volumes, got {len(training)}")
         self.reference = reference

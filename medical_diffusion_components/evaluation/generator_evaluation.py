@@ -16,7 +16,14 @@ from torch import nn
 from medical_diffusion_components.chance import numpy_generator
 from medical_diffusion_components.data.training_of_weights import without_hashes
 from medical_diffusion_components.distributed import process_rank
-from medical_diffusion_components.evaluation.comparison import FEWEST, HALVINGS, PROTOCOL, Comparison, VolumeSet
+from medical_diffusion_components.evaluation.comparison import (
+    FEWEST,
+    FEWEST_HELD_OUT,
+    HALVINGS,
+    PROTOCOL,
+    Comparison,
+    VolumeSet,
+)
 from medical_diffusion_components.evaluation.copies import audited_pairs, of_these_volumes
 from medical_diffusion_components.evaluation.evaluation_page import EvaluationPage
 from medical_diffusion_components.evaluation.features import FeatureReader
@@ -61,6 +68,10 @@ class GeneratorEvaluation:
         audit: what a copy audit found, as ``audit_headline`` gives it; None without one of this generator.
         permutations: for the p-values.
         seed: of every random choice.
+
+    Raises:
+        ValueError: too few patients or volumes to say anything of: when made, fewer than four held-out patients or two
+            training volumes; when run, fewer than three volumes that are to be judged.
     """
 
     def __init__(
@@ -87,6 +98,7 @@ class GeneratorEvaluation:
         self.all_training = list(training)
         self.training = _choice(training, num_training, seed)
         self.reference = list(reference)
+        self._check_sizes(str(facts.get("reference", "test")))
         self.synthetic = synthetic
         self.folder = Path(folder)
         self.facts = dict(facts)
@@ -108,6 +120,13 @@ class GeneratorEvaluation:
         cases = {"synthetic": self.synthetic(), "reference": self.reference, "training": self.training}
         if self.baseline is not None:
             cases["baseline"] = self.baseline
+        for name in cases.keys() & {"synthetic", "baseline"}:
+            if len(cases[name]) < FEWEST:
+                more = "raise --num_volumes, or give more files" if name == "synthetic" else "give more files"
+                raise ValueError(
+                    f"an evaluation needs {FEWEST} or more {name} volumes, or nobody could give their errors; got "
+                    f"{len(cases[name])}: {more}"
+                )
         if self.reconstructions is not None:
             cases["reconstructions"] = self.reconstructions(self.reference)
         sets = {name: self._read(name, some) for name, some in cases.items()}
@@ -130,6 +149,21 @@ class GeneratorEvaluation:
             self.page(report, cases, anatomy, self.reader.volume, self.seed, pairs)
         print("\n".join([*headline(report), *report["warnings"], f"evaluation: {self.folder}"]), flush=True)
         return report
+
+    def _check_sizes(self, split: str) -> None:
+        patients = _patients(self.reference)
+        if patients < FEWEST_HELD_OUT:
+            raise ValueError(
+                f"an evaluation needs held-out volumes of {FEWEST_HELD_OUT} or more patients, since one half of them"
+                f" against the other is what every number is held against; got {len(self.reference)} of {patients}: "
+                f"give dataset_dir more patients under {split!r}; with fewer than {TOO_FEW} nothing can be claimed "
+                "from FD, precision or recall"
+            )
+        if len(self.training) < 2:
+            raise ValueError(
+                "an evaluation needs 2 or more training volumes, which give every space its unit; got "
+                f"{len(self.training)}: give dataset_dir more under 'training'"
+            )
 
     def _read(self, name: str, cases: Cases) -> VolumeSet:
         features = self.reader(cases, f"features of {name} volumes", self.executor)
