@@ -5,7 +5,7 @@
 Both train with everything that the bundle's train.yaml says, at its own sizes, on random volumes. "cached" reads what
 `cache_latents` has written, as training does; "encoding" has the volumes ready in memory and sends each through the first
 stage, without gradients. The two take turns. Encoding once, which the cache costs before its first epoch (each volume and
-its mirror image), is said apart, in epochs of "encoding".
+its mirror image), is reported separately, in epochs of "encoding".
 """
 
 from __future__ import annotations

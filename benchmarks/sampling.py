@@ -20,7 +20,7 @@ shared machine disturbs all equally. Written to ``--folder``: ``sampling.md`` (t
   latents' standard deviation; how well a sampler follows the ODE. Ancestral sampling does not, and has no such distance.
 
 Each number has its standard error (jackknife over volumes). "against ddpm" is the difference to the ancestral sampler; its
-error is that of the difference for the same noise. It is called worse or better from two errors on, else alike.
+error is that of the difference for the same noise. It is called worse or better from two errors on, otherwise equal.
 """
 
 from __future__ import annotations
@@ -247,7 +247,7 @@ def _verdict(difference: dict | None) -> str:
     if difference is None:
         return ""
     value, error = difference["value"], difference["error"]
-    word = "worse" if value > 2 * error else "better" if value < -2 * error else "alike"
+    word = "worse" if value > 2 * error else "better" if value < -2 * error else "equal"
     return f"{word} ({value:+.4f} ± {error:.4f})"
 
 

@@ -63,7 +63,7 @@ def series_images(stored: np.ndarray, affine: np.ndarray, header: Dataset) -> It
 
 
 def write_series(folder: Path, stored: np.ndarray, affine: np.ndarray, header: Dataset) -> list[Path]:
-    """Write :func:`series_images` to ``00001.dcm``, ``00002.dcm`` and so on; arguments and errors are its own.
+    """Write :func:`series_images` to ``00001.dcm``, ``00002.dcm`` and so on; with the same arguments and errors.
 
     The same arguments give the same bytes.
     """

@@ -1,4 +1,4 @@
-"""What will happen, said beforehand: a check of one's own data before `prepare` and before training."""
+"""A check of one's own data before `prepare` and before training: what they would do, and what they would refuse."""
 
 from medical_diffusion_components.preflight.check_report import CheckReport, write_check
 from medical_diffusion_components.preflight.data_check import DataCheck, check_or_exit

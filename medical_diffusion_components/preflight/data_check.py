@@ -1,4 +1,4 @@
-"""`check`: what `prepare` would make of a folder, said beforehand.
+"""`check`: reports what `prepare` would make of a folder, without making it.
 
 Every header is read, the voxels of some scans are looked at, and a few are prepared for trial in a temporary folder.
 Nothing is written but the report. It names scans by the case ids of `prepare`, and holds no identifier of a DICOM header.
@@ -75,7 +75,7 @@ class DataCheck:
         """
         with tempfile.TemporaryDirectory(prefix="check_") as scratch:  # for the index of headers
             allowed = self.preparation(dataset_dir=scratch).max_refused_share
-            preparation = self.preparation(dataset_dir=scratch, max_refused_share=1.0)  # what it ends for is said below
+            preparation = self.preparation(dataset_dir=scratch, max_refused_share=1.0)  # too many are reported below
             raw_dir = preparation.raw_dir
             if raw_dir == self.report_dir or raw_dir in self.report_dir.parents:
                 raise ValueError(f"report_dir must lie outside raw_dir, got {self.report_dir} inside {raw_dir}")
@@ -125,7 +125,7 @@ class DataCheck:
             survey.refused[case.case_id] = without_identifiers(why_refused(error)[1], raw_dir)
         try:
             survey.looks[case.case_id] = look_at(_believing(load)(case.found), axcodes)
-        except Exception:  # it cannot be read at all, which is said already
+        except Exception:  # it cannot be read at all, which was reported before
             return
 
     def _report(

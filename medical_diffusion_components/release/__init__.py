@@ -1,4 +1,4 @@
-"""What leaves the house: weights that a bundle comes with, and the files that are published."""
+"""What is published: the weights that a bundle comes with, and the files of a release."""
 
 from medical_diffusion_components.release.bundle_archive import build_bundle, write_zip
 from medical_diffusion_components.release.distributions import build_distributions

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import copy
+import functools
 import io
 import logging
 import os
@@ -113,6 +115,12 @@ def is_overlay(file: Path) -> bool:
 
 
 def read(file: Path) -> dict[str, Any]:
+    """A configuration as it stands in its file; hundreds of tests ask for the same ones."""
+    return copy.deepcopy(_content(file, file.stat().st_mtime_ns))
+
+
+@functools.cache
+def _content(file: Path, written: int) -> dict[str, Any]:
     return ConfigParser.load_config_file(file)
 
 

@@ -16,6 +16,7 @@ from medical_diffusion_components.transforms.rand_scale_intensity import RandSca
 BUNDLE = bundles_with("train_autoencoder.yaml", "train.yaml")[0]
 
 
+@pytest.mark.slow
 def test_both_stages_draw_cases_by_weight_and_see_intensities_at_random(
     own_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

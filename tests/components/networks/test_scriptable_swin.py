@@ -30,6 +30,7 @@ def assert_close(one: Tensor, other: Tensor) -> None:
     torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("depths", "window_size", "size"), [
     ([1, 1, 1, 1], 4, (64, 32, 32)),
     ([2, 2, 1, 2], 4, (64, 32, 96)),  # shifted windows; the last stages are smaller than a window, along one axis or all

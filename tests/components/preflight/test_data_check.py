@@ -88,6 +88,7 @@ def test_no_identifier_of_a_header_is_in_the_report(mixed):
         assert identifier not in text
 
 
+@pytest.mark.slow
 def test_what_prepare_refuses_is_refused_beforehand_with_the_knob_to_set(mixed, tmp_path):
     folder, _, _, report = mixed
     settings = {"raw_dir": str(folder / "raw"), "image_size": [16, 16, 16], "executor": THREADS}
@@ -101,6 +102,7 @@ def test_what_prepare_refuses_is_refused_beforehand_with_the_knob_to_set(mixed, 
     assert imread(tmp_path / "out" / "contact_sheet.png").any(), "prepare draws what it made"
 
 
+@pytest.mark.slow
 def test_a_head_on_its_side_and_a_spacing_in_metres_are_named_and_framed(tmp_path):
     good_heads(tmp_path / "raw", 8)
     run(tmp_path, raw_dir=str(tmp_path / "raw"), look_seconds=30.0)

@@ -194,6 +194,7 @@ SMALL = {
 }
 
 
+@pytest.mark.slow
 def test_both_stages_of_training_see_exactly_the_twelve_patients(prepared, tmp_path, monkeypatch):
     seen = Counter()
     read = LoadVolume.__call__
