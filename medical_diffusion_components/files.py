@@ -155,8 +155,12 @@ def write_folder_atomically(path: str | os.PathLike, write: Callable[[Path], obj
         OSError: the folder cannot be made or written, or the disk is full; what was at ``path`` is untouched.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".", suffix=f"_{path.name}") as name:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = tempfile.TemporaryDirectory(dir=path.parent, prefix=".", suffix=f"_{path.name}")
+    except OSError as error:
+        raise type(error)(error.errno, f"cannot write {path}: {error.strerror}") from error
+    with beside as name:
         new, old = Path(name) / "new", Path(name) / "old"
         new.mkdir()
         try:

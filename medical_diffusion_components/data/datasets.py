@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +21,7 @@ from monai.data import load_decathlon_datalist
 from nibabel.spatialimages import SpatialImage
 
 from medical_diffusion_components.data.label_maps import is_label_file
-from medical_diffusion_components.data.splits import SPLITS, split_patients
+from medical_diffusion_components.data.splits import SPLITS, spelling, split_patients
 from medical_diffusion_components.files import file_hash, files_below, folder_setting
 from medical_diffusion_components.orientation import world_axes
 from medical_diffusion_components.transforms.scale_as_prepared import (
@@ -63,10 +64,11 @@ def load_cases(dataset_dir: str | os.PathLike, split: str) -> list[dict]:
 
     A folder with a ``dataset.json`` (MONAI's datalist, with the keys ``training``, ``validation``, ``test``)
     is taken as that file says; an entry without ``case_id`` is named after its file, and one without
-    ``patient_id`` is its own patient. Any other folder is searched for NIfTI files; hidden
-    files and label maps are left out, the latter with a warning.
-    Each file is then its own patient, its case id is the path inside the folder with ``_`` for ``/``, and
-    ``split_patients`` splits: to keep several volumes of a patient together, write a ``dataset.json``.
+    ``patient_id`` belongs to the subject that its path names, as below. Any other folder is searched for NIfTI files;
+    hidden files and label maps are left out, the latter with a warning.
+    Its case id is the path inside the folder with ``_`` for ``/``; its patient is the subject that the path names
+    (``sub-01``, see BIDS), else each file is its own patient; and ``split_patients`` splits: to keep several volumes of a
+    patient together under other names, write a ``dataset.json``.
 
     Args:
         dataset_dir: the folder.
@@ -80,7 +82,7 @@ def load_cases(dataset_dir: str | os.PathLike, split: str) -> list[dict]:
     Raises:
         FileNotFoundError: the folder, its NIfTI files, or files that the datalist names are not there.
         NotADirectoryError: ``dataset_dir`` is a file.
-        ValueError: unknown or empty split, a patient in two splits, a case listed twice, a datalist that
+        ValueError: unknown or empty split, a patient or a file in two splits, a case listed twice, a datalist that
             cannot be read, or fewer than three cases in a folder without a datalist.
     """
     if split not in SPLITS:
@@ -241,11 +243,24 @@ def _cases_of_plain_folder(folder: Path) -> dict[str, list[dict]]:
             f"{folder} holds {len(files)} volume(s): at least {len(SPLITS)} are needed, "
             "one each for training, validation and test"
         )
+    patients = {case_id: _subject_of(file.relative_to(folder).as_posix()) or case_id for case_id, file in files.items()}
+    if len(set(patients.values())) < len(SPLITS):
+        raise ValueError(
+            f"{folder} holds volumes of {len(set(patients.values()))} subject(s): at least {len(SPLITS)} are needed, one "
+            "each for training, validation and test"
+        )
     splits: dict[str, list[dict]] = {name: [] for name in SPLITS}
-    for case_id, place in split_patients(files).items():
-        file = files[case_id]
-        splits[place].append({"image": str(file), "case_id": case_id, "patient_id": case_id, **noted_scale(file)})
+    place = split_patients(patients.values())
+    for case_id, file in files.items():
+        case = {"image": str(file), "case_id": case_id, "patient_id": patients[case_id], **noted_scale(file)}
+        splits[place[patients[case_id]]].append(case)
     return splits
+
+
+def _subject_of(path: str) -> str:
+    """The subject that a path names as BIDS does, leading zeros left out, or nothing: ``sub-1`` of ``sub-01_ses-2.nii``."""
+    found = re.search(r"(?:^|[/_])(sub-[A-Za-z0-9]+)", path)
+    return spelling(found[1]) if found else ""
 
 
 def _cases_of_datalist(path: Path, split: str) -> list[dict]:
@@ -298,19 +313,32 @@ def _with_ids(path: Path, split: str, entry: dict | str) -> dict:
     if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
         raise ValueError(f'{path}: every case under {split!r} needs "image": "<path>", got {entry!r}')
     case_id = str(entry.get("case_id", without_suffix(entry["image"]).strip("./").replace("/", "_")))
-    return {**entry, "case_id": case_id, "patient_id": str(entry.get("patient_id", case_id))}
+    return {
+        **entry,
+        "case_id": case_id,
+        "patient_id": str(entry.get("patient_id", _subject_of(entry["image"]) or case_id)),
+    }
 
 
 def _check_disjoint(path: Path, listed: dict[str, list[dict]]) -> None:
-    split_of: dict[str, str] = {}
+    split_of: dict[str, tuple[str, str]] = {}
     cases: set[str] = set()
+    files: dict[str, tuple[str, str]] = {}
     for name, entries in listed.items():
         for entry in entries:
             patient, case = entry["patient_id"], entry["case_id"]
-            if split_of.setdefault(patient, name) != name:
+            other, split = files.setdefault(os.path.normpath(path.parent / entry["image"]), (case, name))
+            if split != name:
                 raise ValueError(
-                    f"{path} lists patient {patient} under {split_of[patient]!r} and under {name!r}: "
-                    "all volumes of a patient must be in one split"
+                    f"{path} lists {entry['image']} as case {other} under {split!r} and as case {case} under {name!r}: a "
+                    "volume must be in one split"
+                )
+            alike, split = split_of.setdefault(spelling(patient), (patient, name))
+            if split != name:
+                again = "" if alike == patient else f"patient {patient}, which is written almost the same, "
+                raise ValueError(
+                    f"{path} lists patient {alike} under {split!r} and {again}under {name!r}: all volumes of a patient "
+                    "must be in one split"
                 )
             if case in cases:
                 raise ValueError(f"{path} lists case {case} twice")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 
-__all__ = ["SPLITS", "split_patients"]
+__all__ = ["SPLITS", "spelling", "split_patients"]
 
 SPLITS = ("training", "validation", "test")
 
@@ -45,6 +46,11 @@ def split_patients(
     names = ["test"] * num_test + ["validation"] * num_validation
     names += ["training"] * (len(patients) - len(names))
     return dict(zip(by_place, names))
+
+
+def spelling(patient: str) -> str:
+    """An id without what hands and spreadsheets change in it: case, blanks and leading zeros."""
+    return re.sub(r"(?<!\d)0+(?=\d)", "", re.sub(r"\s", "", patient).casefold())
 
 
 def _unit_hash(text: str) -> float:

@@ -74,7 +74,7 @@ class DicomObject(NamedTuple):
     ``kind`` is ``"image"``, ``"DICOMDIR"``, ``"secondary capture"``, or the name of an object without an image. The
     others are empty where the header is silent; ``patient``, ``person`` (name with date of birth), ``space`` (the frame of
     reference) and ``instance`` are hashes, ``frames`` is 1 unless the header says otherwise. ``special`` is ``"localiser"``
-    or ``"mosaic"`` where the image type says so.
+    or ``"mosaic"`` where the image type says so. ``spelling`` is as ``patient``, with leading zeros left out.
     """
 
     kind: str
@@ -87,6 +87,7 @@ class DicomObject(NamedTuple):
     person: str = ""
     space: str = ""
     special: str = ""
+    spelling: str = ""
 
 
 def is_dicom(start: bytes) -> bool:
@@ -158,6 +159,7 @@ def identify(path: Path) -> DicomObject:
         _person(values.get("name", ""), values.get("born", "")),
         _short_hash(values.get("frame_of_reference", "")),
         next((kind for word, kind in _SPECIAL.items() if word in values.get("image_type", "").upper()), ""),
+        hash_of_patient(re.sub(r"(?<!\d)0+(?=\d)", "", values.get("patient", ""))),
     )
 
 

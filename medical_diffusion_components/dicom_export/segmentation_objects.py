@@ -78,7 +78,7 @@ class DicomCases:
 
 
 class SegmentationObjects:
-    """Attached to an evaluator, write every segmentation as ``<case_id>_seg.dcm``.
+    """Attached to an evaluator, write every segmentation as ``<case_id>_seg.dcm``, and name those without any.
 
     Args:
         folder: where they go.
@@ -113,24 +113,36 @@ class SegmentationObjects:
                     f"expected a value, a scheme and a meaning for one of {list(self.classes)}, got {name}: {list(code)}"
                 )
         self.codes = {name: Code(*code) for name, code in (codes or {}).items()}
+        self.empty: list[str] = []  # cases in which nothing was segmented
 
     def attach(self, evaluator: Engine) -> None:
         evaluator.add_event_handler(Events.ITERATION_COMPLETED, self)
+        evaluator.add_event_handler(Events.COMPLETED, lambda _: self.say_empty())
 
     def __call__(self, evaluator: Engine) -> None:
         state = running(evaluator)
         for case, output in zip(state.batch, state.output):
-            self.write(str(case["case_id"]), np.asarray(output["pred"].cpu())[0])
+            if self.write(str(case["case_id"]), np.asarray(output["pred"].cpu())[0]) is None:
+                self.empty.append(str(case["case_id"]))
 
-    def write(self, case_id: str, labels: np.ndarray) -> Path:
-        """Write the SEG of a case.
+    def say_empty(self) -> None:
+        """Name the cases that have no SEG."""
+        if self.empty:
+            print(
+                f"nothing was segmented in {len(self.empty)} of {len(self.cases.groups)} series, which have no SEG: "
+                f"{', '.join(self.empty)}",
+                flush=True,
+            )
+
+    def write(self, case_id: str, labels: np.ndarray) -> Path | None:
+        """Write the SEG of a case. If nothing was segmented there is none, and an earlier one goes: DICOM has no empty SEG.
 
         Args:
             case_id: one of the cases'.
             labels: (columns, rows, slices), on the grid of the series.
 
         Raises:
-            ValueError: labels of another size than the series, or without any segment in them.
+            ValueError: labels of another size than the series.
         """
         group = self.cases.groups[case_id]
         expected = (group.columns, group.rows, len(group.slices))
@@ -139,10 +151,11 @@ class SegmentationObjects:
         numbers = np.zeros(labels.shape, np.uint8)
         for number, value in enumerate(self.classes.values(), start=1):
             numbers[labels == value] = number
-        if not numbers.any():
-            raise ValueError(f"{case_id}: nothing was segmented, and a SEG without a segment is not valid")
-        seg = self._segmentation(group, numbers.T)  # (slices, rows, columns)
         path = self.folder / f"{case_id}_seg.dcm"
+        if not numbers.any():
+            path.unlink(missing_ok=True)
+            return None
+        seg = self._segmentation(group, numbers.T)  # (slices, rows, columns)
         return write_atomically(path, lambda temporary: seg.save_as(temporary))
 
     def _segmentation(self, group: SeriesGroup, frames: np.ndarray) -> hd.seg.Segmentation:

@@ -11,8 +11,8 @@ import numpy as np
 from nibabel.arrayproxy import ArrayProxy
 
 from medical_diffusion_components.editing.scans import Grid, Scan
-from medical_diffusion_components.files import file_hash, write_atomically, write_json
-from medical_diffusion_components.reports.volume_writer import NiftiVolumes, VolumeFormat, note_path, volume_format
+from medical_diffusion_components.files import file_hash, write_atomically
+from medical_diffusion_components.reports.volume_writer import NiftiVolumes, VolumeFormat, noted, volume_format
 from medical_diffusion_components.weights import made_with
 
 __all__ = ["EditedVolumeWriter"]
@@ -75,10 +75,11 @@ class EditedVolumeWriter:
         values = values * (1.0 if slope is None else slope) + (inter or 0.0)
         sources = {"image_sha256": file_hash(scan.path), "mask_sha256": file_hash(mask_path)}
         path, note = self._note("inpaint", sources, seed, facts)
-        if isinstance(self.format, NiftiVolumes):
-            write_atomically(path, lambda temporary: nib.save(image, temporary))
-        else:
-            self.format.save(path, values, scan.affine, note)
+        with noted(path, note):
+            if isinstance(self.format, NiftiVolumes):
+                write_atomically(path, lambda temporary: nib.save(image, temporary))
+            else:
+                self.format.save(path, values, scan.affine, note)
         return values
 
     def whole(
@@ -97,13 +98,14 @@ class EditedVolumeWriter:
         """
         sources = {name: file_hash(scan.path) for name, scan in zip(("image_sha256", "other_sha256"), scans)}
         path, note = self._note(operation, sources, seed, facts, f"_{number:02d}")
-        self.format.save(path, volume.astype(np.float32), grid.affine, note)
+        with noted(path, note):
+            self.format.save(path, volume.astype(np.float32), grid.affine, note)
         return path
 
     def _note(
         self, operation: str, sources: Mapping[str, str], seed: int, facts: Mapping[str, Any], number: str = ""
     ) -> tuple[Path, dict[str, Any]]:
-        """Write the note of a volume, before the volume: a process that is killed leaves none without one."""
+        """Where a volume goes, and its note."""
         path = self.format.path(self.folder, f"{operation}_{sources['image_sha256'][:12]}_{seed:06d}{number}_edited")
         note = {
             "synthetic": False,
@@ -114,7 +116,6 @@ class EditedVolumeWriter:
             **facts,
             **made_with(self.weights),
         }
-        write_json(note_path(path), note)
         return path, note
 
 

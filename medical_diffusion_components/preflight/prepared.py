@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 
 from medical_diffusion_components.data.datasets import load_cases
 from medical_diffusion_components.data.splits import SPLITS
-from medical_diffusion_components.files import folder_setting
+from medical_diffusion_components.files import file_hash, folder_setting
 from medical_diffusion_components.preflight.check_report import SHEET, CheckReport, write_check
 from medical_diffusion_components.preflight.headers import on_ras_axes, read_facts, without_identifiers
 from medical_diffusion_components.preflight.look import look_at, within_budget
@@ -27,6 +28,7 @@ from medical_diffusion_components.threads import one_thread
 __all__ = ["TrainingCheck", "draw_prepared"]
 
 _DRAWING_SECONDS = 20.0  # at most, after a preparation
+_BEGINNING = 1 << 12  # bytes of a file
 
 
 class TrainingCheck:
@@ -83,6 +85,9 @@ class TrainingCheck:
             order = [items[case_id] for case_id in survey.order_of_looks()]
             within_budget(order, lambda case: self._look(case, survey), self.look_seconds)
         room, short = self._room(cases, survey)
+        short += [
+            f"one of {one} and {other}: they hold the same volume, in two splits" for one, other in in_two_splits(cases)
+        ]
         report = CheckReport("Check before training", self._found(cases), survey, room, (), short)
         write_check(report, self.report_dir)
         print(report.as_console_text(self.report_dir), flush=True)
@@ -127,6 +132,23 @@ class TrainingCheck:
             if free is not None and not torch.cuda.is_available() and gigabytes > free:
                 short.append(f"a smaller batch: a step of the {stage} needs {gigabytes:.1f} GB, {free:.1f} are free")
         return room, short
+
+
+def in_two_splits(cases: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, str]]:
+    """Pairs of cases of two splits whose files hold the same bytes. Only files of one size and one beginning are read."""
+    groups: dict[tuple[int, bytes], list[tuple[str, Mapping[str, Any]]]] = defaultdict(list)
+    for split, listed in cases.items():
+        for case in listed:
+            with open(case["image"], "rb") as file:
+                groups[os.path.getsize(case["image"]), file.read(_BEGINNING)].append((split, case))
+    pairs = []
+    for group in groups.values():
+        first: dict[str, tuple[str, str]] = {}
+        for split, case in group if len({split for split, _ in group}) > 1 else []:
+            other, place = first.setdefault(file_hash(case["image"]), (case["case_id"], split))
+            if place != split:
+                pairs.append((other, case["case_id"]))
+    return pairs
 
 
 def draw_prepared(dataset_dir: Path, images: Mapping[str, Path]) -> None:

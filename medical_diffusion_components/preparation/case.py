@@ -35,6 +35,7 @@ IMAGE_KEY = "image"
 LABEL_KEY = "label"
 PART_KEY = "part"
 WRITING = "write"
+CANNOT_WRITE = "cannot_write"
 _BLOCKS = 6  # of a signature, each way
 _GZIP_LEVEL = 1  # float voxels hardly compress; higher levels cost time and save next to nothing
 
@@ -291,8 +292,9 @@ def why_refused(error: Exception) -> tuple[str, str]:
         return "out_of_memory", "the case needs more memory than a worker may take (worker_memory_gib)"
     frame = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(frame.filename).name}, line {frame.lineno}"
-    code = "cannot_write" if isinstance(error, OSError) and text.startswith("cannot write") else "failed"
-    return code, f"{type(error).__name__}: {text} ({where})"
+    if isinstance(error, OSError) and "cannot write" in text:
+        return CANNOT_WRITE, text
+    return "failed", f"{type(error).__name__}: {text} ({where})"
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from medical_diffusion_components.files import write_json
 __all__ = ["IndexedFile", "index_dicom"]
 
 NO_DICOM, DAMAGED = "", "damaged"
-_VERSION = 3  # of the index file
+_VERSION = 4  # of the index file
 _HEADER_THREADS = 8  # reading headers waits for the disk more than for the processor
 
 
@@ -41,6 +41,7 @@ class IndexedFile(NamedTuple):
     person: str = ""
     space: str = ""
     special: str = ""
+    spelling: str = ""
 
 
 def index_dicom(

@@ -30,9 +30,9 @@ from medical_diffusion_components.preparation.case_ids import case_ids, short_ha
 from medical_diffusion_components.preparation.dicom_index import DAMAGED, NO_DICOM, IndexedFile, index_dicom
 from medical_diffusion_components.preparation.formats import VOLUME_ENDING, kind_of_volume, voxel_files, why_no_scan
 from medical_diffusion_components.preparation.patients import (
+    PatientTable,
     group_patients,
     patient_of_pattern,
-    patient_of_table,
     read_patient_table,
 )
 from medical_diffusion_components.preparation.steps.load_scan import RawScan
@@ -185,11 +185,11 @@ def take_inventory(
     tables = [path for path in files if path.name == "participants.tsv"]
     people = read_participants(tables)
     ids = case_ids([(scan.name, scan.suffix, scan.scan.path) for scan in found])
-    table = {} if selection.patients is None else read_patient_table(selection.patients)
+    table = None if selection.patients is None else read_patient_table(selection.patients, root)
     signs = [_signs(scan, case_id, selection, table, people) for scan, case_id in zip(found, ids)]
     grouping = group_patients(_beside_dicom(found, signs))
     inventory.decided_by = grouping.decided_by
-    inventory.remarks += grouping.remarks
+    inventory.remarks += [*grouping.remarks, *([] if table is None else table.remarks())]
     inventory.remarks += remark_on_unlisted(people, (scan.signs.get("subject", "") for scan in found))
     for scan, case_id, patient in sorted(zip(found, ids, grouping.patients), key=lambda item: item[1]):
         about = about_participant(people, scan.signs.get("subject", ""))
@@ -280,7 +280,10 @@ def _series(inventory: Inventory, index: Mapping[Path, IndexedFile]) -> list[_Fo
         folders = sorted({path.parent for path in files})
         name = Path(os.path.commonpath(folders)).relative_to(root).as_posix()
         candidates = tuple(str(path) for folder in folders for path in beside[folder] if path not in copies)
-        signs = {kind: _join(getattr(record, kind) for record in slices) for kind in ("patient", "space", "person")}
+        signs = {
+            kind: _join(getattr(record, kind) for record in slices)
+            for kind in ("patient", "spelling", "space", "person")
+        }
         signs |= {"study": short_hash(study), "subject": entities_of(f"{name}/x").subject}
         if len(folders) > 1:
             inventory.remarks.append(
@@ -335,15 +338,15 @@ def _selected(inventory: Inventory, found: list[_Found], wanted: Mapping[str, Co
 
 
 def _signs(
-    scan: _Found, case_id: str, selection: Selection, table: Mapping[str, str], people: Mapping[str, Any]
+    scan: _Found, case_id: str, selection: Selection, table: PatientTable | None, people: Mapping[str, Any]
 ) -> dict[str, str]:
     signs = {**scan.signs, "file": case_id}
     if not signs.get("subject"):
         named = [part for part in Path(scan.name).parts if part in people or f"sub-{part}" in people]
         signs["subject"] = named[0] if named else ""
     scan.signs["subject"] = signs["subject"]
-    if selection.patients is not None:
-        signs["table"] = patient_of_table(table, (scan.inside, case_id, scan.name))
+    if table is not None:
+        signs["table"] = table.patient_of((scan.inside, case_id, scan.name))
     elif selection.patient_pattern is not None:
         signs["pattern"] = patient_of_pattern(selection.patient_pattern, scan.inside)
     return signs

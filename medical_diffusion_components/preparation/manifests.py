@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from medical_diffusion_components.data.splits import SPLITS
+from medical_diffusion_components.data.splits import SPLITS, spelling
 
 __all__ = ["Manifest", "manifest_bytes", "manifest_hash", "read_manifest", "write_manifest"]
 
@@ -40,8 +40,9 @@ class Manifest:
             ``validation`` or ``test``), ``source`` and whatever else the dataset's builder recorded.
 
     Raises:
-        ValueError: missing keys; ids that cannot be file names; a case id used twice; a patient in two
-            splits; a case without a source or with a path that leaves the raw folder; a split without cases
+        ValueError: missing keys; ids that cannot be file names; a case id used twice; a patient or a source in two
+            splits; patients in two splits whose ids differ in case or leading zeros alone; a case without a source or with
+            a path that leaves the raw folder; a split without cases
             (MONAI's loader cannot read an empty ``test``).
     """
 
@@ -152,6 +153,8 @@ def _validate(metadata: Mapping[str, Any], cases: Sequence[Mapping[str, Any]], w
         raise ValueError(f"{where}: {sorted(clash)} must not stand in the metadata")
     seen: set[str] = set()
     split_of: dict[str, str] = {}
+    spelt: dict[str, Mapping[str, Any]] = {}
+    sources: dict[str, Mapping[str, Any]] = {}
     for number, case in enumerate(cases):
         _validate_case(case, f"{where}: case {case.get('case_id', f'number {number}')!r}")
         case_id, patient, split = case["case_id"], case["patient_id"], case["split"]
@@ -161,6 +164,19 @@ def _validate(metadata: Mapping[str, Any], cases: Sequence[Mapping[str, Any]], w
         if split_of.setdefault(patient, split) != split:
             raise ValueError(
                 f"{where}: patient {patient!r} is in {split_of[patient]} and, by case {case_id!r}, in {split}"
+            )
+        other = spelt.setdefault(spelling(patient), case)
+        if other["split"] != split:
+            raise ValueError(
+                f"{where}: patients {other['patient_id']!r} (case {other['case_id']!r}, {other['split']}) and {patient!r} "
+                f"(case {case_id!r}, {split}) differ in case or leading zeros alone: put them into one split, or give them "
+                "ids that differ otherwise"
+            )
+        other = sources.setdefault(json.dumps(case["source"], sort_keys=True), case)
+        if other["split"] != split:
+            raise ValueError(
+                f"{where}: cases {other['case_id']!r} ({other['split']}) and {case_id!r} ({split}) are made from one "
+                f"source {case['source']!r}: it must be in one split"
             )
     if empty := [split for split in SPLITS if split not in split_of.values()]:
         raise ValueError(f"{where}: no case in {', '.join(empty)}; each of {SPLITS} needs one")

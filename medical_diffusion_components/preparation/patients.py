@@ -13,12 +13,16 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from medical_diffusion_components.data.splits import spelling
+from medical_diffusion_components.files import folder_setting
 from medical_diffusion_components.preparation.bids import read_table
 
-__all__ = ["Grouping", "group_patients", "read_patient_table"]
+__all__ = ["Grouping", "PatientTable", "group_patients", "read_patient_table"]
+
+_LISTED = 5  # lines of a table that a remark names
 
 _NO_IDS = """0 00 000 0000 1 anon anonym anonymous anonymized anonymised anonymousid none n/a na null unknown unk test
 patient patientid deidentified removed xxx noid"""
@@ -30,6 +34,7 @@ SIGNS = {
     "table": "the table given as --patients",
     "pattern": "--patient_pattern",
     "patient": "PatientID of DICOM",
+    "spelling": "PatientID of DICOM, without leading zeros",
     "subject": "the name of the subject (BIDS)",
     "study": "the study (StudyInstanceUID), since PatientID is empty",
     "space": "the frame of reference, since there is neither PatientID nor study",
@@ -79,37 +84,95 @@ def group_patients(signs: Sequence[Mapping[str, str]]) -> Grouping:
     return Grouping(tuple(patients), dict(decided), tuple(_remarks(signs, patients, torn)))
 
 
-def read_patient_table(path: str | os.PathLike) -> dict[str, str]:
-    """A table of files and patients: two columns, comma or tab between them, with or without the header ``file,patient``.
+class PatientTable:
+    """A table of files and patients, which knows which of its lines were needed.
+
+    Args:
+        path: of the table, for messages.
+        lines: what a line names (a file's path inside the folder, a folder above it, or a case id) -> number of the line
+            and patient.
+    """
+
+    def __init__(self, path: Path, lines: Mapping[str, tuple[int, str]]) -> None:
+        self.path = path
+        self.lines = dict(lines)
+        self.used: set[str] = set()
+
+    def patient_of(self, names: Sequence[str]) -> str:
+        """The patient of a scan.
+
+        Args:
+            names: what the table may call it; the folders above count as well.
+
+        Raises:
+            ValueError: no line names it, or two lines do and give it to two patients.
+        """
+        places = [place for name in names for place in (name, *map(str, PurePosixPath(name).parents))]
+        found = [place for place in dict.fromkeys(places) if place in self.lines]
+        if not found:
+            raise ValueError(f"the table given as --patients has no line for {names[0]!r}")
+        self.used.update(found)
+        (first, patient), *others = (self.lines[place] for place in found)
+        for number, other in others:
+            if other != patient:
+                raise ValueError(
+                    f"{self.path}: lines {first} and {number} both name {names[0]!r}, and give it to two patients "
+                    f"({patient} and {other})"
+                )
+        return patient
+
+    def remarks(self) -> list[str]:
+        """Lines that named no scan, and patients whose ids differ in what hands and spreadsheets change."""
+        remarks = []
+        if unused := [name for name in self.lines if name not in self.used]:
+            listed = ", ".join(f"{name} (line {self.lines[name][0]})" for name in unused[:_LISTED])
+            more = f" and {len(unused) - _LISTED} more" if len(unused) > _LISTED else ""
+            remarks.append(f"{len(unused)} lines of the table given as --patients name no scan: {listed}{more}")
+        spelt: dict[str, set[str]] = defaultdict(set)
+        for _, patient in self.lines.values():
+            spelt[spelling(patient)].add(patient)
+        if twins := [sorted(names) for names in spelt.values() if len(names) > 1]:
+            remarks.append(
+                f"{len(twins)} patients of the table given as --patients are written in several ways "
+                f"({' and '.join(twins[0])}): each is taken for one patient. If they are several, give them ids that "
+                "differ in more than case, blanks and leading zeros"
+            )
+        return remarks
+
+
+def read_patient_table(path: str | os.PathLike, root: str | os.PathLike = "") -> PatientTable:
+    """A table of files and patients: two columns, comma, semicolon or tab between them, with or without the header
+    ``file,patient``.
+
+    Args:
+        path: the table.
+        root: a file that is named by its whole path lies below this folder.
 
     Raises:
         ValueError: a line without both, or a file under two patients.
     """
-    path = Path(path).expanduser()
+    path = folder_setting("patients", path)
     text = read_table(path)
-    table: dict[str, str] = {}
-    for number, row in enumerate(csv.reader(text.splitlines(), delimiter="\t" if "\t" in text else ","), start=1):
+    delimiter = next((sign for sign in "\t;" if sign in text.partition("\n")[0]), ",")
+    lines: dict[str, tuple[int, str]] = {}
+    for number, row in enumerate(csv.reader(text.splitlines(), delimiter=delimiter), start=1):
         cells = [cell.strip() for cell in row]
         if not any(cells) or (number == 1 and [cell.lower() for cell in cells[:2]] == ["file", "patient"]):
             continue
         if len(cells) < 2 or not cells[0] or not cells[1]:
             raise ValueError(f"{path}, line {number}: expected a file and a patient, got {len(cells)} cells")
-        if table.setdefault(cells[0].rstrip("/"), cells[1]) != cells[1]:
+        if any(cells[2:]):
+            raise ValueError(f"{path}, line {number}: expected two columns (file, patient), got {len(cells)}")
+        name = _inside(cells[0], Path(root))
+        if lines.setdefault(name, (number, cells[1]))[1] != cells[1]:
             raise ValueError(f"{path}, line {number}: {cells[0]} is listed under two patients")
-    return table
+    return PatientTable(path, lines)
 
 
-def patient_of_table(table: Mapping[str, str], names: Sequence[str]) -> str:
-    """The patient of a scan that the table may know by its path, its folder, its file's name or its case id.
-
-    Raises:
-        ValueError: the table has none of the names.
-    """
-    for name in names:
-        for place in (name, *(str(parent) for parent in Path(name).parents)):
-            if place in table:
-                return table[place]
-    raise ValueError(f"the table given as --patients has no line for {names[0]!r}")
+def _inside(name: str, root: Path) -> str:
+    """What a line of a table names, as a path inside the folder."""
+    place = PurePosixPath(os.path.normpath(name.replace("\\", "/")))
+    return str(place.relative_to(root) if root.is_absolute() and place.is_relative_to(root) else place)
 
 
 def patient_of_pattern(pattern: str, inside: str) -> str:
@@ -129,7 +192,9 @@ def patient_of_pattern(pattern: str, inside: str) -> str:
 
 def _alike(kind: str, value: str) -> str:
     """A sign as it is compared: ``sub-1`` beside ``sub-01`` is one subject more likely than two."""
-    return re.sub(r"(?<!\d)0+(?=\d)", "", value) if kind == "subject" else value
+    if kind == "subject":
+        return re.sub(r"(?<!\d)0+(?=\d)", "", value)
+    return spelling(value) if kind in ("table", "pattern") else value
 
 
 def _decisive(own: Mapping[str, str]) -> dict[str, str]:
@@ -146,8 +211,8 @@ def _remarks(signs: Sequence[Mapping[str, str]], patients: Sequence[str], torn: 
     remarks = []
     if torn:
         remarks.append(
-            f"{torn} patients have several PatientIDs within one study, frame of reference or subject: each is taken as "
-            "one patient"
+            f"{torn} patients have several PatientIDs within one study, frame of reference or subject, or PatientIDs that "
+            "differ in leading zeros alone: each is taken as one patient"
         )
     spelt: dict[str, set[str]] = defaultdict(set)
     for own in signs:

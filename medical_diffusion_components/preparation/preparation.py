@@ -22,7 +22,13 @@ from tqdm import tqdm
 from medical_diffusion_components.data.splits import SPLITS, split_patients
 from medical_diffusion_components.files import folder_setting, versions, write_json
 from medical_diffusion_components.preparation.bids import participant_conditions
-from medical_diffusion_components.preparation.case import CaseResult, finished_result, prepare_case, read_note
+from medical_diffusion_components.preparation.case import (
+    CANNOT_WRITE,
+    CaseResult,
+    finished_result,
+    prepare_case,
+    read_note,
+)
 from medical_diffusion_components.preparation.case_ids import without_uids
 from medical_diffusion_components.preparation.companions import add_companions
 from medical_diffusion_components.preparation.conditions_table import read_conditions_table
@@ -129,6 +135,7 @@ class Preparation:
             TooManyRefused: after everything is written.
             FileNotFoundError, ValueError: the folder or the manifest cannot be used; nothing is written.
             BlockingIOError: another process is preparing the same folder.
+            OSError: a volume could not be written, as on a full disk; the folder holds what was finished before.
         """
         started = time.monotonic()
         self.dataset_dir.mkdir(parents=True, exist_ok=True)
@@ -150,6 +157,8 @@ class Preparation:
             bar = tqdm(self._results(todo), "preparing", len(todo), unit="case", disable=not todo)
             for result in bar:
                 results.append(result)
+                if result.reason == CANNOT_WRITE:  # nor could the next one
+                    raise OSError(f"{result.case_id}: {result.text}. What is finished is kept: mend this, and repeat")
                 bar.set_postfix(refused=sum(r.status == "refused" for r in results))
             results, contradiction = leave_duplicates(results, inventory, self.dataset_dir)
             if contradiction is None:

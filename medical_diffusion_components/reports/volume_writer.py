@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,12 +25,30 @@ from medical_diffusion_components.engine_state import running
 from medical_diffusion_components.files import files_below, write_atomically, write_json
 from medical_diffusion_components.weights import made_with
 
-__all__ = ["NiftiVolumes", "SyntheticVolumeWriter", "VolumeFormat", "note_path", "volume_format"]
+__all__ = ["NiftiVolumes", "SyntheticVolumeWriter", "VolumeFormat", "note_path", "noted", "volume_format"]
 
 
 def note_path(volume: str | Path) -> Path:
     """The JSON note beside a volume: ``synthetic_000007.nii.gz`` -> ``synthetic_000007.json``."""
     return Path(str(volume).removesuffix(".gz")).with_suffix(".json")
+
+
+@contextmanager
+def noted(path: Path, note: Mapping[str, Any]) -> Iterator[None]:
+    """Write the note of a volume, which is written within the block.
+
+    A process that is killed leaves no volume without a note. If the volume cannot be written, on a full disk, the one that
+    was there before keeps its own note.
+    """
+    file = note_path(path)
+    staged = file.with_name(f".{file.name}.new") if path.exists() else file
+    write_json(staged, note)
+    try:
+        yield
+    except Exception:
+        staged.unlink(missing_ok=True)
+        raise
+    os.replace(staged, file)
 
 
 class VolumeFormat(Protocol):
@@ -196,9 +216,8 @@ class SyntheticVolumeWriter:
                 _remove(path)  # of an earlier run that did not ask
                 return
             note["audit"] = verdict
-        # the note first: a process that is killed leaves no volume without one
-        write_json(note_path(path), note)
-        self.format.save(path, voxels, affine, note)
+        with noted(path, note):
+            self.format.save(path, voxels, affine, note)
         self.written.append(path)
 
     def _verdict(self, path: Path, voxels: np.ndarray, affine: np.ndarray, note: Mapping[str, Any]) -> Any:

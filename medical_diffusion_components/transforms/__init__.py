@@ -16,6 +16,7 @@ from medical_diffusion_components.transforms.rand_torchio import RandTorchIOd
 from medical_diffusion_components.transforms.scale_as_prepared import ScaleAsPrepared, ScaleAsPreparedd
 from medical_diffusion_components.transforms.spacing_affine import SpacingAffine, SpacingAffined
 from medical_diffusion_components.transforms.volume_error import VolumeError
+from medical_diffusion_components.transforms.whole_file_writer import WholeFileWriter
 
 __all__ = [
     "CheckLabels",
@@ -41,5 +42,6 @@ __all__ = [
     "SpacingAffine",
     "SpacingAffined",
     "VolumeError",
+    "WholeFileWriter",
     "output_name",
 ]

@@ -45,7 +45,8 @@ def _traceback_with_cause(kind: type[BaseException], error: BaseException, trace
     while cause.__cause__ is not None and str(cause).startswith(_WRAPPERS):
         cause = cause.__cause__
     text = str(cause)
-    if text.startswith("Caught "):  # in a loader's process, whose traceback torch makes a part of the message
+    # torch and MONAI make the traceback of a loader's process, or of a writer, a part of the message
+    if text.startswith("Caught ") or "cannot find a suitable writer" in text:
         text = text.strip().splitlines()[-1]
     line = f"{type(cause).__name__}: {' '.join(text.split())}"
     if cause is not error or "\n" in str(error):

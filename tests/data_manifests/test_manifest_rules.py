@@ -111,3 +111,18 @@ def test_a_truncated_file_is_refused(path):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(ValueError, match=r"m\.json: not a JSON file"):
         read_manifest(path)
+
+
+@pytest.mark.parametrize(("one", "other"), [("0012", "12"), ("P7", "p007")])
+def test_patients_whose_ids_differ_in_case_or_zeros_alone_are_in_one_split(one, other):
+    Manifest(METADATA, (*CASES, case("x", one, "test"), case("y", other, "test")))
+    with pytest.raises(
+        ValueError, match=f"patients '{one}' \\(case 'x', test\\) and '{other}' \\(case 'y', training\\)"
+    ):
+        Manifest(METADATA, (*CASES, case("x", one, "test"), case("y", other, "training")))
+
+
+def test_one_source_is_in_one_split():
+    again = {**case("x", "p9", "training"), "source": {"path": "c.npy"}}
+    with pytest.raises(ValueError, match="cases 'c' \\(test\\) and 'x' \\(training\\) are made from one source"):
+        Manifest(METADATA, (*CASES, again))

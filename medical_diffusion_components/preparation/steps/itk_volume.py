@@ -34,7 +34,8 @@ def check_itk_header(path: str | os.PathLike) -> tuple[str, ...]:
         units = {unit for unit in re.findall(r'"([^"]*)"', fields.get("space units", "")) if unit not in ("", "mm")}
         if units:
             raise VolumeError(f"{name}: expected mm, the header says {', '.join(sorted(units))}: convert it to mm")
-        has_spacing = "space directions" in fields or "spacings" in fields
+        directions = fields.get("space directions", "").lower()
+        has_spacing = "spacings" in fields or (bool(directions) and not re.search("none|nan", directions))
         space = fields.get("space", "").lower()
         has_axes = "space directions" in fields and (space.startswith(_PATIENT) or space[:3] in _SPACES)
     else:
@@ -77,6 +78,10 @@ def read_with_itk(path: str | os.PathLike) -> MetaTensor:
         spacing, origin = np.asarray(image.GetSpacing()), np.asarray(image.GetOrigin())
     except Exception as error:  # ITK's messages run over many lines
         cause = str(error).splitlines()[-1] if str(error) else type(error).__name__
+        if cause.startswith(
+            "Reason: "
+        ):  # of an earlier error of the system: MetaImage has none for voxels that are lacking
+            cause = "its voxels are not there, or not all of them"
         raise VolumeError(f"{path}: cannot be read as a {what} volume of one layer: {cause}") from error
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = direction * spacing, origin

@@ -151,6 +151,52 @@ def test_a_patient_in_two_splits_is_refused_whichever_is_asked_for(prepared):
             load_cases(prepared, split)
 
 
+@pytest.mark.parametrize("patient", ["0A", "a ", "A"])
+def test_a_patient_who_is_written_almost_the_same_in_two_splits_is_refused(prepared, patient):
+    rewrite(prepared, training=[{**listed(prepared, "training")[0], "patient_id": "a" if patient != "0A" else "00a"}])
+    rewrite(prepared, test=[{**listed(prepared, "test")[0], "patient_id": patient}])
+    with pytest.raises(ValueError, match=f"under 'training' and patient {patient}, which is written almost the same"):
+        load_cases(prepared, "training")
+
+
+def test_a_file_in_two_splits_is_refused_whatever_its_cases_are_called(prepared):
+    again = listed(prepared, "training")[0]["image"]
+    rewrite(prepared, test=[{"image": f"./{again}", "case_id": "new", "patient_id": "new"}])
+    with pytest.raises(ValueError, match="as case case1 under 'training' and as case new under 'test'"):
+        load_cases(prepared, "training")
+
+
+def test_sessions_of_a_subject_of_a_plain_folder_are_in_one_split(tmp_path):
+    for subject in range(12):
+        for session in "ab":
+            write_nifti(
+                tmp_path / f"sub-{subject:02}" / f"ses-{session}" / f"sub-{subject:02}_ses-{session}_T1w.nii.gz"
+            )
+    split_of = {
+        case["case_id"]: (split, case["patient_id"]) for split in SPLITS for case in load_cases(tmp_path, split)
+    }
+    assert len(split_of) == 24 and len({patient for _, patient in split_of.values()}) == 12
+    for subject in range(12):
+        assert len({place for case_id, place in split_of.items() if case_id.startswith(f"sub-{subject:02}_")}) == 1
+
+
+def test_sessions_of_a_subject_in_two_splits_of_a_datalist_without_patients_are_refused(prepared):
+    entries = {}
+    for split, name in zip(SPLITS, ("sub-1_ses-1", "sub-2", "sub-01_ses-2")):
+        write_nifti(prepared / f"{name}.nii.gz")
+        entries[split] = [f"{name}.nii.gz"]
+    rewrite(prepared, **entries)
+    with pytest.raises(ValueError, match="lists patient sub-1 under 'training' and under 'test'"):
+        load_cases(prepared, "training")
+
+
+def test_two_subjects_are_too_few_to_split_however_many_volumes_there_are(tmp_path):
+    for name in ("sub-1_run-1", "sub-1_run-2", "sub-2_run-1"):
+        write_nifti(tmp_path / f"{name}.nii.gz")
+    with pytest.raises(ValueError, match=r"volumes of 2 subject\(s\): at least 3"):
+        load_cases(tmp_path, "test")
+
+
 def test_a_case_listed_twice_is_refused(prepared):
     rewrite(prepared, training=listed(prepared, "training") * 2)
     with pytest.raises(ValueError, match="case1 twice"):

@@ -11,6 +11,8 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+import torch
+from ignite.engine import Engine, Events
 
 from medical_diffusion_components.dicom.series import Refusal, SeriesRefused
 from medical_diffusion_components.dicom_export import SyntheticSeries
@@ -135,7 +137,23 @@ def test_what_cannot_be_written_is_refused(series: Path, labels: np.ndarray, tmp
     name = next(iter(cases.groups))
     with pytest.raises(ValueError, match=r"one of \['grey matter', 'white matter'\], got gray matter"):
         writer(cases, tmp_path, {"gray matter": CODES["grey matter"]})
-    with pytest.raises(ValueError, match="nothing was segmented"):
-        writer(cases, tmp_path).write(name, np.zeros(SHAPE))
     with pytest.raises(ValueError, match=r"size \(10, 12, 7\), got \(12, 10, 7\)"):
         writer(cases, tmp_path).write(name, labels.transpose(1, 0, 2))
+
+
+def test_a_series_in_which_nothing_was_found_is_named_and_the_others_are_written(
+    series: Path, labels: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    write_series(series / "other", seed=8)
+    cases = DicomCases(series, tmp_path / "converted")
+    healthy, ill = cases.groups
+    write = writer(cases, tmp_path)
+    old = write.write(healthy, labels)  # by other weights
+    engine = Engine(lambda engine, batch: None)
+    write.attach(engine)
+    engine.state.batch = [{"case_id": healthy}, {"case_id": ill}]
+    engine.state.output = [{"pred": torch.from_numpy(found)[None]} for found in (np.zeros_like(labels), labels)]
+    engine.fire_event(Events.ITERATION_COMPLETED)
+    engine.fire_event(Events.COMPLETED)
+    assert old is not None and not old.exists() and (tmp_path / "out" / f"{ill}_seg.dcm").is_file()
+    assert f"nothing was segmented in 1 of 2 series, which have no SEG: {healthy}" in capsys.readouterr().out

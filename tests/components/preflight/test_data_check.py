@@ -17,6 +17,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from medical_diffusion_components.preflight import read_facts
 from medical_diffusion_components.preflight.advice import advice_for
 from medical_diffusion_components.preflight.headers import without_identifiers
+from medical_diffusion_components.preflight.prepared import in_two_splits
 from medical_diffusion_components.preparation import take_inventory
 from medical_diffusion_components.preparation.case_ids import short_hash
 from medical_diffusion_components.preparation.steps import LoadScan
@@ -169,6 +170,16 @@ def test_a_folder_to_train_on_is_checked_for_the_size_that_training_wants(tmp_pa
     assert list(report["room"])[1:] == [f"peak memory of a training step, {s}" for s in ("first stage", "diffusion")]
     swin = run(tmp_path, bundle="swin_unetr_pretrain", roi_size=[64, 32, 32], **settings)
     assert len(swin["refused"]) == 8
+
+
+def test_one_volume_in_two_splits_is_named(tmp_path):
+    volumes = {}
+    for number, name in enumerate("abcd"):
+        volumes[name] = tmp_path / f"{name}.nii"
+        nib.save(nib.Nifti1Image(np.full((6, 5, 4), number % 3, np.int16), np.eye(4)), volumes[name])
+    splits = {"training": "ab", "validation": "c", "test": "d"}  # d holds what a does
+    cases = {split: [{"image": str(volumes[n]), "case_id": n} for n in names] for split, names in splits.items()}
+    assert in_two_splits(cases) == [("a", "d")]
 
 
 def test_training_on_no_folder_has_nothing_to_check(tmp_path):

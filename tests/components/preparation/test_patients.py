@@ -110,3 +110,54 @@ def test_a_table_that_is_no_utf_8_or_contradicts_itself_is_named(tmp_path):
     table.write_text("participant_id\tage\nsub-01\t70\nsub-01\t71\n")
     with pytest.raises(ValueError, match="listed twice with different values"):
         read_participants([table])
+
+
+def table(path, *lines):
+    path.write_text("\n".join(lines) + "\n")
+    return Selection(patients=path)
+
+
+def test_a_line_of_the_table_that_names_no_scan_is_said(tmp_path):
+    raw = tmp_path / "raw"
+    for name in ("a", "b"):
+        nifti(raw / f"{name}.nii.gz")
+    inventory = take_inventory(raw, table(tmp_path / "who.csv", "a.nii.gz,A", "b.nii.gz,B", "c.nii.gz,C", "d,D"))
+    assert "2 lines of the table given as --patients name no scan: c.nii.gz (line 3), d (line 4)" in inventory.remarks
+
+
+@pytest.mark.parametrize("other", ["sub_a", "sub", "./sub/a.nii.gz", "sub\\a.nii.gz", "{raw}/sub/a.nii.gz"])
+def test_a_scan_that_two_lines_name_has_one_patient(tmp_path, other):
+    raw = tmp_path / "raw"
+    nifti(raw / "sub" / "a.nii.gz")
+    other = other.format(raw=raw)
+    same = take_inventory(raw, table(tmp_path / "who.csv", "file,patient", "sub/a.nii.gz,A", f"{other},A"))
+    assert [case.patient_id for case in same.cases] == ["A"] and not same.remarks
+    with pytest.raises(ValueError, match="lines 2 and 3 both name 'sub/a.nii.gz'|line 3: .* listed under two patients"):
+        take_inventory(raw, table(tmp_path / "who.csv", "file,patient", "sub/a.nii.gz,A", f"{other},B"))
+
+
+def test_patients_of_the_table_that_are_written_in_several_ways_are_one_and_that_is_said(tmp_path):
+    raw = tmp_path / "raw"
+    for name in "abcd":
+        nifti(raw / f"{name}.nii.gz")
+    lines = ("a.nii.gz;0012", "b.nii.gz;12", "c.nii.gz; 1 2 ", "d.nii.gz;120")
+    inventory = take_inventory(raw, table(tmp_path / "who.csv", *lines))
+    found = {case.case_id: case.patient_id for case in inventory.cases}
+    assert found["a"] == found["b"] == found["c"] != found["d"]
+    assert any(
+        "1 patients of the table" in remark and "(0012 and 1 2 and 12)" in remark for remark in inventory.remarks
+    )
+
+
+def test_a_line_with_a_comma_in_its_name_is_no_line_of_two_cells(tmp_path):
+    nifti(tmp_path / "raw" / "a.nii.gz")
+    with pytest.raises(ValueError, match="who.csv, line 1: expected two columns"):
+        take_inventory(tmp_path / "raw", table(tmp_path / "who.csv", "a,b.nii.gz,A"))
+
+
+def test_patient_ids_that_differ_in_leading_zeros_alone_are_one_patient_and_that_is_said(tmp_path):
+    for name, patient in {"a": "0012", "b": "12", "c": "120", "d": "PAT007", "e": "pat7"}.items():
+        scan(tmp_path / name, patient)
+    found, remarks = patients(tmp_path)
+    assert found["a"] == found["b"] and found["d"] == found["e"] and len(set(found.values())) == 3
+    assert any(remark.startswith("2 patients have") and "leading zeros alone" in remark for remark in remarks)

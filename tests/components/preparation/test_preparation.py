@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import errno
 import functools
 import json
+import os
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -126,3 +129,30 @@ def test_nobody_can_train_on_an_unfinished_folder(tmp_path, monkeypatch):
     assert len(stamps(tmp_path)) == 4
     with pytest.raises(ValueError, match="lists no cases"):
         load_cases(tmp_path / "out", "training")
+
+
+def test_a_full_disk_ends_the_run_at_once_names_the_file_and_keeps_what_is_finished(tmp_path, monkeypatch):
+    raw_folder(tmp_path)
+    sync, written = os.fsync, []
+
+    def full(handle):
+        name = Path(os.readlink(f"/proc/self/fd/{handle}")).name
+        if name.endswith("c.nii.gz"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(name)
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SystemExit, match=r"^prepare: c: cannot write .*images/c.nii.gz .*No space left on device"):
+        run_or_exit(lambda: Preparation(tmp_path / "raw", tmp_path / "out", steps(), THREADS, in_flight=1))
+    assert not any(name.endswith("d.nii.gz") for name in written), "nothing is tried after it"
+    monkeypatch.undo()
+    assert statuses(prepare(tmp_path)) == {"a": "skipped", "b": "skipped", "c": "made", "d": "made"}
+    assert not [path.name for path in (tmp_path / "out").rglob(".*") if path.name != ".lock"]
+
+
+def test_a_result_folder_that_cannot_be_made_is_named(tmp_path):
+    raw_folder(tmp_path)
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(SystemExit, match=rf"^prepare: .*File exists: '{tmp_path}/out'"):
+        run_or_exit(lambda: Preparation(tmp_path / "raw", tmp_path / "out", steps(), THREADS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -84,3 +85,25 @@ def test_a_killed_process_leaves_no_volume_without_a_note(tmp_path: Path, weight
     monkeypatch.undo()
     assert [path.name for path in (tmp_path / "samples").iterdir()] == ["synthetic_000003.json"]
     sample(tmp_path / "samples", weights)
+
+
+def test_on_a_full_disk_earlier_volumes_keep_their_notes_and_no_note_stands_alone(
+    tmp_path: Path, weights: Path, monkeypatch
+) -> None:
+    sample(tmp_path / "samples", weights, (3,))
+    before = {path.name: path.read_bytes() for path in (tmp_path / "samples").iterdir()}
+    other = save_weights(nn.Linear(1, 1), tmp_path / "other" / "model.pt", {"data": "patients"})
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(nib, "save", full)
+    for seed in (3, 4):
+        with pytest.raises(OSError, match=f"cannot write .*synthetic_00000{seed}.nii.gz .* No space left on device"):
+            sample(tmp_path / "samples", other, (seed,))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "samples").iterdir()} == before
+    monkeypatch.undo()
+    sample(tmp_path / "samples", other, (3,))
+    notes = json.loads((tmp_path / "samples" / "synthetic_000003.json").read_text())
+    assert notes["weights_sha256"] != json.loads(before["synthetic_000003.json"])["weights_sha256"]
+    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == sorted(before)

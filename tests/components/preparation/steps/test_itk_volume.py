@@ -69,6 +69,14 @@ def test_axes_that_no_header_places_in_the_patient_are_remarked_on(tmp_path, wri
         (lambda folder: nrrd(folder / "a.nrrd"), "does not say how large a voxel is"),
         (lambda folder: mha(folder / "a.mha"), "does not say how large a voxel is"),
         (
+            lambda folder: nrrd(folder / "a.nrrd", "space: LPS", "space directions: none (0,3,0) (0,0,4)"),
+            "does not say how large a voxel is",
+        ),
+        (
+            lambda folder: nrrd(folder / "a.nrrd", "space: LPS", "space directions: (2,0,0) (0,3,0) (nan,nan,nan)"),
+            "does not say how large a voxel is",
+        ),
+        (
             lambda folder: nrrd(folder / "a.nrrd", "space: LPS", DIRECTIONS, 'space units: "cm" "cm" "cm"'),
             "expected mm, the header says cm",
         ),
@@ -84,3 +92,10 @@ def test_a_header_that_places_the_axes_is_believed(tmp_path):
     path = mha(tmp_path / "a.mha", "ElementSpacing = 2 3 4", rows, "Offset = 7 8 9")
     np.testing.assert_array_equal(np.diag(read_with_itk(path).affine)[:3], (2, 3, 4))
     assert check_itk_header(path) == ()
+
+
+def test_voxels_that_are_lacking_are_called_so(tmp_path):
+    path = mha(tmp_path / "a.mha", "ElementSpacing = 2 3 4")
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(VolumeError, match="of one layer: its voxels are not there, or not all of them"):
+        read_with_itk(path)
