@@ -15,7 +15,7 @@ from medical_diffusion_components.orientation import world_axes
 from medical_diffusion_components.preparation.case_ids import without_uids
 from medical_diffusion_components.preparation.inventory import RawCase
 from medical_diffusion_components.preparation.steps.itk_volume import check_itk_header
-from medical_diffusion_components.preparation.steps.load_scan import LoadScan, acquisition_plane
+from medical_diffusion_components.preparation.steps.load_scan import LoadScan, acquisition_plane, check_file
 from medical_diffusion_components.preparation.steps.nifti_header import check_nifti_header
 from medical_diffusion_components.transforms.volume_error import VolumeError
 
@@ -80,6 +80,7 @@ def read_facts(case: RawCase, load: LoadScan, raw_dir: Path) -> ScanFacts:
     facts = ScanFacts(case.case_id, kind)
     refused = ""
     try:
+        check_file(case.found.path)
         grid = _READERS[kind](case, load)
         facts = facts._replace(modality=grid.modality, remarks=grid.remarks)
         if len(grid.shape) != 3:

@@ -6,7 +6,7 @@ import gzip
 import zlib
 from pathlib import Path
 
-__all__ = ["VOLUME_ENDING", "kind_of_volume", "voxel_files", "why_no_scan"]
+__all__ = ["VOLUME_ENDING", "kind_of_volume", "voxel_files", "why_no_scan", "why_no_volume"]
 
 # formats of whole volumes, by the end of the name
 VOLUMES = {
@@ -37,6 +37,13 @@ _NOT_READ = (
     ".gipl",
     ".vtk",
 )
+_UNFINISHED = (".part", ".partial", ".crdownload", ".download", ".filepart", ".tmp", ".!ut", ".aria2", ".icloud")
+_INSTEAD = {  # how a file begins that a download left in the place of a volume
+    b"version https://git-lfs": "a pointer of Git LFS, not the file: fetch it (git lfs pull)",
+    b"/annex/objects/": "a pointer of git-annex, not the file: fetch it (datalad get)",
+    b"<!doctype": "a web page, not a scan: the server asked to log in, or had no such file",
+    b"<html": "a web page, not a scan: the server asked to log in, or had no such file",
+}
 _GZIP = b"\x1f\x8b"
 _NIFTI_HEADER = 348  # bytes, with the mark of the format within
 VOLUME_ENDING = r"(\.nii)?\.gz$|\.(nii|npy|nrrd|nhdr|mha|mhd|hdr)$"  # of a name in any case
@@ -73,9 +80,24 @@ def holds_nifti(path: Path) -> bool:
     return start[344:348] == b"n+1\0" or start[4:8] == b"n+2\0"
 
 
+def why_no_volume(path: Path) -> str | None:
+    """What lies in the place of a volume's file: a pointer, a web page, nothing; None if it may be a volume.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        start = file.read(64).lstrip().lower()
+    if not start:
+        return "the file is empty"
+    return next((what for beginning, what in _INSTEAD.items() if start.startswith(beginning)), None)
+
+
 def why_no_scan(path: Path) -> str:
     """The reason for which a file that is no volume and no DICOM is left aside."""
     name = path.name.lower()
+    if name.endswith(_UNFINISHED):
+        return "unfinished download"
     if holds_nifti(path):
         return "NIfTI by its content, not by its name: rename it to .nii or .nii.gz"
     if name.endswith(_ARCHIVES):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +19,9 @@ from medical_diffusion_components.workflow.lookup import running
 from medical_diffusion_components.workflow.run_settings import FOLDERS, used_ids
 
 __all__ = ["changed_settings", "check_overrides"]
+
+_FILES = {"conditions_table", "image", "manifest", "mask", "masks", "patients", "second_image"}
+_WITH_HOME = {"dataset_dir", "masks", "patients", "raw_dir", "report_dir"}  # may begin with ~
 
 
 def changed_settings(file: str) -> dict[str, Any]:
@@ -97,7 +101,7 @@ def check_overrides(*passed_on: str) -> None:
 def _check_folder_names(config: Mapping[str, Any]) -> None:
     """Folders whose names mean something else in a configuration: a number, an expression, a reference."""
     for id, value in config.items():
-        if not (id.endswith("_dir") or id in FOLDERS) or value is None or isinstance(value, dict):
+        if not (id.endswith("_dir") or id in FOLDERS | _FILES) or value is None or isinstance(value, dict):
             continue
         if not isinstance(value, str):
             folder_setting(id, value)
@@ -106,6 +110,21 @@ def _check_folder_names(config: Mapping[str, Any]) -> None:
                 f"--{id} {value}: a name that begins with {value[0]} is an expression or a reference in a configuration, "
                 f"not a folder. Write ./ before it (--{id} './{value}'), or its whole path"
             )
+        elif value.startswith("~") and id not in _WITH_HOME:
+            raise ValueError(f"--{id} {value}: the shell expands ~ after a blank (--{id} {value}), not after =")
+        elif (typed := _as_typed(id)) not in (None, value):
+            raise ValueError(
+                f"--{id} was given as {typed} and read as {value}: the command line takes away brackets, quotes and what "
+                f"follows #. Write ./ before the name (--{id} './{typed}'), or its whole path"
+            )
+
+
+def _as_typed(id: str) -> str | None:
+    """What stands on the command line for a setting, before anything has read it."""
+    for arg, following in zip(sys.argv, [*sys.argv[1:], ""]):
+        if arg == f"--{id}" or arg.startswith(f"--{id}="):
+            return arg.partition("=")[2] or following
+    return None
 
 
 def _is_meant_as_name(value: str, config: Mapping[str, Any]) -> bool:

@@ -18,6 +18,7 @@ from monai.transforms.utils import TransformBackends
 from monai.utils import ImageMetaKey, MetaKeys
 from nibabel.spatialimages import SpatialImage
 
+from medical_diffusion_components.preparation.formats import why_no_volume
 from medical_diffusion_components.preparation.steps.itk_volume import REMARKS_KEY, read_with_itk
 from medical_diffusion_components.preparation.steps.load_slice_stack import LoadSliceStack
 from medical_diffusion_components.preparation.steps.nifti_header import check_nifti_header
@@ -25,7 +26,7 @@ from medical_diffusion_components.preparation.steps.notes import add_note
 from medical_diffusion_components.transforms.load_volume import LoadVolume
 from medical_diffusion_components.transforms.volume_error import NamesItsFailure, VolumeError
 
-__all__ = ["LoadScan", "LoadScand", "RawScan"]
+__all__ = ["LoadScan", "LoadScand", "RawScan", "check_file"]
 
 PADDING_KEY, PADDING_LIMIT_KEY = "padding_value", "padding_limit"
 _PLANES = ("sagittal", "coronal", "axial")  # their slices follow one another to the right, to the front, upwards
@@ -107,6 +108,7 @@ class LoadScan(Transform):
         """Read a scan, given as a :class:`RawScan` or as a path."""
         scan = scan if isinstance(scan, RawScan) else RawScan(os.fspath(scan))
         name = scan.path.lower()
+        check_file(scan.path)
         if scan.files or os.path.isdir(scan.path):
             volume = self._read_dicom(scan)
         elif name.endswith(".npy"):
@@ -207,6 +209,22 @@ class LoadScan(Transform):
         cosines = np.abs(np.triu((affine[:3, :3] / spacing).T @ (affine[:3, :3] / spacing), k=1)).max()
         if cosines > 1e-2:
             raise VolumeError(f"{path}: expected voxel axes at right angles, got a sheared affine {affine.tolist()}")
+
+
+def check_file(path: str) -> None:
+    """Refuse a file that holds no volume at all; a folder is left alone.
+
+    Raises:
+        VolumeError: it cannot be read, is empty, or is a pointer or a web page in the place of a volume.
+    """
+    if not os.path.isfile(path):
+        return
+    try:
+        reason = why_no_volume(Path(path))
+    except OSError as error:
+        raise VolumeError(f"{path}: the file cannot be read: {error.strerror}") from error
+    if reason:
+        raise VolumeError(f"{path}: {reason}")
 
 
 def acquisition_plane(affine: np.ndarray) -> str | None:

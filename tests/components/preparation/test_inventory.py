@@ -292,3 +292,10 @@ def test_links_that_go_in_circles_end(tmp_path):
     inventory = take(tmp_path)
     assert [case.case_id for case in inventory.cases] == ["p_a"]
     assert inventory.num_aside == {"broken link": 2, "link to a folder seen already": 1}
+
+
+@pytest.mark.parametrize("ending", [".part", ".crdownload", ".PARTIAL", ".icloud"])
+def test_an_unfinished_download_is_no_scan_to_rename(tmp_path, ending):
+    nifti(tmp_path / "a.nii.gz")
+    (tmp_path / f"b.nii.gz{ending}").write_bytes((tmp_path / "a.nii.gz").read_bytes()[:400])
+    assert take_inventory(tmp_path).num_aside == {"unfinished download": 1}

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
+import fire
 import pytest
 import yaml
 from two_stages import FIRST, start
 
 from medical_diffusion_components.workflow import overrides, stages
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize(
@@ -52,6 +56,64 @@ def test_an_overlay_may_hold_settings_of_several_files(configs: Path) -> None:
 def test_whatever_names_a_place_is_explained_when_the_command_line_makes_a_number_of_it(id: str) -> None:
     with pytest.raises(ValueError, match=rf"--{id} was read as 20231101, which is no path.*--{id} \./20231101"):
         overrides._check_folder_names({id: 20231101})
+
+
+def places() -> list[str]:
+    """Every setting of every bundle that names a file or a folder, by its name or by what its comment says."""
+    found = {"samples_dir", "audit_dir"}
+    for file in ROOT.glob("bundles/*/configs/*.yaml"):
+        for line in file.read_text().splitlines():
+            if setting := re.match(r"(\w+): (null|\S*'/).*?(?:  # (.*))?$", line):
+                is_place = re.search(
+                    r"folder|NIfTI|file,patient|a table|made by|path with|model.pt|scan", setting[3] or ""
+                )
+                if setting[1].endswith("_dir") or (setting[2] == "null" and is_place):
+                    found.add(setting[1])
+    return sorted(found - {"patient_pattern", "select", "centre", "bids_suffix"})
+
+
+def test_every_place_in_a_configuration_is_known_as_one() -> None:
+    assert {"raw_dir", "patients", "manifest", "image", "mask", "conditions_table", "generator"} <= set(places())
+    assert [id for id in places() if not id.endswith("_dir") and id not in overrides.FOLDERS | overrides._FILES] == []
+
+
+@pytest.mark.parametrize(
+    "value", ["a b", "./$x", "./@y", "a%z", "äöü", "./-x", "x/", "../x", "x" * 300, "2023-11-01", "."]
+)
+def test_places_may_be_named_anything(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for id in places():
+        for typed in (["--" + id, value], [f"--{id}={value}"]):
+            monkeypatch.setattr(sys, "argv", ["run", *typed])
+            overrides._check_folder_names({id: value})
+
+
+@pytest.mark.parametrize("value", [20231101, 2023_11_01, 1e5, True, ["a"], ("a", "b")])
+def test_every_place_that_is_read_as_something_else_is_explained(value: object) -> None:
+    for id in places():
+        with pytest.raises(ValueError, match=rf"--{id} was read as .*, which is no path"):
+            overrides._check_folder_names({id: value})
+
+
+@pytest.mark.parametrize("value", ["$x", "@y"])
+def test_every_place_that_is_read_as_an_expression_is_explained(value: str) -> None:
+    for id in places():
+        with pytest.raises(ValueError, match=rf"Write \./ before it \(--{id} '\./\{value}'\)"):
+            overrides._check_folder_names({id: value})
+
+
+@pytest.mark.parametrize(("typed", "value"), [("scans#1", "scans"), ("(scans)", "scans"), ("'scans'", "scans")])
+def test_a_name_that_the_command_line_shortens_is_explained(typed: str, value: str, monkeypatch) -> None:
+    for argv in (["--dataset_dir", typed], [f"--dataset_dir={typed}"]):
+        monkeypatch.setattr(sys, "argv", ["run", *argv])
+        assert fire.parser.DefaultParseValue(typed) == value, "as MONAI's command line reads it"
+        with pytest.raises(ValueError, match="--dataset_dir was given as .* and read as scans"):
+            overrides._check_folder_names({"dataset_dir": value})
+
+
+def test_a_home_that_no_shell_expanded_becomes_no_folder_of_that_name() -> None:
+    with pytest.raises(ValueError, match="--output_dir ~/out: the shell expands ~ after a blank"):
+        overrides._check_folder_names({"output_dir": "~/out"})
+    overrides._check_folder_names({"raw_dir": "~/scans"})
 
 
 @pytest.mark.parametrize("value", ["false", "true", "no"])

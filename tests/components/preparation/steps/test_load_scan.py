@@ -116,3 +116,30 @@ def test_a_header_that_claims_too_many_voxels_is_refused_unread(tmp_path):
     (tmp_path / "a.nii").write_bytes(raw)
     with pytest.raises(VolumeError, match="more than the"):
         LoadScan()(tmp_path / "a.nii")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "the file is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n", r"pointer of Git LFS.*git lfs pull"),
+        (b"../../.git/annex/objects/Xx/"[10:], r"pointer of git-annex.*datalad get"),
+        (b"\n<!DOCTYPE html><html><title>Login</title>", "a web page, not a scan"),
+        (b"<HTML>", "a web page, not a scan"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nrrd", "a.mha", "a.hdr"])
+def test_what_a_download_left_in_the_place_of_a_volume_is_called_what_it_is(tmp_path, name, content, reason):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(VolumeError, match=rf"{name}: .*{reason}"):
+        LoadScan()(tmp_path / name)
+
+
+def test_a_file_that_the_system_does_not_let_be_read_is_named(tmp_path, monkeypatch):
+    def denied(*_):
+        raise PermissionError(13, "Permission denied")
+
+    nib.save(nib.Nifti1Image(voxels(), LPS), tmp_path / "a.nii.gz")
+    monkeypatch.setattr("pathlib.Path.open", denied)
+    with pytest.raises(VolumeError, match=r"a.nii.gz: the file cannot be read: Permission denied"):
+        LoadScan()(tmp_path / "a.nii.gz")
