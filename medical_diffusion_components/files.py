@@ -36,7 +36,7 @@ class FilesBelow(NamedTuple):
 
     ``files`` are regular files or links to them; ``hidden`` files and folders have a dot in front of their name;
     ``broken_links`` point nowhere; ``seen_folders`` are links to folders whose files are among the others already;
-    ``unreadable`` folders cannot be listed.
+    ``unreadable`` folders cannot be listed, or files not be looked at.
     """
 
     files: list[Path]
@@ -76,10 +76,13 @@ def _collect(top: Path, found: FilesBelow, entered: set[tuple[int, int]]) -> lis
         links += [path for path in visible if path.is_symlink()]
         subfolders[:] = sorted(path.name for path in visible if not path.is_symlink())
         for path in (folder / name for name in names if not name.startswith(".")):
-            if path.is_file():
-                found.files.append(path)
-            elif path.is_symlink():
-                found.broken_links.append(path)
+            try:
+                if path.is_file():
+                    found.files.append(path)
+                elif path.is_symlink():
+                    found.broken_links.append(path)
+            except PermissionError:  # in a folder that may be listed and not entered
+                found.unreadable.append(path)
     return links
 
 

@@ -175,6 +175,8 @@ def read_participants(tables: Iterable[Path]) -> dict[str, dict[str, str]]:
             cells = {key: (row.get(key) or "").strip() for key in CARRIED}  # a short row has None
             known = {key: value for key, value in cells.items() if value.lower() not in ("", "n/a")}
             if people.setdefault(person, known) != known:
-                raise ValueError(f"{table.name}: a participant is listed twice with different values")
+                raise ValueError(
+                    f"{table.name}, line {rows.line_num}: a participant is listed twice with different values"
+                )
     people.pop("", None)
     return people

@@ -218,7 +218,7 @@ def sort_files(
     inventory.leave("hidden", below.hidden)
     inventory.leave("broken link", below.broken_links)
     inventory.leave("link to a folder seen already", below.seen_folders)
-    inventory.leave("folder that cannot be listed", below.unreadable)
+    inventory.leave("folder that cannot be listed, or file that cannot be looked at", below.unreadable)
     names = [path.relative_to(root).as_posix() for path in below.files]
     roots = bids_roots(names)
     derived = {path for path, name in zip(below.files, names) if is_derivative(name, roots)}

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from medical_diffusion_components.data.datasets import NIFTI_SUFFIXES
+from medical_diffusion_components.data.splits import spelling
+from medical_diffusion_components.preparation.bids import entities_of
 from medical_diffusion_components.preparation.dicom_index import IndexedFile
 from medical_diffusion_components.preparation.inventory import (
     Inventory,
@@ -18,6 +20,7 @@ from medical_diffusion_components.preparation.inventory import (
     take_inventory,
 )
 from medical_diffusion_components.preparation.manifests import Manifest
+from medical_diffusion_components.preparation.patients import PLACEHOLDERS
 from medical_diffusion_components.preparation.steps.load_scan import RawScan
 
 __all__ = ["RawCase", "cases_of_folder", "cases_of_manifest", "inventory_of_manifest"]
@@ -74,23 +77,44 @@ def inventory_of_manifest(
             f"{inventory.cases[0].absent}; give the folder of the raw download as raw_dir, or leave the manifest out "
             "(--manifest None) for data of your own"
         )
-    _check_studies(found, series)
+    _check_signs(inventory, found, series)
     inventory.decided_by = {"the manifest": len({case.patient_id for case in found})}
     _account(inventory, found, files, series)
     return inventory
 
 
-def _check_studies(found: Sequence[RawCase], series: Mapping[str, list[IndexedFile]]) -> None:
-    """Refuse a study whose series the manifest puts into different splits."""
-    first: dict[str, RawCase] = {}
-    for case in found:
-        for study in {record.study_uid for record in series.get(case.found.series_uid or "", ())} - {""}:
-            other = first.setdefault(study, case)
+def _check_signs(inventory: Inventory, found: Sequence[RawCase], series: Mapping[str, list[IndexedFile]]) -> None:
+    """Refuse a manifest that puts scans into different splits that share a study, a PatientID or a subject of BIDS.
+
+    A PatientID that reads like none, or that all scans share, tells nothing of patients; it is remarked on.
+    """
+    signs = [_signs_of(case, inventory.root, series) for case in found]
+    ids = {value for own in signs for kind, value in own if kind == "PatientID"}
+    first: dict[tuple[str, str], RawCase] = {}
+    for case, own in zip(found, signs):
+        for kind, value in sorted(own):
+            if kind == "PatientID" and (value in PLACEHOLDERS or len(ids) == 1):
+                continue
+            other = first.setdefault((kind, value), case)
             if other.split != case.split:
                 raise ValueError(
-                    f"{other.case_id} ({other.split}) and {case.case_id} ({case.split}) are of one study, that is of one "
+                    f"{other.case_id} ({other.split}) and {case.case_id} ({case.split}) are of one {kind}, that is of one "
                     "patient: the manifest must put them into one split"
                 )
+    if len(ids) == 1 and len({case.patient_id for case in found}) > 1:
+        inventory.remarks.append(
+            "all DICOM series bear one PatientID, though the manifest knows several patients: whose scan is whose was not "
+            "checked"
+        )
+
+
+def _signs_of(case: RawCase, root: Path, series: Mapping[str, list[IndexedFile]]) -> set[tuple[str, str]]:
+    """What tells whose scan a case is: kind and value."""
+    records = series.get(case.found.series_uid or "", ())
+    signs = {("study", record.study_uid) for record in records} | {("PatientID", record.spelling) for record in records}
+    subject = entities_of(Path(os.path.relpath(case.found.path, root)).as_posix()).subject
+    signs.add(("subject", spelling(subject)))
+    return {(kind, value) for kind, value in signs if value}
 
 
 def _account(

@@ -236,3 +236,19 @@ def test_a_checkout_that_is_not_installed_has_a_version_and_says_so(monkeypatch)
     monkeypatch.setattr("medical_diffusion_components.files.version", of)
     assert versions()["medical-diffusion-bundles"] == f"{__version__} (not installed)"
     assert versions()["torch"] == real("torch")
+
+
+def test_a_folder_that_may_be_listed_and_not_entered_hides_none_of_the_others(tmp_path, monkeypatch):
+    for name in ("open", "closed"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a").write_text("")
+    is_file = Path.is_file
+
+    def denied(path):
+        if path.parent.name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", denied)
+    found = files_below(tmp_path)
+    assert found.files == [tmp_path / "open" / "a"] and found.unreadable == [tmp_path / "closed" / "a"]

@@ -165,6 +165,41 @@ def test_one_study_in_two_splits_of_a_manifest_is_an_error_that_names_both(tmp_p
         prepare(tmp_path, manifest=manifest_of(tmp_path, splits))
 
 
+@pytest.mark.parametrize("other", ["P1", "p 1", "P01"])
+def test_one_patient_id_in_two_splits_of_a_manifest_is_an_error_that_names_both(tmp_path, other):
+    rng = np.random.default_rng(0)
+    splits = []
+    patients = ("P1", "P2", "P3", other)  # two studies of the first one
+    for number, split in enumerate(("training", "validation", "test", "test")):
+        options = {"patient_id": patients[number], "series_uid": f"1.2.{number}", "study_uid": f"1.9.{number}"}
+        write_series(tmp_path / "raw" / str(number), rng.integers(0, 99, (6, 5, 4)), np.diag([1.0, 1, 2, 1]), **options)
+        splits.append((f"c{number}", split, {"series_uid": f"1.2.{number}"}))
+    with pytest.raises(ValueError, match=r"c0 \(training\) and c3 \(test\) are of one PatientID") as failed:
+        prepare(tmp_path, manifest=manifest_of(tmp_path, splits))
+    assert other not in str(failed.value)
+
+
+def test_a_patient_id_that_all_scans_of_a_manifest_share_is_a_remark(tmp_path):
+    rng = np.random.default_rng(0)
+    splits = []
+    for number, split in enumerate(SPLITS):
+        options = {"patient_id": "ANON7", "series_uid": f"1.2.{number}", "study_uid": f"1.9.{number}"}
+        write_series(tmp_path / "raw" / str(number), rng.integers(0, 99, (6, 5, 4)), np.diag([1.0, 1, 2, 1]), **options)
+        splits.append((f"c{number}", split, {"series_uid": f"1.2.{number}"}))
+    report = prepare(tmp_path, manifest=manifest_of(tmp_path, splits))
+    assert report.counts["made"] == 3
+    assert any("bear one PatientID, though the manifest" in remark for remark in report.inventory.remarks)
+
+
+def test_two_sessions_of_a_subject_in_two_splits_of_a_manifest_are_an_error_that_names_both(tmp_path):
+    names = ("sub-1_ses-1", "sub-2_ses-1", "sub-01_ses-2")
+    for seed, name in enumerate(names):
+        write_scan(tmp_path / "raw" / f"{name}.nii.gz", seed)
+    splits = [(f"c{n}", split, {"path": f"{name}.nii.gz"}) for n, (name, split) in enumerate(zip(names, SPLITS))]
+    with pytest.raises(ValueError, match=r"c0 \(training\) and c2 \(test\) are of one subject"):
+        prepare(tmp_path, manifest=manifest_of(tmp_path, splits))
+
+
 def test_broken_links_above_the_allowed_share_are_an_error_before_anything_is_made(tmp_path):
     raw = raw_folder(tmp_path)
     (raw / "gone").symlink_to(raw / "nowhere")
