@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import re
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["VOLUME_ENDING", "kind_of_volume", "voxel_files", "why_no_scan", "why_no_volume"]
+__all__ = ["VOLUME_ENDING", "kind_of_volume", "remark_on_maps", "voxel_files", "why_no_scan", "why_no_volume"]
 
 # formats of whole volumes, by the end of the name
 VOLUMES = {
@@ -46,6 +48,11 @@ _INSTEAD = {  # how a file begins that a download left in the place of a volume
 }
 _GZIP = b"\x1f\x8b"
 _NIFTI_HEADER = 348  # bytes, with the mark of the format within
+_OF_A_MAP = re.compile(
+    r"(?:^|[-_ ])(adc|fa|md|ad|rd|cbf|cbv|mtt|t[12](?:star)?map|b[01]map|fieldmap|phase(?:diff)?|mip|minip|scout"
+    r"|locali[sz]er|survey)$",
+    re.IGNORECASE,
+)
 VOLUME_ENDING = r"(\.nii)?\.gz$|\.(nii|npy|nrrd|nhdr|mha|mhd|hdr)$"  # of a name in any case
 
 
@@ -105,3 +112,18 @@ def why_no_scan(path: Path) -> str:
     if name.endswith(_NOT_READ):
         return f"format that is not read ({path.suffix.lower()})"
     return "other file (text, table, picture)"
+
+
+def remark_on_maps(scans: Sequence[str]) -> list[str]:
+    """A remark on scans whose names end like those of computed maps and scouts; they are made, since a name proves nothing.
+
+    Args:
+        scans: paths of all scans. If all are named so, they are what is wanted.
+    """
+    named = [inside for inside in scans if _OF_A_MAP.search(Path(inside).name.split(".")[0])]
+    if not named or len(named) == len(scans):
+        return []
+    return [
+        f"{len(named)} scans are named like computed maps or scouts (the first is {named[0]}): if they are, move them out of "
+        "the folder"
+    ]

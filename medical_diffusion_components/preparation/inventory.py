@@ -28,7 +28,13 @@ from medical_diffusion_components.preparation.bids import (
 )
 from medical_diffusion_components.preparation.case_ids import case_ids, short_hash
 from medical_diffusion_components.preparation.dicom_index import DAMAGED, NO_DICOM, IndexedFile, index_dicom
-from medical_diffusion_components.preparation.formats import VOLUME_ENDING, kind_of_volume, voxel_files, why_no_scan
+from medical_diffusion_components.preparation.formats import (
+    VOLUME_ENDING,
+    kind_of_volume,
+    remark_on_maps,
+    voxel_files,
+    why_no_scan,
+)
 from medical_diffusion_components.preparation.patients import (
     PatientTable,
     group_patients,
@@ -196,6 +202,7 @@ def take_inventory(
         inventory.cases.append(RawCase(case_id, patient, None, scan.scan, about=about))
         inventory.files_of[case_id] = [path.relative_to(root).as_posix() for path in scan.files]
     _remark_on_suffixes(inventory, found, selection)
+    inventory.remarks += remark_on_maps([scan.inside for scan in found])
     return inventory
 
 

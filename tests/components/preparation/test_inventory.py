@@ -299,3 +299,18 @@ def test_an_unfinished_download_is_no_scan_to_rename(tmp_path, ending):
     nifti(tmp_path / "a.nii.gz")
     (tmp_path / f"b.nii.gz{ending}").write_bytes((tmp_path / "a.nii.gz").read_bytes()[:400])
     assert take_inventory(tmp_path).num_aside == {"unfinished download": 1}
+
+
+def test_scans_that_are_named_like_computed_maps_are_remarked_on(tmp_path):
+    for name in ("a_T1", "a_ADC", "b_fa", "Scout", "adcock_1", "md"):
+        nifti(tmp_path / f"{name}.nii.gz")
+    remarks = [remark for remark in take_inventory(tmp_path).remarks if "named like computed maps" in remark]
+    assert (
+        len(remarks) == 1 and remarks[0].startswith("4 scans are named like computed maps") and "a_T1" not in remarks[0]
+    )
+
+
+def test_a_folder_of_maps_alone_is_what_somebody_wants(tmp_path):
+    for name in ("a_ADC", "b_ADC"):
+        nifti(tmp_path / f"{name}.nii.gz")
+    assert not any("named like computed maps" in remark for remark in take_inventory(tmp_path).remarks)
