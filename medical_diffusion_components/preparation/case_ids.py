@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import PurePath
 
 __all__ = ["case_ids", "short_hash", "without_uids"]
 
@@ -17,13 +18,11 @@ def case_ids(scans: Sequence[tuple[str, str, str]]) -> list[str]:
     """An id for each scan: its name with ``_`` for ``/`` and ``-`` for whatever may not stand in a file's name.
 
     Where ids would be the same, or differ in upper and lower case alone, which some disks do not tell apart, something is
-    added: the scan's suffix, or part of a hash of its name if it has none.
+    added: the suffix, or part of a hash of the name if there is none; for a second file of one name, such as ``a.nii.gz``
+    beside ``a.nii``, a hash with its ending.
 
     Args:
         scans: name, suffix (may be empty) and path of each.
-
-    Raises:
-        ValueError: two scans of one name and without a suffix, such as ``a.nii`` beside ``a.nii.gz``.
     """
     plain = [_case_id(name) for name, _, _ in scans]
     often = Counter(case_id.lower() for case_id in plain)
@@ -37,8 +36,8 @@ def case_ids(scans: Sequence[tuple[str, str, str]]) -> list[str]:
         case_id = ids[place]
         if often[case_id.lower()] > 1 and not suffix:
             ids[place] = f"{case_id}_{short_hash(name)[:8]}"
-        if (other := first.setdefault(ids[place], place)) != place:
-            raise ValueError(f"{scans[other][2]} and {path} would both be case {case_id}: rename one of them")
+        if first.setdefault(ids[place], place) != place:
+            ids[place] = f"{case_id}_{short_hash(f'{name}/{PurePath(path).name}')[:8]}"
     return ids
 
 

@@ -50,7 +50,7 @@ _GZIP = b"\x1f\x8b"
 _NIFTI_HEADER = 348  # bytes, with the mark of the format within
 _OF_A_MAP = re.compile(
     r"(?:^|[-_ ])(adc|fa|md|ad|rd|cbf|cbv|mtt|t[12](?:star)?map|b[01]map|fieldmap|phase(?:diff)?|mip|minip|scout"
-    r"|locali[sz]er|survey)$",
+    r"|locali[sz]er|survey)$|part-(?:phase|real|imag)",
     re.IGNORECASE,
 )
 VOLUME_ENDING = r"(\.nii)?\.gz$|\.(nii|npy|nrrd|nhdr|mha|mhd|hdr)$"  # of a name in any case
@@ -115,7 +115,7 @@ def why_no_scan(path: Path) -> str:
 
 
 def remark_on_maps(scans: Sequence[str]) -> list[str]:
-    """A remark on scans whose names end like those of computed maps and scouts; they are made, since a name proves nothing.
+    """A remark on scans whose names end like those of computed maps and scouts; they are made: a name proves nothing.
 
     Args:
         scans: paths of all scans. If all are named so, they are what is wanted.

@@ -178,7 +178,7 @@ def take_inventory(
 
     Raises:
         FileNotFoundError: no such folder, or it holds no scan.
-        ValueError: two scans would have one case id, or the selection does not fit.
+        ValueError: the selection does not fit.
     """
     inventory, files, index = sort_files(raw_dir, index_file)
     root = inventory.root
@@ -192,7 +192,11 @@ def take_inventory(
     people = read_participants(tables)
     ids = case_ids([(scan.name, scan.suffix, scan.scan.path) for scan in found])
     table = None if selection.patients is None else read_patient_table(selection.patients, root)
-    signs = [_signs(scan, case_id, selection, table, people) for scan, case_id in zip(found, ids)]
+    first: dict[str, str] = {}  # a.nii and a.nii.gz, or a.nrrd, are of one patient
+    signs = [
+        _signs(scan, case_id, selection, table, people) | {"file": first.setdefault(scan.name, case_id)}
+        for scan, case_id in zip(found, ids)
+    ]
     grouping = group_patients(_beside_dicom(found, signs))
     inventory.decided_by = grouping.decided_by
     inventory.remarks += [*grouping.remarks, *([] if table is None else table.remarks())]
@@ -347,7 +351,7 @@ def _selected(inventory: Inventory, found: list[_Found], wanted: Mapping[str, Co
 def _signs(
     scan: _Found, case_id: str, selection: Selection, table: PatientTable | None, people: Mapping[str, Any]
 ) -> dict[str, str]:
-    signs = {**scan.signs, "file": case_id}
+    signs = dict(scan.signs)
     if not signs.get("subject"):
         named = [part for part in Path(scan.name).parts if part in people or f"sub-{part}" in people]
         signs["subject"] = named[0] if named else ""

@@ -22,5 +22,8 @@ class WholeFileWriter(NibabelWriter):
         Raises:
             OSError: the folder cannot be written, or the disk is full.
         """
-        parent = super()
-        write_atomically(Path(filename), lambda temporary: parent.write(temporary, verbose=verbose, **kwargs))
+
+        def write(temporary: Path) -> None:
+            NibabelWriter.write(self, temporary, verbose=verbose, **kwargs)
+
+        write_atomically(Path(filename), write)

@@ -302,7 +302,7 @@ def test_an_unfinished_download_is_no_scan_to_rename(tmp_path, ending):
 
 
 def test_scans_that_are_named_like_computed_maps_are_remarked_on(tmp_path):
-    for name in ("a_T1", "a_ADC", "b_fa", "Scout", "adcock_1", "md"):
+    for name in ("a_T1", "a_ADC", "b_fa", "Scout", "adcock_1", "sub-1_part-phase_T1w"):
         nifti(tmp_path / f"{name}.nii.gz")
     remarks = [remark for remark in take_inventory(tmp_path).remarks if "named like computed maps" in remark]
     assert (

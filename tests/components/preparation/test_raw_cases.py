@@ -77,11 +77,15 @@ def test_a_folder_of_damaged_dicom_files_is_a_case_so_that_it_is_refused_and_not
     assert [case.case_id for case in cases_of_folder(tmp_path)] == ["b", "broken"]
 
 
-def test_two_files_that_would_be_one_case_are_refused(tmp_path):
-    nifti(tmp_path / "a.nii")
-    nifti(tmp_path / "a.nii.gz")
-    with pytest.raises(ValueError, match="would both be case a"):
-        cases_of_folder(tmp_path)
+def test_files_of_one_name_in_two_formats_are_two_cases_of_one_patient(tmp_path):
+    for name in ("a.nii", "a.nii.gz", "b.nii"):
+        nifti(tmp_path / name)
+    cases = cases_of_folder(tmp_path)
+    patients = {case.found.path: case.patient_id for case in cases}
+    assert len({case.case_id for case in cases}) == 3
+    assert (
+        patients[str(tmp_path / "a.nii")] == patients[str(tmp_path / "a.nii.gz")] != patients[str(tmp_path / "b.nii")]
+    )
 
 
 def test_sources_of_all_kinds_are_found_and_what_is_absent_is_said(tmp_path):
