@@ -124,6 +124,6 @@ def remark_on_maps(scans: Sequence[str]) -> list[str]:
     if not named or len(named) == len(scans):
         return []
     return [
-        f"{len(named)} scans are named like computed maps or scouts (the first is {named[0]}): if they are, move them out of "
-        "the folder"
+        f"{len(named)} scans are named like computed maps or scouts (the first is {named[0]}): if they are, move them "
+        "out of the folder"
     ]
