@@ -112,21 +112,21 @@ class Interrupted(Exception):
 def test_resumed_training_equals_uninterrupted(done: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SegmentationMontage, "_draw", lambda *_: None)
     seed = SeedIterations.__call__
-    longer = {"epochs": 2, "iterations_per_epoch": 3, "num_labelled": 2, "checkpoint_minutes": 0}
+    longer = {"epochs": 2, "iterations_per_epoch": 2, "num_labelled": 2}
     run(BUNDLE, "train.yaml", **settings(done, tmp_path / "whole", **longer))
 
     def interrupt(self: SeedIterations, engine: Any) -> None:
-        if engine.state.iteration == 5:
+        if engine.state.iteration == 4:
             raise Interrupted
         seed(self, engine)
 
-    parts = settings(done, tmp_path / "parts", **longer)
+    parts = settings(done, tmp_path / "parts", **longer, checkpoint_minutes=0)
     with monkeypatch.context() as patch:
         patch.setattr(SeedIterations, "__call__", interrupt)
         assert last_line(BUNDLE, "train.yaml", **parts).startswith("Stopped: Interrupted")
-    assert "iteration 4, epoch 1" in run(BUNDLE, "train.yaml", **parts)
+    assert "iteration 3, epoch 1" in run(BUNDLE, "train.yaml", **parts)
     newest = [max((tmp_path / n / "output").rglob("checkpoint_*.pt")) for n in ("whole", "parts")]
-    assert newest[0].name == newest[1].name == "checkpoint_000000006.pt"
+    assert newest[0].name == newest[1].name == "checkpoint_000000004.pt"
     assert_same(*(torch.load(path, weights_only=True) for path in newest))
     one, other = (tree(tmp_path / n / "models") for n in ("whole", "parts"))
     assert one == other

@@ -181,6 +181,7 @@ def train(folder: Path, stop: int | None = None, **overrides: Any) -> list[tuple
 @pytest.mark.slow
 def test_resumed_training_equals_uninterrupted(anisotropic: Path, tmp_path: Path, no_pictures: None) -> None:
     settings = {"dataset_dir": str(anisotropic), "epochs": 2, "batch_size": 1, "warmup_iterations": 2}
+    settings["num_training_volumes"] = 2
     whole = train(tmp_path / "whole", **settings, final_lr=0.1)
     per_epoch = len(whole) // 2
     first = train(tmp_path / "parts", stop=per_epoch + 2, **settings, final_lr=0.1, checkpoint_minutes=0)
@@ -200,6 +201,7 @@ def test_training_ends_when_it_has_converged_and_stays_ended(
 ) -> None:
     """With a learning rate of 0 no validation can be better, since the masks of validation never change."""
     settings = {"dataset_dir": str(anisotropic), "epochs": 5, "learning_rate": 0.0, "patience": 1}
+    settings["num_training_volumes"] = 2
     drawn = train(tmp_path, **settings)
     per_epoch = len(drawn) // 2
     assert [iteration for iteration, _ in drawn] == list(range(1, 2 * per_epoch + 1))
