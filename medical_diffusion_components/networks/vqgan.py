@@ -7,6 +7,7 @@ settings of Khader et al., Scientific Reports 13, 7303 (2023).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 from medical_diffusion_components.networks import fast
 from medical_diffusion_components.networks.codebook import CodebookOutput, EMACodebook
 from medical_diffusion_components.networks.fast.norm_silu import NormSiLU, norm_silu_conv
+from medical_diffusion_components.networks.tiling import Normalise, in_tiles, tiles_of
 
 __all__ = ["VQGAN", "Decoder", "Encoder", "VQGANOutput", "check_divisible", "stage_strides"]
 
@@ -110,6 +112,11 @@ class ResidualBlock(nn.Module):
         return self.conv2(self.norm2(self.conv1(self.norm1(x)))) + x
 
     @torch.jit.unused
+    def normalised_by(self, x: Tensor, normalise: Normalise) -> Tensor:
+        """As a call, with ``normalise`` in place of both norms."""
+        return self.conv2(normalise(self.norm2, self.conv1(normalise(self.norm1, x)))) + x
+
+    @torch.jit.unused
     def _fused(self, x: Tensor) -> Tensor:
         h = norm_silu_conv(x, self.norm1, self.conv1.conv, self.conv1.pads)
         return norm_silu_conv(h, self.norm2, self.conv2.conv, self.conv2.pads).add_(x)
@@ -144,6 +151,11 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.norm_out(self.stages(self.conv_in(x)))
 
+    @torch.jit.unused
+    def normalised_by(self, x: Tensor, normalise: Normalise) -> Tensor:
+        """As a call, with ``normalise`` in place of every norm."""
+        return normalise(self.norm_out, _stages_normalised_by(self.stages, self.conv_in(x), normalise))
+
 
 class Decoder(nn.Module):
     """Mirror of :class:`Encoder`: transposed convolutions with the mirrored strides, two residual blocks each.
@@ -172,6 +184,34 @@ class Decoder(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         return self.conv_out(self.stages(self.norm_in(h)))
 
+    @torch.jit.unused
+    def normalised_by(self, h: Tensor, normalise: Normalise) -> Tensor:
+        """As a call, with ``normalise`` in place of every norm."""
+        return self.conv_out(_stages_normalised_by(self.stages, normalise(self.norm_in, h), normalise))
+
+
+def _stages_normalised_by(stages: nn.Sequential, x: Tensor, normalise: Normalise) -> Tensor:
+    for stage in stages:
+        x = stage.normalised_by(x, normalise) if isinstance(stage, ResidualBlock) else stage(x)
+    return x
+
+
+def _reach(compression: Sequence[int]) -> list[int]:
+    """Latent positions, on each side along each axis, that a tile's result depends on; of the decoder, which sees farther.
+
+    A 3^3 convolution adds one voxel of its resolution; one of 4^3 adds one of the coarser resolution, or two without stride.
+    """
+    reach = []
+    for along in zip(*stage_strides(compression)):
+        resolution = math.prod(along)  # voxels per latent position, here of the finest
+        positions = 1 / resolution
+        for stride in along:
+            positions += 2 * 2 / resolution  # two residual blocks
+            resolution //= stride
+            positions += (1 if stride == 2 else 2) / resolution
+        reach.append(math.ceil(positions))
+    return reach
+
 
 class VQGAN(nn.Module):
     """Encoder, codebook and decoder, with MONAI's first-stage interface.
@@ -185,6 +225,8 @@ class VQGAN(nn.Module):
         base_channels: channels after the first convolution.
         compression: how many voxels become one latent position, per axis (H, W, D); powers of two.
         norm_groups: groups of every group norm; must divide twice ``base_channels``.
+        tile_size: voxels (H, W, D) of the tiles in which larger volumes are encoded and decoded where no gradient is
+            wanted, for less memory (see :mod:`~medical_diffusion_components.networks.tiling`); None: always whole.
 
     Raises:
         ValueError: a compression that is not powers of two, widths that the groups do not divide, or, when called,
@@ -198,6 +240,7 @@ class VQGAN(nn.Module):
         base_channels: int = 16,
         compression: Sequence[int] = (4, 4, 4),
         norm_groups: int = 32,
+        tile_size: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if (2 * base_channels) % norm_groups:
@@ -206,6 +249,7 @@ class VQGAN(nn.Module):
             )
         self.compression = [int(c) for c in compression]
         self.in_channels = in_channels
+        self.tile_cells = self._cells_of(tile_size)
         self.latent_channels = codebook.dim
         self.encoder = Encoder(in_channels, base_channels, compression, norm_groups)
         self.to_codes = nn.Conv3d(self.encoder.out_channels, codebook.dim, 1)
@@ -225,11 +269,16 @@ class VQGAN(nn.Module):
         """(B, C, H, W, D) -> unquantised latent (B, latent_channels, h, w, d)."""
         if not torch.jit.is_scripting():
             self._check_image(image)
+            if self.tile_cells is not None and not torch.is_grad_enabled():
+                return self.to_codes(self._tiled(image, self.encoder, self.latent_shape(image.shape[2:])[1:]))
         return self.to_codes(self.encoder(image))
 
     @torch.jit.export
     def decode(self, quantised: Tensor) -> Tensor:
         """Quantised latent (B, latent_channels, h, w, d) -> volume (B, C, H, W, D)."""
+        if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript drops this branch only if the call stands alone)
+            if self.tile_cells is not None and not torch.is_grad_enabled():
+                return self._tiled(self.from_codes(quantised), self.decoder, quantised.shape[2:])
         return self.decoder(self.from_codes(quantised))
 
     @torch.jit.export
@@ -260,3 +309,29 @@ class VQGAN(nn.Module):
         if image.ndim != 5 or image.shape[1] != self.in_channels:
             raise ValueError(f"expected an image (B, {self.in_channels}, H, W, D), got shape {tuple(image.shape)}")
         check_divisible(image.shape[2:], self.compression)
+
+    @torch.jit.unused
+    def _cells_of(self, tile_size: Sequence[int] | None) -> list[int] | None:
+        if tile_size is None:
+            return None
+        if len(tile_size) != 3 or any(int(t) < c for t, c in zip(tile_size, self.compression)):
+            raise ValueError(
+                f"tile_size must be three numbers of voxels (H, W, D), each at least the compression {self.compression}, "
+                f"got {tile_size}"
+            )
+        return [int(t) // c for t, c in zip(tile_size, self.compression)]
+
+    @torch.jit.unused
+    def _tiled(self, x: Tensor, part: Encoder | Decoder, cells: Sequence[int]) -> Tensor:
+        """``part`` of ``x``, tile by tile; ``cells`` (h, w, d) is the size of the latent."""
+        assert self.tile_cells is not None
+        if all(size <= tile for size, tile in zip(cells, self.tile_cells)):
+            return part(x)
+        one = [1, 1, 1]
+        encoding = isinstance(part, Encoder)
+        channels = self.encoder.out_channels if encoding else self.in_channels
+        size = cells if encoding else [s * c for s, c in zip(cells, self.compression)]
+        out = x.new_empty(x.shape[0], channels, *size)
+        scales = (self.compression, one) if encoding else (one, self.compression)
+        tiles = list(tiles_of(cells, self.tile_cells, _reach(self.compression)))
+        return in_tiles(part.normalised_by, x, out, tiles, *scales)

@@ -46,6 +46,7 @@ PLACES = FOLDERS | {
     "num_workers",
     "sampler",
     "save_interval",
+    "tile_size",  # less memory, the same result up to rounding
     "writer",
     # what the weights' note says; it follows from the rest
     "data_note",
