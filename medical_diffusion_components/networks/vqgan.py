@@ -199,7 +199,7 @@ def _stages_normalised_by(stages: nn.Sequential, x: Tensor, normalise: Normalise
 def _reach(compression: Sequence[int]) -> list[int]:
     """Latent positions, on each side along each axis, that a tile's result depends on; of the decoder, which sees farther.
 
-    A 3^3 convolution adds one voxel of its resolution; one of 4^3 adds one of the coarser resolution, or two without stride.
+    A 3^3 convolution adds one voxel of its resolution; one of 4^3 one of the coarser resolution, or two without stride.
     """
     reach = []
     for along in zip(*stage_strides(compression)):
