@@ -67,7 +67,7 @@ class _Average(NamedTuple):
     error: float
     floor: float
     spread: float  # of the floor
-    volumes: int
+    volumes: int  # of the smaller set
 
     @classmethod
     def of(cls, cells: list[Mapping[str, Any]]) -> _Average:
@@ -77,7 +77,7 @@ class _Average(NamedTuple):
         def error(key: str) -> float:
             return math.sqrt(sum(cell[key] ** 2 for cell in cells)) / len(cells)
 
-        return cls(mean("value"), error("se"), mean("floor"), error("floor_sd"), cells[0]["n"])
+        return cls(mean("value"), error("se"), mean("floor"), error("floor_sd"), min(cells[0]["n"], cells[0]["m"]))
 
     @property
     def times(self) -> float | None:

@@ -66,3 +66,11 @@ def test_p_value_of_a_model_accounts_for_the_one_calibration_set_and_the_binomia
 def test_too_few_patients_for_a_share() -> None:
     with pytest.raises(ValueError, match="at least 19 held-out patients, got 3 and 18"):
         flagged_share(np.ones(3), 0.05, 18)
+
+
+def test_with_nineteen_patients_all_has_a_closed_form() -> None:
+    """Only what is more similar than all 19 is flagged: a rate of false alarms x has the density 19 (1 - x)^18."""
+    found = flagged_share(np.array([0.05, 0.05, 0.1, 1.0]), 0.05, 19)
+    assert found.innocent_range == pytest.approx((1 - 0.95 ** (1 / 19), 1 - 0.05 ** (1 / 19)))
+    two_or_more = 1 - 0.95**4 - 4 * 0.05 * 0.95**3
+    assert (found.flagged, found.p_binomial) == (2, pytest.approx(two_or_more))

@@ -45,6 +45,14 @@ def test_resembling_two_patients_alike_is_withheld_and_no_copy(test: CopyTest, v
     assert high.verdicts(other)[0].verdict == "withheld"
 
 
+def test_what_a_single_held_out_patient_resembles_more_is_withheld_and_no_copy(
+    test: CopyTest, volumes: torch.Tensor
+) -> None:
+    found = test._replace(calibration=np.array([1.1] + [-1.0] * 38)).verdicts(volumes[:1])[0]
+    assert found.distance_ratio < 1 / 3
+    assert (found.verdict, found.p) == ("withheld", 2 / 40)
+
+
 @pytest.mark.parametrize(
     ("more_similar", "verdict"), [(0, "withheld"), (1, "withheld"), (2, "released"), (39, "released")]
 )

@@ -19,6 +19,7 @@ from medical_diffusion_components.audit import (
     membership,
     membership_scores,
 )
+from medical_diffusion_components.audit.membership import true_positives
 from medical_diffusion_components.data import Conditions
 from medical_diffusion_components.diffusion import LATENT_SCALINGS, LatentDiffusionGenerator, noise_scheduler
 from medical_diffusion_components.networks import VQGAN, EMACodebook
@@ -160,3 +161,31 @@ def test_the_same_noise_for_every_latent_whatever_the_batch() -> None:
     )
     losses = denoising_losses(generator, latents, batch_size=2)
     assert np.ptp(losses, axis=0).max() < 1e-6
+
+
+class Nothing(nn.Module):
+    """A first stage whose every reconstruction is 0, so that its error is the mean amplitude."""
+
+    def encode_stage_2_inputs(self, image: torch.Tensor) -> torch.Tensor:
+        return image[:, :, ::2, ::2, ::2].repeat(1, 2, 1, 1, 1)
+
+    def decode_stage_2_outputs(self, latent: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(latent), 1, 8, 8, 8)
+
+
+def test_training_volumes_that_are_reconstructed_better_make_an_area_of_one(tmp_path: Path) -> None:
+    generator = conditional()
+    generator.first_stage = Nothing()
+    sides = scans(tmp_path, "in", [None] * 3), scans(tmp_path, "out", [None] * 4)
+
+    def transform(case: Mapping) -> dict:
+        faint = 0.1 if case["case_id"].startswith("in ") else 1.0
+        return {"image": faint * torch.from_numpy(np.load(case["image"]))}
+
+    found = membership(generator, "ab", *sides, Preprocessing(transform, "faint"), tmp_path / "kept")
+    assert found.first_stage.value == 1 and found.true_positives is None
+
+
+def test_true_positives_exceed_all_but_a_hundredth_of_the_others() -> None:
+    others = np.linspace(0, 1, 1000)
+    assert true_positives(np.array([2.0, 0.995, 0.98, 0.5]), others) == 0.5

@@ -53,3 +53,17 @@ def test_the_published_rule_calls_innocent_volumes_copies_as_often_as_its_null_s
     assert found[0].expected == pytest.approx(0.1855, abs=1e-3)
     for name in ("memorised", "copies", "held_out"):
         assert np.mean([getattr(rule, name) for rule in found]) == pytest.approx(0.185, abs=0.05)
+
+
+def test_the_published_rule_by_hand() -> None:
+    """Both synthetic volumes copy the first of three training volumes; the null is tried on the other held-out half."""
+    synthetic = np.array([[0.9, 0.0, 0.0], [0.9, 0.1, 0.1]])
+    values = np.array([0.1, 0.2, 0.3, 0.4])
+    raw, through = (np.repeat(some[:, None], 3, axis=1) for some in (values, values + 0.01))
+    thresholds = set()
+    for seed in range(20):
+        found = published_rule(synthetic, raw, through, seed=seed)
+        assert (found.copies, found.memorised) == (1.0, pytest.approx(1 / 3))
+        assert found.held_out == (values > found.threshold).sum() / 2, "nobody of the half that gave the threshold"
+        thresholds.add(found.threshold)
+    assert len(thresholds) == 3

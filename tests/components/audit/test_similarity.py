@@ -58,3 +58,7 @@ def test_duplicates_are_pairs_of_different_patients_and_become_one() -> None:
 def test_one_patient_is_too_few() -> None:
     with pytest.raises(ValueError, match="two or more patients"):
         bank(3, groups=[1, 1, 1]).nearest(torch.randn(1, 5))
+
+
+def test_duplicates_of_duplicates_are_one_patient() -> None:
+    assert merge_groups(torch.arange(4), [(1, 2, 0.99), (0, 1, 0.98)]).tolist() == [0, 0, 0, 3]
