@@ -23,6 +23,7 @@ from bundle_folders import (
     undisturbed,
     workflow,
 )
+from filelock import FileLock
 
 from medical_diffusion_components.files import file_hash
 from medical_diffusion_components.weights import load_tensors, provenance, save_tensors
@@ -57,11 +58,15 @@ class Clone(NamedTuple):
 
 
 @pytest.fixture
-def clone(bundle: Path, trained: Callable[[Path], Trained], tmp_path: Path) -> Clone:
-    done, copy = trained(bundle), tmp_path / bundle.name
-    made = shutil.ignore_patterns("models", "output", "demo", "released")
-    shutil.copytree(bundle, copy, ignore=made)
-    run(copy, "train.yaml", run_id="releasing", **done.overrides)
+def clone(bundle: Path, trained: Callable[[Path], Trained], shared: Path, tmp_path: Path) -> Clone:
+    done, original = trained(bundle), shared / "with_released_weights" / bundle.name
+    original.parent.mkdir(exist_ok=True)
+    with FileLock(str(original) + ".lock"):
+        if not (original / "released" / "model.pt").is_file():
+            made = shutil.ignore_patterns("models", "output", "demo", "released")
+            shutil.copytree(bundle, original, ignore=made, dirs_exist_ok=True)
+            run(original, "train.yaml", run_id="releasing", **done.overrides)
+    copy = Path(shutil.copytree(original, tmp_path / bundle.name))
     return Clone(copy, tree(copy), done)
 
 
