@@ -264,10 +264,12 @@ def test_evaluation_of_resampled_volumes_is_on_the_grid_of_the_label(
 ) -> None:
     """The network works on 4 mm voxels; labels of 1.5 x 0.8 x 3 mm are not touched."""
     path, inside = oblique
-    nib.save(nib.Nifti1Image(inside.astype(np.uint8), OBLIQUE), path.with_name("label.nii.gz"))
-    entry = {"image": str(path), "label": str(path.with_name("label.nii.gz"))}
-    splits = ("training", "validation", "test")
-    listed = {split: [entry | {"case_id": split, "patient_id": split}] for split in splits}
+    listed = {}
+    for split in ("training", "validation", "test"):
+        image, label = (path.with_name(f"{split}_{name}.nii.gz") for name in ("image", "label"))
+        shutil.copyfile(path, image)
+        nib.save(nib.Nifti1Image(inside.astype(np.uint8), OBLIQUE), label)
+        listed[split] = [{"image": str(image), "label": str(label), "case_id": split, "patient_id": split}]
     (path.parent / "dataset.json").write_text(json.dumps(listed))
     found = {}
     for resample, spacing in ((False, 1.2), (True, 1.2), (True, 4.0)):
