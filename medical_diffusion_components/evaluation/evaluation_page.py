@@ -16,7 +16,7 @@ from medical_diffusion_components.evaluation.report import headline
 from medical_diffusion_components.evaluation.volume_sets import folder_cases
 from medical_diffusion_components.metrics.neighbours import distances
 from medical_diffusion_components.orientation import world_axes
-from medical_diffusion_components.pages.page import Gallery, PageCase, PageRow, PageVolume, write_page
+from medical_diffusion_components.pages.page import Gallery, PageCase, PageRow, PageVolume, length_on_page, write_page
 
 __all__ = ["EvaluationPage"]
 
@@ -25,7 +25,9 @@ REAL = (
     "This page holds training and held-out volumes. If they are of patients, it is to be handled as they are: it may be "
     "shown only to those who may see them."
 )
-BUDGET = 48 * 64**3  # voxels on the page: about 7 MB when packed
+BUDGET = (
+    8.5e6  # bytes of volumes on the page, unless already the fewest cases take more; with all else it stays below 10 MB
+)
 RANDOM, CLOSEST, RECONSTRUCTED = 8, 12, 4  # cases of each gallery, at most
 
 
@@ -133,7 +135,9 @@ class _Shown:
         self.seed = seed
         self.to_training = distances(anatomy["synthetic"], anatomy["training"])
         self.to_held_out = distances(anatomy["synthetic"], anatomy["reference"])
-        self.share = min(1.0, BUDGET / (self.volume("", "synthetic", 0).array.size * (3 * RANDOM + 2 * CLOSEST)))
+        lengths = [length_on_page(self.volume("", some, 0)) for some in ("synthetic", "reference")]
+        most = 3 * RANDOM + 2 * CLOSEST + 2 * RECONSTRUCTED  # volumes
+        self.share = min(1.0, BUDGET / (most * sum(lengths) / len(lengths)))
 
     def chosen(self, some: str) -> list[int]:
         """Volumes of a set, drawn at random."""

@@ -135,3 +135,21 @@ def test_the_pairs_of_an_audit_take_the_place_of_those_that_look_alike(tmp_path:
     assert first[1]["id"] == first[0]["id"], "the mirror image is the same volume"
     assert [one["name"] for one in second] == ["synthetic", "nearest training volume", "difference"]
     assert (second[2]["id"], second[2]["minus"]) == (second[0]["id"], second[1]["id"])
+
+
+def test_noisy_volumes_are_fewer_so_that_the_page_stays_below_ten_megabytes(tmp_path: Path) -> None:
+    """Levels drawn at random do not pack at all; 64x64x64 of one level pack to nothing."""
+
+    def shown(noise: float) -> tuple[int, float]:
+        def drawn(case: dict) -> torch.Tensor:
+            rng = np.random.default_rng(case["image"])
+            return torch.from_numpy(noise * rng.uniform(-1, 1, (1, 64, 64, 64)).astype(np.float32))
+
+        cases = {name: [{"image": [place, number]} for number in range(14)] for place, name in enumerate(LEVELS)}
+        anatomy = {name: np.arange(14.0)[:, None] + place / 9 for place, name in enumerate(LEVELS)}
+        path = EvaluationPage(tmp_path / "page.html", "A title")(REPORT, cases, anatomy, drawn)
+        return path.read_text().count('"sample '), path.stat().st_size / 1e6
+
+    assert shown(0.0)[0] == 8
+    samples, megabytes = shown(1.0)
+    assert 2 <= samples < 8 and 5 < megabytes < 10
