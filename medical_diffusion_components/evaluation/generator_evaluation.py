@@ -229,8 +229,8 @@ class GeneratorEvaluation:
             found.append("no first stage: what its decoder and what the diffusion gets wrong cannot be told apart")
         if counts["synthetic"] != counts["reference"]:
             found.append(
-                f"{counts['synthetic']} synthetic and {counts['reference']} held-out volumes: numbers that depend on n are "
-                "comparable in the column at the floor's n alone"
+                f"{counts['synthetic']} synthetic and {counts['reference']} held-out volumes: numbers that depend on n "
+                "compare with the floor only at the floor's n, as drawn here and in brackets in evaluation.md"
             )
         duplicates = counts["synthetic"] - len({file_hash(case["image"]) for case in synthetic})
         if duplicates:
