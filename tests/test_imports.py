@@ -30,12 +30,24 @@ ROWS = [
     {"data", "metrics"},
     {"workflow"},
     {"preparation", "handlers", "reports", "pages"},
-    {"engines", "cohorts", "evaluation", "audit", "editing", "new_bundle", "preflight", "release", "dicom_export"},
+    {
+        "engines",
+        "cohorts",
+        "evaluation",
+        "audit",
+        "editing",
+        "label_study",
+        "new_bundle",
+        "preflight",
+        "release",
+        "dicom_export",
+    },
     {"dataset_release"},
 ]
 RANK = {room: rank for rank, row in enumerate(ROWS) for room in row}
 # What training and sampling can do without: reading raw downloads, writing DICOM, inventing data, judging
-# volumes and showing them, editing scans, auditing copies, making new bundles, releasing bundles and data sets.
+# volumes and showing them, editing scans, auditing copies, studying how many labels it takes, making new
+# bundles, releasing bundles and data sets.
 PERIPHERY = {
     "dicom",
     "dicom_export",
@@ -46,6 +58,7 @@ PERIPHERY = {
     "evaluation",
     "audit",
     "editing",
+    "label_study",
     "new_bundle",
     "release",
     "dataset_release",

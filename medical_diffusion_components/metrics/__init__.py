@@ -7,12 +7,6 @@ from medical_diffusion_components.metrics.effective_number import effective_numb
 from medical_diffusion_components.metrics.frechet import FrechetDistance, frechet_distance
 from medical_diffusion_components.metrics.intensity import intensity_distance, intensity_quantiles
 from medical_diffusion_components.metrics.jackknife import Estimate, group_jackknife, jackknife
-from medical_diffusion_components.metrics.label_efficiency import (
-    dice_by_arm,
-    label_table,
-    plot_labels,
-    write_label_study,
-)
 from medical_diffusion_components.metrics.mmd import (
     GaussianKernel,
     GaussianMixture,
@@ -50,7 +44,6 @@ __all__ = [
     "SpacedSurfaceDistance",
     "bootstrap_mean",
     "continuity_distance",
-    "dice_by_arm",
     "effective_number",
     "expected_coverage",
     "frechet_distance",
@@ -60,7 +53,6 @@ __all__ = [
     "intensity_quantiles",
     "jackknife",
     "kernel_matrices",
-    "label_table",
     "mean_similarity",
     "median_distance",
     "mmd_squared",
@@ -68,11 +60,9 @@ __all__ = [
     "nyquist_excess",
     "pair_similarities",
     "permutation_p",
-    "plot_labels",
     "polynomial_kernel",
     "power_along",
     "published_ms_ssim",
     "radial_power",
     "slice_correlations",
-    "write_label_study",
 ]

@@ -1,9 +1,8 @@
-"""What is written for people: pictures, reports, synthetic volumes and the label study."""
+"""What is written for people: pictures, reports and synthetic volumes."""
 
 from medical_diffusion_components.reports.contact_sheet import SheetCell, contact_sheet
 from medical_diffusion_components.reports.drawing import montage, save_montage
 from medical_diffusion_components.reports.evaluation_report import TEST_ROWS, EvaluationReport
-from medical_diffusion_components.reports.label_study import Arm, LabelStudy, LabelStudyRun, num_patients
 from medical_diffusion_components.reports.montages import RECONSTRUCTION_ROWS, ReconstructionMontage, SampleMontage
 from medical_diffusion_components.reports.output_files import OutputFiles
 from medical_diffusion_components.reports.segmentation_montage import SegmentationMontage, SegmentationPictures
@@ -18,10 +17,7 @@ from medical_diffusion_components.reports.volume_writer import SyntheticVolumeWr
 __all__ = [
     "RECONSTRUCTION_ROWS",
     "TEST_ROWS",
-    "Arm",
     "EvaluationReport",
-    "LabelStudy",
-    "LabelStudyRun",
     "MeanWithInterval",
     "OutputFiles",
     "ReconstructionMontage",
@@ -36,6 +32,5 @@ __all__ = [
     "contact_sheet",
     "mean_over_patients",
     "montage",
-    "num_patients",
     "save_montage",
 ]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medical_diffusion_components.metrics.label_efficiency import dice_by_arm, label_table, write_label_study
+from medical_diffusion_components.label_study.label_efficiency import dice_by_arm, label_table, write_label_study
 
 
 def results(gain: float = 0.1) -> list[dict]:

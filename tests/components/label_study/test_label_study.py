@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from medical_diffusion_components.reports.label_study import LabelStudy, LabelStudyRun, num_patients
+from medical_diffusion_components.label_study.study import LabelStudy, LabelStudyRun, num_patients
 
 # Stand-ins for the bundles' configurations: they write down what they were run with, one line per run.
 NOTE = (
@@ -129,7 +129,7 @@ def test_an_arm_has_one_origin(study) -> None:
 
 PROCESS = """
 import json, sys
-from medical_diffusion_components.reports.label_study import LabelStudy
+from medical_diffusion_components.label_study.study import LabelStudy
 print(len(LabelStudy(**json.loads(sys.argv[1])).run()))
 """
 
