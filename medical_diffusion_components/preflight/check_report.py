@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from medical_diffusion_components.files import printable, versions, write_atomically, write_json
 from medical_diffusion_components.preflight.advice import advice_for, grouped
+from medical_diffusion_components.preflight.contact_sheet import contact_sheet
 from medical_diffusion_components.preflight.survey import Survey, table_lines
-from medical_diffusion_components.reports.contact_sheet import contact_sheet
 from medical_diffusion_components.reports.drawing import save_montage
 
 __all__ = ["CheckReport", "write_check"]

@@ -15,13 +15,13 @@ from medical_diffusion_components.data.datasets import load_cases
 from medical_diffusion_components.data.splits import SPLITS
 from medical_diffusion_components.files import file_hash, folder_setting
 from medical_diffusion_components.preflight.check_report import SHEET, CheckReport, write_check
+from medical_diffusion_components.preflight.contact_sheet import contact_sheet
 from medical_diffusion_components.preflight.headers import on_ras_axes, read_facts, without_identifiers
 from medical_diffusion_components.preflight.look import look_at, within_budget
 from medical_diffusion_components.preflight.survey import Survey
 from medical_diffusion_components.preparation.case import why_refused
 from medical_diffusion_components.preparation.inventory import RawCase
 from medical_diffusion_components.preparation.steps.load_scan import LoadScan, RawScan
-from medical_diffusion_components.reports.contact_sheet import contact_sheet
 from medical_diffusion_components.reports.drawing import save_montage
 from medical_diffusion_components.threads import one_thread
 

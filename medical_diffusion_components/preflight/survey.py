@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from medical_diffusion_components.preflight.contact_sheet import SheetCell, framed_first
 from medical_diffusion_components.preflight.headers import ScanFacts
 from medical_diffusion_components.preflight.look import Look, likeness, turned
 from medical_diffusion_components.preflight.outliers import Quantity, merged, name_outliers, name_rare
-from medical_diffusion_components.reports.contact_sheet import SheetCell, framed_first
 
 __all__ = ["Survey", "table_of"]
 

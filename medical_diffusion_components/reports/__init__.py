@@ -1,6 +1,5 @@
 """What is written for people: pictures, reports and synthetic volumes."""
 
-from medical_diffusion_components.reports.contact_sheet import SheetCell, contact_sheet
 from medical_diffusion_components.reports.drawing import montage, save_montage
 from medical_diffusion_components.reports.evaluation_report import TEST_ROWS, EvaluationReport
 from medical_diffusion_components.reports.montages import RECONSTRUCTION_ROWS, ReconstructionMontage, SampleMontage
@@ -26,10 +25,8 @@ __all__ = [
     "SegmentationNote",
     "SegmentationPictures",
     "SegmentationReport",
-    "SheetCell",
     "SyntheticVolumeWriter",
     "VolumeFormat",
-    "contact_sheet",
     "mean_over_patients",
     "montage",
     "save_montage",

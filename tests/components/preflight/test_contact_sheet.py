@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from medical_diffusion_components.reports.contact_sheet import SheetCell, contact_sheet, framed_first
+from medical_diffusion_components.preflight.contact_sheet import SheetCell, contact_sheet, framed_first
 
 
 def drawn(figure):
