@@ -14,61 +14,14 @@ logger = logging.getLogger(__name__)
 
 # words of a name: "Left-Hippocampus", "lung_R", "ctx-lh-insula", "leftVentricle"
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-_SIDES = frozenset(
-    [
-        "left",
-        "right",
-        "l",
-        "r",
-        "lh",
-        "rh",
-        "lt",
-        "rt",
-        "sinister",
-        "sinistra",
-        "sinistrum",
-        "dexter",
-        "dextra",
-        "dextrum",
-        "sin",
-        "dex",
-        "sx",
-        "dx",
-        "links",
-        "linke",
-        "linker",
-        "linkes",
-        "linken",
-        "rechts",
-        "rechte",
-        "rechter",
-        "rechtes",
-        "rechten",
-        "gauche",
-        "droit",
-        "droite",
-        "izquierdo",
-        "izquierda",
-        "derecho",
-        "derecha",
-        "sinistro",
-        "destro",
-        "destra",
-        "esquerdo",
-        "esquerda",
-        "direito",
-        "direita",
-        "lul",
-        "lll",
-        "rul",
-        "rml",
-        "rll",
-        "lv",
-        "rv",
-        "la",
-        "ra",
-    ]  # the last: lobes of lungs, chambers of hearts
-)
+_SIDES = {
+    *("left", "right", "l", "r", "lh", "rh", "lt", "rt"),
+    *("sinister", "sinistra", "sinistrum", "dexter", "dextra", "dextrum", "sin", "dex", "sx", "dx"),
+    *("links", "linke", "linker", "linkes", "linken", "rechts", "rechte", "rechter", "rechtes", "rechten"),
+    *("gauche", "droit", "droite", "izquierdo", "izquierda", "derecho", "derecha"),
+    *("sinistro", "destro", "destra", "esquerdo", "esquerda", "direito", "direita"),
+    *("lul", "lll", "rul", "rml", "rll", "lv", "rv", "la", "ra"),  # lobes of lungs, chambers of hearts
+}
 # words in which a side is glued to a structure ("leftkidney", "KIDNEYLEFT"), and those that only look so
 _GLUED = re.compile(r"left|right")
 _OTHER = re.compile(r"bright|upright|leftover|copyright|wright|cleft")

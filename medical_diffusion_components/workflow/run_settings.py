@@ -35,23 +35,11 @@ FOLDERS = frozenset(
 # Settings on which nothing that is learned depends: where it runs and how fast, how often it saves and draws. val_interval
 # is not among them: the published weights are the best of those that were validated.
 PLACES = FOLDERS | {
-    "amp",
-    "cache_rate",
-    "checkpoint_minutes",
-    "device",
-    "look_seconds",
-    "montage_interval",
-    "num_devices",
-    "num_inference_steps",  # of the montages of a training, as is the sampler
-    "num_workers",
-    "sampler",
-    "save_interval",
+    *("amp", "cache_rate", "checkpoint_minutes", "device", "look_seconds", "montage_interval", "num_devices"),
+    *("num_workers", "save_interval", "writer"),
+    *("num_inference_steps", "sampler"),  # of the montages of a training
     "tile_size",  # less memory, the same result up to rounding
-    "writer",
-    # what the weights' note says; it follows from the rest
-    "data_note",
-    "knobs",
-    "made_from",
+    *("data_note", "knobs", "made_from"),  # what the weights' note says; it follows from the rest
 }
 _COUNTS = {"num_devices"}  # whatever gives it, a number: rates that scale with it are compared by value
 _BATCH_SIZES = ("batch_size", "autoencoder_batch_size")  # of one process
