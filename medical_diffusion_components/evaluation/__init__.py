@@ -7,10 +7,16 @@ from medical_diffusion_components.evaluation.evaluation_page import EvaluationPa
 from medical_diffusion_components.evaluation.feature_space import FeatureSpace
 from medical_diffusion_components.evaluation.features import FeatureReader
 from medical_diffusion_components.evaluation.generator_evaluation import GeneratorEvaluation, process_pool
+from medical_diffusion_components.evaluation.obedience import Obedience, ObedienceFound
 from medical_diffusion_components.evaluation.radiomics import RadiomicsSpace
 from medical_diffusion_components.evaluation.report import headline, markdown
 from medical_diffusion_components.evaluation.spaces import AnatomySpace, NetworkSpace, SliceSpace, default_spaces
-from medical_diffusion_components.evaluation.volume_sets import folder_cases, sampled_cases, write_reconstructions
+from medical_diffusion_components.evaluation.volume_sets import (
+    folder_cases,
+    guided_cases,
+    sampled_cases,
+    write_reconstructions,
+)
 
 __all__ = [
     "PROTOCOL",
@@ -22,12 +28,15 @@ __all__ = [
     "FeatureSpace",
     "GeneratorEvaluation",
     "NetworkSpace",
+    "Obedience",
+    "ObedienceFound",
     "RadiomicsSpace",
     "SliceSpace",
     "VolumeSet",
     "audited_pairs",
     "default_spaces",
     "folder_cases",
+    "guided_cases",
     "headline",
     "markdown",
     "of_these_volumes",

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from medical_diffusion_components.chance import numpy_generator
 from medical_diffusion_components.evaluation.copies import AuditedPair
+from medical_diffusion_components.evaluation.obedience import Points
+from medical_diffusion_components.evaluation.obedience_report import obedience_section
 from medical_diffusion_components.evaluation.report import headline
 from medical_diffusion_components.evaluation.volume_sets import folder_cases
 from medical_diffusion_components.metrics.neighbours import distances
@@ -73,6 +75,7 @@ class EvaluationPage:
         read: Callable[[Mapping[str, Any]], Tensor],
         seed: int = 0,
         pairs: Sequence[AuditedPair] = (),
+        points: Points | None = None,
     ) -> Path:
         """Write the page.
 
@@ -83,6 +86,7 @@ class EvaluationPage:
             read: case -> volume (C, H, W, D) in [-1, 1].
             seed: of the random choice.
             pairs: the closest ones of a copy audit, which take the place of those whose anatomy is nearest.
+            points: asked and measured, of :class:`~medical_diffusion_components.evaluation.Obedience`.
 
         Raises:
             FileNotFoundError: no volume in ``compare_dir``.
@@ -104,6 +108,7 @@ class EvaluationPage:
             self._curves(),
             [self.notice or REAL],
             shown.rows(self.compare_dir.name.replace("_", " ") if self.compare_dir else ""),
+            sections=[obedience_section(report["obedience"], points)] if points else (),
         )
 
     def _curves(self) -> dict[str, tuple[list[float], list[float]]]:

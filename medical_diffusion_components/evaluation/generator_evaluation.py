@@ -27,6 +27,7 @@ from medical_diffusion_components.evaluation.comparison import (
 from medical_diffusion_components.evaluation.copies import audited_pairs, of_these_volumes
 from medical_diffusion_components.evaluation.evaluation_page import EvaluationPage
 from medical_diffusion_components.evaluation.features import FeatureReader
+from medical_diffusion_components.evaluation.obedience import Obedience, ObedienceFound
 from medical_diffusion_components.evaluation.older_figures import older_figures
 from medical_diffusion_components.evaluation.report import headline, markdown, rounded
 from medical_diffusion_components.evaluation.spaces import check_judges
@@ -46,6 +47,7 @@ ROWS = {
     "training": "training against held-out volumes: must equal the floor",
     "baseline": "volumes of the baseline against held-out ones",
 }
+GUIDED = "synthetic volumes of that guidance scale against held-out ones"
 
 
 class GeneratorEvaluation:
@@ -65,6 +67,8 @@ class GeneratorEvaluation:
         teachers: feature networks of losses; no space that counts may judge with one.
         executor: whose workers compute features.
         page: writes the page to look at; None for none.
+        guided: name of a row -> callable as ``synthetic``, for the same generator at other guidance scales.
+        obedience: measures whether volumes have what they were asked for; None for a generator without conditions.
         audit: what a copy audit found, as ``audit_headline`` gives it; None without one of this generator.
         permutations: for the p-values.
         seed: of every random choice.
@@ -92,6 +96,8 @@ class GeneratorEvaluation:
         audit: Mapping[str, Any] | None = None,
         permutations: int = 999,
         seed: int = 0,
+        guided: Mapping[str, Callable[[], Cases]] | None = None,
+        obedience: Obedience | None = None,
     ) -> None:
         check_judges(reader.spaces, teachers)
         self.reader = reader
@@ -110,6 +116,8 @@ class GeneratorEvaluation:
         self.audit = audit
         self.permutations = permutations
         self.seed = seed
+        self.guided = dict(guided or {})
+        self.obedience = obedience
 
     def run(self, first_stage_metrics: Mapping[str, float] | None = None) -> dict[str, Any]:
         """Compare, write, print, and return what was written.
@@ -118,6 +126,7 @@ class GeneratorEvaluation:
             first_stage_metrics: PSNR, SSIM and codebook use of reconstructions, for the same report.
         """
         cases = {"synthetic": self.synthetic(), "reference": self.reference, "training": self.training}
+        cases |= {name: sampled() for name, sampled in self.guided.items()}
         if self.baseline is not None:
             cases["baseline"] = self.baseline
         for name in cases.keys() & {"synthetic", "baseline"}:
@@ -141,12 +150,18 @@ class GeneratorEvaluation:
             rows["synthetic_latent"] = comparison.between(sets["synthetic"], sets["reconstructions"])
         if "baseline" in sets:
             rows["baseline"] = comparison.between(sets["baseline"])
-        report = self._report(cases, sets, {name: rows[name] for name in ROWS if name in rows}, first_stage_metrics)
-        self._write(report, cases, sets)
+        rows |= {name: comparison.between(sets[name]) for name in self.guided}
+        rows = {name: rows[name] for name in (*ROWS, *self.guided) if name in rows}
+        report = self._report(cases, sets, rows, first_stage_metrics)
+        found = ObedienceFound({}, {})
+        if self.obedience is not None:
+            found = self.obedience(cases, sets, self.reader.spaces, self.reader.volume)
+            report["obedience"] = rounded(found.report)
+        self._write(report, cases, sets, found)
         if self.page is not None:
             anatomy = {name: one.features[ANATOMY] for name, one in sets.items()}
             pairs = audited_pairs(self.audit, cases["synthetic"], self.all_training)
-            self.page(report, cases, anatomy, self.reader.volume, self.seed, pairs)
+            self.page(report, cases, anatomy, self.reader.volume, self.seed, pairs, found.points)
         print("\n".join([*headline(report), *report["warnings"], f"evaluation: {self.folder}"]), flush=True)
         return report
 
@@ -202,7 +217,7 @@ class GeneratorEvaluation:
                 }
                 for name, space in self.reader.spaces.items()
             },
-            "what_rows_are": {name: ROWS[name] for name in rows},
+            "what_rows_are": {name: ROWS.get(name, GUIDED) for name in rows},
             "rows": rounded(rows),
             "older_figures": rounded(older_figures(*(self._volumes(cases[one]) for one in ("synthetic", "reference")))),
             "audit": of_these_volumes(self.audit, cases["synthetic"]),
@@ -237,10 +252,18 @@ class GeneratorEvaluation:
             found.append(f"{duplicates} of the synthetic volumes are the same file as another one")
         return found
 
-    def _write(self, report: Mapping[str, Any], cases: Mapping[str, Cases], sets: Mapping[str, VolumeSet]) -> None:
+    def _write(
+        self,
+        report: Mapping[str, Any],
+        cases: Mapping[str, Cases],
+        sets: Mapping[str, VolumeSet],
+        found: ObedienceFound,
+    ) -> None:
         arrays = {f"{name}/{key}": array for name, one in sets.items() for key, array in one.features.items()}
         arrays |= {f"{name}/{key}": array for name, one in sets.items() for key, array in one.similarities.items()}
         arrays |= {f"{name}/groups": one.groups for name, one in sets.items()}
+        for condition, pairs in found.points.items():
+            arrays |= {f"obedience/{condition}/{row}": pair for row, pair in pairs.items()}
 
         def save(path: Path) -> None:
             with open(path, "wb") as file:

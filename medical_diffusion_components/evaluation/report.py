@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from medical_diffusion_components.evaluation.copies import copies_in_words
+from medical_diffusion_components.evaluation.obedience_report import obedience_in_words, obedience_tables
 
 __all__ = ["headline", "markdown", "rounded"]
 
@@ -55,6 +56,7 @@ def headline(report: Mapping[str, Any]) -> list[str]:
             f"Variety: MS-SSIM of pairs {pairs['value']:.3f} ± {pairs['se']:.3f}, real {pairs['real']:.3f} ± "
             f"{pairs['real_se']:.3f}: {verdict}."
         )
+    sentences += obedience_in_words(report.get("obedience", {}))
     if report.get("audit"):
         sentences.append(f"Copies: {report['audit']['headline']}")
     return sentences
@@ -119,6 +121,7 @@ def markdown(report: Mapping[str, Any]) -> str:
             judged = "" if facts["counts"] else " For comparison alone."
             lines += [f"{facts['what']}; {facts['dims']} numbers.{judged}", ""]
         lines += _table(report["rows"], space)
+    lines += obedience_tables(report.get("obedience", {}))
     lines += [
         "",
         "Value ± standard error (of the first stage: mean ± SD over halvings). Floor: two halves of the held-out",

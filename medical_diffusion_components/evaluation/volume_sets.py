@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import time
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from medical_diffusion_components.data.condition_requests import RequestedConditions
 from medical_diffusion_components.data.datasets import is_edited, nifti_files, noted_scale
 from medical_diffusion_components.diffusion.noise_latent import NoiseLatent
 from medical_diffusion_components.distributed import gathered, share
@@ -25,14 +27,20 @@ from medical_diffusion_components.transforms.scale_as_prepared import fixed_scal
 from medical_diffusion_components.transforms.spacing_affine import SpacingAffine
 from medical_diffusion_components.weights import provenance
 
-__all__ = ["folder_cases", "sampled_cases", "write_reconstructions"]
+__all__ = ["folder_cases", "guided_cases", "sampled_cases", "write_reconstructions"]
 
 WINDOW = (0.0, 255.0)  # intensities of written volumes
-SAME = ("weights_sha256", "sampler", "steps")  # what a volume that is there must have been made with
+SAME = (
+    "weights_sha256",
+    "sampler",
+    "steps",
+    "guidance_scale",
+    "conditions",
+)  # what a volume that is there must have been made with
 
 
 def folder_cases(folder: str | Path) -> list[dict[str, Any]]:
-    """Every NIfTI file in a folder as a case of its own.
+    """Every NIfTI file in a folder as a case of its own, with the ``conditions`` that its note says it was made under.
 
     Raises:
         FileNotFoundError: no such folder, or none in it.
@@ -48,9 +56,15 @@ def folder_cases(folder: str | Path) -> list[dict[str, Any]]:
         )
     names = [str(file.relative_to(folder)) for file in files]
     return [
-        {"image": str(file), "case_id": name, "patient_id": name, **noted_scale(file)}
+        {"image": str(file), "case_id": name, "patient_id": name, **noted_scale(file), **_noted_conditions(file)}
         for file, name in zip(files, names)
     ]
+
+
+def _noted_conditions(file: Path) -> dict[str, Any]:
+    note = note_path(file)
+    found = json.loads(note.read_text()).get("conditions") if note.is_file() else None
+    return {} if found is None else {"conditions": found}
 
 
 @torch.no_grad()
@@ -62,6 +76,8 @@ def sampled_cases(
     num_volumes: int,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    conditions: RequestedConditions | None = None,
+    guidance_scale: float | None = None,
 ) -> list[dict[str, Any]]:
     """Synthetic volumes ``seed`` to ``seed + num_volumes - 1``; those that the folder has already are kept.
 
@@ -75,36 +91,76 @@ def sampled_cases(
         num_volumes: how many.
         seed: of the first.
         device: where to compute.
+        conditions: seed -> what each volume is asked for; None: the generator has no conditions.
+        guidance_scale: in place of the generator's own; it stands in the notes.
+
+    Returns:
+        the cases, each with the ``conditions`` that it was asked for, if there are any.
 
     Raises:
-        ValueError: the folder holds a volume of that seed that was made with other weights or another sampler.
+        ValueError: the folder holds a volume of that seed that was made with other weights, another sampler or under other
+            conditions.
     """
     writer.prepare()
     wanted = range(seed, seed + num_volumes)
-    missing = [number for number in wanted if not _is_there(writer, number)]
+    asked = {number: conditions(number) for number in wanted} if conditions is not None else {}
+    values = {
+        n: {"conditions": conditions.conditions.decode(asked[n])} if conditions is not None else {} for n in wanted
+    }
+    missing = [number for number in wanted if not _is_there(writer, number, values[number])]
     gathered(None)
     generator = generator.to(device).eval()
+    if guidance_scale is not None:
+        generator = copy.copy(generator)  # which shares the weights
+        generator.guidance_scale = float(guidance_scale)
     noise = NoiseLatent(latent_shape)
     for number in tqdm(share(missing), desc="sampling", unit="volume", disable=not missing):
         start = time.perf_counter()
-        volume = generator(noise(number)[None].to(device))[0].float().cpu().clamp(-1, 1)
+        under = [asked[number][None].to(device)] if asked else []
+        volume = generator(noise(number)[None].to(device), *under)[0].float().cpu().clamp(-1, 1)
         scaled = affine((volume + 1) / 2 * (WINDOW[1] - WINDOW[0]) + WINDOW[0])
-        writer.write(number, scaled, time.perf_counter() - start)
+        writer.write(number, scaled, time.perf_counter() - start, asked.get(number))
     gathered(None)
     scale = scale_facts(WINDOW, provenance(writer.weights).get("window"))  # as the writer's notes say it
     files = [writer.path(number) for number in wanted]
-    return [{"image": str(file), "case_id": file.name, "patient_id": file.name, **scale} for file in files]
+    return [
+        {"image": str(file), "case_id": file.name, "patient_id": file.name, **scale, **values[number]}
+        for number, file in zip(wanted, files)
+    ]
 
 
-def _is_there(writer: SyntheticVolumeWriter, seed: int) -> bool:
+def guided_cases(
+    sampling: partial[list[dict[str, Any]]], scales: Sequence[float], in_use: float
+) -> dict[str, partial[list[dict[str, Any]]]]:
+    """The same volumes at further guidance scales, each scale in a folder of its own beside that of the samples.
+
+    Args:
+        sampling: :func:`sampled_cases` with all its arguments.
+        scales: of classifier-free guidance.
+        in_use: the scale that ``sampling`` has; it is left out.
+
+    Returns:
+        ``guidance_2`` -> callable that gives the cases, for every further scale.
+    """
+    found = {}
+    for scale in sorted({float(scale) for scale in scales} - {float(in_use)}):
+        name, writer = f"guidance_{scale:g}", copy.copy(sampling.keywords["writer"])
+        writer.folder = writer.folder.with_name(f"{writer.folder.name}_{name}")
+        writer.facts, writer.written = {**writer.facts, "guidance_scale": scale}, []
+        found[name] = partial(sampling, writer=writer, guidance_scale=scale)
+    return found
+
+
+def _is_there(writer: SyntheticVolumeWriter, seed: int, values: Mapping[str, Any]) -> bool:
     path = writer.path(seed)
     if not path.is_file():
         return False
     note = json.loads(note_path(path).read_text())
+    wanted = {**writer.facts, **values}
     for name in SAME:
-        if note.get(name) != writer.facts.get(name):
+        if note.get(name) != wanted.get(name):
             raise ValueError(
-                f"{path} was made with {name} {note.get(name)}, not {writer.facts.get(name)}: remove the folder, or name "
+                f"{path} was made with {name} {note.get(name)}, not {wanted.get(name)}: remove the folder, or name "
                 "it as samples_dir to judge it as it is"
             )
     return True

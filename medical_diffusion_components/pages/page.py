@@ -82,6 +82,7 @@ def write_page(
     notices: Sequence[str] = (),
     rows: Sequence[PageRow] = (),
     curves_are: tuple[str, str] = ("Training", "step"),
+    sections: Sequence[str] = (),
 ) -> Path:
     """Write the page.
 
@@ -97,6 +98,7 @@ def write_page(
         notices: what every reader must know, such as what the volumes were made from.
         rows: what is seen at first sight, one kind of volume below the other.
         curves_are: heading of the curves, and what runs along x.
+        sections: further ones, in HTML, between volumes and measures.
     """
     store: dict[str, str] = {}
     viewers = [_gallery(one, store, spacing, axcodes) for one in galleries if one.cases]
@@ -107,6 +109,7 @@ def write_page(
         *(f'<p class="warning">{_text(warning)}</p>' for warning in report.get("warnings", ())),
         _rows(rows, spacing, axcodes),
         *viewers,
+        *sections,
         _measures(report),
         _curves(curves or {}, *curves_are),
         _provenance(report),
@@ -344,7 +347,7 @@ def _curve(name: str, pairs: Sequence[tuple[float, float]], along: str, width: i
 
 
 def _provenance(report: Mapping[str, Any]) -> str:
-    left_out = {"rows", "spaces", "warnings", "what_rows_are", "audit", "older_figures"}
+    left_out = {"rows", "spaces", "warnings", "what_rows_are", "audit", "older_figures", "obedience"}
     rows = "".join(f"<tr><th>{_text(k)}</th><td>{_text(v)}</td></tr>" for k, v in _flat(report, left_out))
     return f'<section><h2>How this was made</h2><div class="scroll"><table>{rows}</table></div></section>'
 

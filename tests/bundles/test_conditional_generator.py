@@ -205,3 +205,46 @@ def test_volumes_sampled_while_training_have_the_conditions_of_inference(asked_f
     volumes, _ = sample(num_volumes=2)
     sampler = VolumeSampler(BUNDLE, settings={"models_dir": str(asked_for.models), **SAMPLING})
     np.testing.assert_allclose(np.asarray(sampler(1)[0]), volumes[1], atol=0.5)
+
+
+def test_an_evaluation_says_whether_what_was_asked_for_was_made(
+    asked_for: Trained, cohort: Path, tmp_path: Path
+) -> None:
+    """Asked against measured for every condition, at every guidance scale, with the ceiling of real volumes."""
+    overrides = {"models_dir": str(asked_for.models), "output_dir": str(tmp_path), "dataset_dir": str(cohort)}
+    overrides |= {"reference": "training", "num_volumes": 5, "spaces": ["anatomy"], "num_inference_steps": 3}
+    run(BUNDLE, "evaluate.yaml", **overrides, sampler="ddim", guidance_scales=[1, 2])
+    report = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
+    assert list(report["obedience"]) == ["age", "sex"]
+    rows = report["obedience"]["age"]["rows"]
+    assert {name: row["n"] for name, row in rows.items()} == {
+        "held_out": 10, "first_stage": 10, "synthetic": 5, "guidance_2": 5,
+    }  # fmt: skip
+    assert report["obedience"]["sex"]["rows"]["held_out"]["accuracy"]["value"] >= 0.5
+    assert "guidance_2" in report["rows"] and "kid" in report["rows"]["guidance_2"]["anatomy"]
+    with np.load(tmp_path / "evaluation" / "features.npz") as file:
+        asked = file["obedience/age/synthetic"][:, 0]
+        assert np.array_equal(asked, file["obedience/age/guidance_2"][:, 0])
+    notes = [json.loads(path.read_text()) for path in sorted((tmp_path / "samples").glob("synthetic_*.json"))]
+    assert [note["conditions"]["age"] for note in notes] == asked.tolist()
+    assert [note["guidance_scale"] for note in notes] == [1.0] * 5
+    one, two = (np.stack([np.asarray(nib.load(file).dataobj) for file in sorted((tmp_path / name).glob("*.nii.gz"))])
+                for name in ("samples", "samples_guidance_2"))  # fmt: skip
+    assert not np.array_equal(one, two)
+    assert "Asked and measured" in (tmp_path / "evaluation" / "evaluation.html").read_text()
+    assert "## obedience: age" in (tmp_path / "evaluation" / "evaluation.md").read_text()
+
+
+def test_conditions_that_the_data_do_not_have_are_refused_before_sampling(
+    asked_for: Trained, cohort: Path, tmp_path: Path
+) -> None:
+    content = json.loads((cohort / "dataset.json").read_text())
+    for case in (case for split in content.values() for case in split):
+        case["image"] = str(cohort / case["image"])
+        del case["conditions"]["sex"]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "dataset.json").write_text(json.dumps(content))
+    overrides = {"models_dir": str(asked_for.models), "output_dir": str(tmp_path / "out"), "num_volumes": 3}
+    said = last_line(BUNDLE, "evaluate.yaml", **overrides, dataset_dir=str(tmp_path / "data"), reference="training")
+    assert "no case has a value of the declared condition sex; the cases have age, site" in said
+    assert not (tmp_path / "out" / "samples").exists()

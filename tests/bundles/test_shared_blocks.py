@@ -46,6 +46,8 @@ OWN_PER_FILE = {
     "dataset",
     "dataloader",
     "evaluator",
+    "guidance",  # inference notes the interval, too
+    "guidance_scale",  # an option that an annotation server shows in inference
     "inferer",
 }
 
