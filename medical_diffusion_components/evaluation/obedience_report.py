@@ -101,8 +101,8 @@ def obedience_section(found: Found, points: Points) -> str:
             f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div><div class="strips">{plots}</div>'
         )
     return (
-        "<section><h2>Asked and measured</h2><p>Every dot is a volume: across, what was asked for (of real volumes, the true "
-        "value); up, what was measured. The dashed line is where both are equal. <b>held out</b> is the ceiling: synthetic "
+        "<section><h2>Asked and measured</h2><p>Every dot is a volume: across, what was asked for (of real volumes: the "
+        "truth); up, what was measured. The dashed line is where both are equal. <b>held out</b> is the ceiling: synthetic "
         f"volumes cannot be read better than real ones.</p>{''.join(blocks)}</section>"
     )
 
