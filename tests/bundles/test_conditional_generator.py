@@ -245,6 +245,7 @@ def test_conditions_that_the_data_do_not_have_are_refused_before_sampling(
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "dataset.json").write_text(json.dumps(content))
     overrides = {"models_dir": str(asked_for.models), "output_dir": str(tmp_path / "out"), "num_volumes": 3}
+    overrides |= {"sampler": "ddim", "num_inference_steps": 3}
     said = last_line(BUNDLE, "evaluate.yaml", **overrides, dataset_dir=str(tmp_path / "data"), reference="training")
     assert "no case has a value of the declared condition sex; the cases have age, site" in said
     assert not (tmp_path / "out" / "samples").exists()
