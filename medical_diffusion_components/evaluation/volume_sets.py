@@ -112,7 +112,7 @@ def sampled_cases(
     generator = generator.to(device).eval()
     if guidance_scale is not None:
         generator = copy.copy(generator)  # which shares the weights
-        generator.guidance_scale = float(guidance_scale)
+        vars(generator).update(guidance_scale=float(guidance_scale))
     noise = NoiseLatent(latent_shape)
     for number in tqdm(share(missing), desc="sampling", unit="volume", disable=not missing):
         start = time.perf_counter()
