@@ -24,7 +24,11 @@ _PATH = re.compile(r"(^|[\s'\"(])(~|[A-Za-z]:)?[/\\]\S")
 
 
 def release_weights(
-    models_dir: str | os.PathLike, bundle_root: str | os.PathLike, knobs: Mapping[str, Any], half: bool = False
+    models_dir: str | os.PathLike,
+    bundle_root: str | os.PathLike,
+    knobs: Mapping[str, Any],
+    half: bool = False,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Path:
     """Copy ``model.pt`` and its note into the bundle's folder ``released``.
 
@@ -36,6 +40,7 @@ def release_weights(
         bundle_root: folder of the bundle.
         knobs: those of the training, under which inference and evaluation build the networks.
         half: write numbers of 32 bits as 16 (float16), of networks that would be too large otherwise; the note says so.
+        defaults: further knobs that inference takes from the note, such as the sampler by which the weights were judged.
 
     Returns:
         path of the released weights.
@@ -48,7 +53,7 @@ def release_weights(
     state, note = read_state(weights), provenance(weights)
     knobs = json.loads(json.dumps(dict(knobs)))
     _check(weights, note, knobs)
-    note["knobs"] = knobs
+    note["knobs"] = {**knobs, **(defaults or {})}
     if half:
         state = {name: tensor.half() if tensor.dtype is torch.float32 else tensor for name, tensor in state.items()}
     with tempfile.TemporaryDirectory() as folder:

@@ -39,6 +39,11 @@ def test_a_note_without_knobs_gets_those_of_the_training(tmp_path: Path) -> None
     assert provenance(release_weights(models, tmp_path, KNOBS))["knobs"] == KNOBS
 
 
+def test_the_note_holds_what_inference_takes_by_default(tmp_path):
+    released = release_weights(trained(tmp_path), tmp_path, KNOBS, defaults={"num_inference_steps": 20})
+    assert provenance(released)["knobs"] == {**KNOBS, "num_inference_steps": 20}
+
+
 @pytest.mark.parametrize(("note", "message"), [
     ({"data": "the user's data"}, "only weights of an embedded cohort"),
     ({"knobs": {**KNOBS, "base_channels": 8}}, "trained with base_channels 8, not 4"),
