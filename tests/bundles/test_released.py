@@ -190,11 +190,11 @@ def test_every_knob_of_the_network_is_in_the_note_and_comes_from_it(bundle: Path
     if not (bundle / "configs" / file).is_file():
         pytest.skip("this bundle has no such file")
     config, training = read(bundle / "configs" / file), read(bundle / "configs" / "train.yaml")
-    needed = set(knobs_of(config, "network_def")) - {"embedded_classes"} | {"axcodes"}
+    needed = set(knobs_of(config, "network_def")) - {"embedded_classes", "tile_size"} | {"axcodes"}
     assert set(config["knobs"]) == needed
     from_note = {id for id, value in config.items() if str(value).startswith("$trained_knob(")}
-    assert needed <= from_note <= set(training["knobs"])
+    assert needed <= from_note <= {*training["knobs"], *training.get("released_defaults", {})}
     for block in (config["knobs"], training["knobs"]):
         assert all(value == f"@{id}" for id, value in block.items())
     # the note has what is declared under one name alone
-    assert set(knobs_of(training, "network_def")) - {"conditions"} <= set(training["knobs"])
+    assert set(knobs_of(training, "network_def")) - {"conditions", "tile_size"} <= set(training["knobs"])
