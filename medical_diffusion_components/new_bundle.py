@@ -41,6 +41,9 @@ COPIED = (
     "evaluate.yaml",
     "audit.yaml",
     "edit.yaml",
+    "train_control.yaml",
+    "pairs.yaml",
+    "evaluate_pairs.yaml",
     "release_dataset.yaml",
     "logging.conf",
 )
@@ -56,6 +59,12 @@ _HEADERS = {
     "evaluate.yaml": "Evaluation of {bundle}: synthetic volumes against held-out ones, with floors and errors; "
     "reconstruction by the first stage.",
     "edit.yaml": "Editing of real scans by {bundle}: a region redrawn, variations of a scan, volumes between two scans.",
+    "train_control.yaml": "Control of {bundle} by masks: trains a branch that makes the finished, frozen generator draw a "
+    "given label map.",
+    "pairs.yaml": "Pairs from masks by {bundle}: synthetic volumes drawn from label maps, listed for the training of a "
+    "segmentation.",
+    "evaluate_pairs.yaml": "Obedience of {bundle} to masks: whether a segmentation finds in synthetic volumes what their "
+    "masks asked for.",
     "audit.yaml": "Copy audit of {bundle}: which synthetic volumes are copies of training volumes, and do the weights know "
     "their training set.",
     "release_dataset.yaml": "Data set to release from {bundle}: volumes that passed the audit, with what others need to "

@@ -35,6 +35,7 @@ ROWS = [
         "cohorts",
         "evaluation",
         "audit",
+        "control",
         "editing",
         "label_study",
         "new_bundle",
@@ -46,7 +47,7 @@ ROWS = [
 ]
 RANK = {room: rank for rank, row in enumerate(ROWS) for room in row}
 # What training and sampling can do without: reading raw downloads, writing DICOM, inventing data, judging
-# volumes and showing them, editing scans, auditing copies, studying how many labels it takes, making new
+# volumes and showing them, editing scans, control by masks, auditing copies, studying how many labels it takes, making new
 # bundles, releasing bundles and data sets.
 PERIPHERY = {
     "dicom",
@@ -57,6 +58,7 @@ PERIPHERY = {
     "pages",
     "evaluation",
     "audit",
+    "control",
     "editing",
     "label_study",
     "new_bundle",

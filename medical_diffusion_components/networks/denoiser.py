@@ -335,11 +335,20 @@ class Denoiser(nn.Module):
         if class_labels is not None:
             raise ValueError("this denoiser has no class_labels, they must be None: its conditions are the context")
         self._check(x, timesteps)
-        embedding = F.silu(self._embedded(timesteps.expand(x.shape[0]), context))
+        embedding = F.silu(self.embedded(timesteps.expand(x.shape[0]), context))
         position = self.position(x.shape[4])
-        h = self.first(self.depth_first(x).contiguous())  # (D, B, H, W, C)
-        first = h
-        skips: list[Tensor] = []
+        skips = self.encode(self.depth_first(x).contiguous(), embedding, position)  # (D, B, H, W, C) each
+        h = self.middle(skips[-1], embedding, position)
+        return self.depth_last(self.decode(h, skips, embedding, position)).contiguous().to(x.dtype)  # (B, C, H, W, D)
+
+    def encode(self, x: Tensor, embedding: Tensor, position: tuple[Tensor, Tensor, Tensor]) -> list[Tensor]:
+        """The encoder's half: what each resolution hands over to the decoder, finest first.
+
+        Shape:
+            ``(D, B, H, W, C)`` -> that of the first convolution and of every level, ``(D, B, H', W', C')`` each
+        """
+        h = self.first(x)
+        skips = [h]
         if torch.jit.is_scripting():
             h = self.first_depth(h, position)
         else:
@@ -350,8 +359,13 @@ class Denoiser(nn.Module):
             else:
                 h = self._run(level, h, embedding, position)
             skips.append(h)
-            h = downsample(h)
-        h = self.middle(h, embedding, position)
+            h = downsample(h)  # the last is the identity
+        return skips
+
+    def decode(
+        self, h: Tensor, skips: list[Tensor], embedding: Tensor, position: tuple[Tensor, Tensor, Tensor]
+    ) -> Tensor:
+        """The decoder's half: from the middle and :meth:`encode`'s list, which it empties, to the output's channels."""
         for level, upsample in zip(self.up, self.upsample):
             h = torch.cat((h, skips.pop()), dim=-1)
             if torch.jit.is_scripting():
@@ -359,10 +373,9 @@ class Denoiser(nn.Module):
             else:
                 h = self._run(level, h, embedding, position)
             h = upsample(h)
-        h = self.last_block(torch.cat((h, first), dim=-1), embedding)
-        return self.depth_last(self.last(h)).contiguous().to(x.dtype)  # (B, C, H, W, D)
+        return self.last(self.last_block(torch.cat((h, skips.pop()), dim=-1), embedding))
 
-    def _embedded(self, timesteps: Tensor, context: Tensor | None) -> Tensor:
+    def embedded(self, timesteps: Tensor, context: Tensor | None) -> Tensor:
         """Timesteps (B,) and conditions (B, V) as one embedding, (B, E)."""
         embedding, count = self.time(timesteps), len(self.conditions)
         if context is None:

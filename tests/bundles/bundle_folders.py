@@ -126,7 +126,9 @@ def _content(file: Path, written: int) -> dict[str, Any]:
 
 def by_default(value: Any) -> Any:
     """What a knob that the weights' note decides is before there are weights."""
-    found = re.fullmatch(r"\$trained_knob\(@weights, '\w+', (.*)\)", value) if isinstance(value, str) else None
+    found = (
+        re.fullmatch(r"\$trained_knob\(@(?:control_)?weights, '\w+', (.*)\)", value) if isinstance(value, str) else None
+    )
     if found is None:
         return value
     return f"${found[1]}" if "@" in found[1] else ast.literal_eval(found[1])

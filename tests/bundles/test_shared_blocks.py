@@ -11,16 +11,28 @@ import pytest
 from bundle_folders import BUNDLES, bundles_with, by_default, config_files, for_bundles_with, read
 
 LDM_BUNDLES = bundles_with("train_autoencoder.yaml", "train.yaml")
-STAGES = ("train_autoencoder.yaml", "train.yaml", "evaluate.yaml", "audit.yaml", "edit.yaml", "inference.json")
+STAGES = (
+    "train_autoencoder.yaml",
+    "train.yaml",
+    "evaluate.yaml",
+    "audit.yaml",
+    "edit.yaml",
+    "train_control.yaml",
+    "pairs.yaml",
+    "evaluate_pairs.yaml",
+    "inference.json",
+)
 # What a sibling says otherwise on purpose. Files: spacing and pictures come from the data or from the weights' note;
 # montages take fewer steps than the reference sampler; overlays and preparation are their own subject.
 OWN_PER_FILE = {
     "classes",
+    "controlled",  # by a branch in training, at full strength
     "conditions",  # declared in training, asked for in inference
     "dataset_dir",
     "declared_conditions",
     "imports",
     "knobs",
+    "label_classes",  # of the data in training, of the branch's note in sampling
     "initialize",
     "made_from",
     "num_inference_steps",

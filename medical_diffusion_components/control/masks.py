@@ -1,0 +1,169 @@
+"""Label maps that a user asks for: read or refused, brought to the model's grid, varied."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+from medical_diffusion_components.data.datasets import nifti_files
+from medical_diffusion_components.transforms.load_volume import LoadVolume
+from medical_diffusion_components.transforms.volume_error import VolumeError, times
+
+__all__ = ["AUGMENTATIONS", "AskedMask", "mask_files", "read_asked_mask", "varied"]
+
+logger = logging.getLogger(__name__)
+
+AUGMENTATIONS = ("flip", "affine", "elastic")
+SAME_SPACING = 0.25  # by which voxels may be larger or smaller, as a share, to be taken one by one
+DEGREES, SCALE, SHIFT_MM = 10.0, 0.1, 5.0  # of an affine variation, to either side
+ELASTIC_MM, ELASTIC_KNOTS = 5.0, 5  # of an elastic one: standard deviation of the shift, and points along each axis
+
+
+class AskedMask(NamedTuple):
+    """A label map on a model's grid.
+
+    ``labels`` (H, W, D) uint8; ``affine`` indices to millimetres in RAS, (4, 4); ``cut_off`` the
+    share of what is not background that lies outside the grid.
+    """
+
+    labels: np.ndarray
+    affine: np.ndarray
+    cut_off: float = 0.0
+
+
+def mask_files(masks_dir: str | os.PathLike | None) -> list[Path]:
+    """The label maps in a folder and below, or the one file that was given.
+
+    Raises:
+        ValueError: nothing was given.
+        FileNotFoundError: there is no such file or folder, or no NIfTI file in it.
+    """
+    if masks_dir is None:
+        raise ValueError("expected label maps: give --masks_dir, a NIfTI file or a folder of them")
+    path = Path(masks_dir).expanduser().absolute()
+    files = [path] if path.is_file() else nifti_files(path) if path.is_dir() else []
+    if not files:
+        raise FileNotFoundError(f"no label maps (*.nii, *.nii.gz) at {path}: check masks_dir")
+    return files
+
+
+def read_asked_mask(
+    path: str | os.PathLike,
+    classes: Mapping[str, int],
+    image_size: Sequence[int],
+    spacing: Sequence[float],
+    axcodes: str = "RAS",
+) -> AskedMask:
+    """Read a label map of any size and orientation.
+
+    One of the model's size and about its spacing is taken voxel by voxel. Any other is sampled, by nearest neighbour, on a
+    grid of the model's size and spacing around the middle of the box that holds its structures.
+
+    Args:
+        path: NIfTI file.
+        classes: name -> value, those that the branch was trained with; 0 is the background.
+        image_size: voxels (H, W, D) of the model.
+        spacing: mm per voxel of the model.
+        axcodes: where H, W and D point.
+
+    Raises:
+        VolumeError: the file cannot be read, is not one 3D volume, holds other numbers than the classes' values or
+            nothing but background, or nothing of it is left on the model's grid.
+    """
+    loaded = LoadVolume(axcodes)(path)
+    labels = _checked(path, loaded.as_tensor()[0].numpy(), classes)
+    affine = np.asarray(loaded.affine, np.float64)
+    own, wanted = np.linalg.norm(affine[:3, :3], axis=0), np.asarray(spacing, np.float64)
+    size = tuple(int(n) for n in image_size)
+    if labels.shape == size and (np.abs(own / wanted - 1) <= SAME_SPACING).all():
+        return AskedMask(labels, affine)
+    box = np.argwhere(labels > 0)
+    middle = affine[:3, :3] @ ((box.min(0) + box.max(0)) / 2) + affine[:3, 3]
+    grid = np.eye(4)
+    grid[:3, :3] = affine[:3, :3] / own * wanted
+    grid[:3, 3] = middle - grid[:3, :3] @ ((np.array(size) - 1) / 2)
+    change = np.round(np.linalg.inv(affine) @ grid, 9)
+    sampled = ndimage.affine_transform(labels, change[:3, :3], change[:3, 3], size, order=0, mode="grid-constant")
+    if not sampled.any():
+        raise VolumeError(f"{path}: its structures are too small for the model's voxels of {wanted.tolist()} mm")
+    places = box @ np.linalg.inv(change)[:3, :3].T + np.linalg.inv(change)[:3, 3]
+    outside = float(((places < -0.5) | (places > np.array(size) - 0.5)).any(1).mean())
+    if outside > 0:
+        logger.warning(
+            f"{path}: {outside:.1%} of its structures lie outside the model's {times(size)} voxels and are cut off"
+        )
+    return AskedMask(sampled, grid, round(outside, 4))
+
+
+def _checked(path: str | os.PathLike, values: np.ndarray, classes: Mapping[str, int]) -> np.ndarray:
+    """Labels (H, W, D) as uint8."""
+    found = np.unique(values)
+    if not np.isfinite(found).all() or (found != np.round(found)).any():
+        raise VolumeError(f"{path}: expected whole numbers, labels, got values such as {found[found % 1 != 0][0]:.4g}")
+    unknown = sorted({int(value) for value in found} - set(classes.values()))
+    if unknown:
+        known = ", ".join(f"{value} {name}" for name, value in classes.items())
+        raise VolumeError(f"{path}: expected the labels that were trained ({known}), got {unknown[:10]}")
+    if not values.any():
+        raise VolumeError(f"{path}: expected voxels other than background; the mask is empty")
+    return values.astype(np.uint8)
+
+
+def varied(
+    labels: np.ndarray, kinds: Sequence[str], spacing: Sequence[float], seed: int, flip_axes: Sequence[int] = (0,)
+) -> np.ndarray:
+    """A label map flipped, turned, scaled, shifted or bent at random, by nearest neighbour; what comes in is background.
+
+    ``flip`` mirrors along each of ``flip_axes`` in half of all cases. ``affine`` turns by up to 10 degrees about each axis,
+    scales by up to 10 % along each and shifts by up to 5 mm. ``elastic`` shifts smoothly, with a standard deviation of 5 mm
+    at five points along each axis and cubic splines between them.
+
+    Args:
+        labels: (H, W, D).
+        kinds: any of ``AUGMENTATIONS``.
+        spacing: mm per voxel.
+        seed: of the random numbers.
+        flip_axes: 0, 1, 2 are H, W, D; none where a class is of one side.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+    unknown = [kind for kind in kinds if kind not in AUGMENTATIONS]
+    if unknown:
+        raise ValueError(f"expected augmentations among {', '.join(AUGMENTATIONS)}, got {unknown}")
+    rng = np.random.default_rng(seed)
+    if "flip" in kinds:
+        labels = np.flip(labels, [axis for axis in flip_axes if rng.random() < 0.5])
+    if not {"affine", "elastic"} & set(kinds):
+        return np.ascontiguousarray(labels)
+    lengths = np.asarray(spacing, np.float64).reshape(3, 1, 1, 1)
+    middle = (np.array(labels.shape).reshape(3, 1, 1, 1) - 1) / 2
+    places = (np.indices(labels.shape) - middle) * lengths  # mm from the middle
+    if "affine" in kinds:
+        matrix = _rotation(np.deg2rad(rng.uniform(-DEGREES, DEGREES, 3))) * rng.uniform(1 - SCALE, 1 + SCALE, 3)
+        shift = rng.uniform(-SHIFT_MM, SHIFT_MM, 3).reshape(3, 1, 1, 1)
+        places = np.einsum("ij,jhwd->ihwd", matrix, places) + shift
+    if "elastic" in kinds:
+        knots = rng.normal(0, ELASTIC_MM, (3, *[ELASTIC_KNOTS] * 3))
+        steps = [np.linspace(0, ELASTIC_KNOTS - 1, n) for n in labels.shape]
+        between = np.stack(np.meshgrid(*steps, indexing="ij"))
+        places = places + np.stack([ndimage.map_coordinates(axis, between, order=3, mode="nearest") for axis in knots])
+    return ndimage.map_coordinates(labels, places / lengths + middle, order=0, mode="constant", cval=0)
+
+
+def _rotation(angles: np.ndarray) -> np.ndarray:
+    """About the three axes in turn, (3, 3)."""
+    whole = np.eye(3)
+    for axis, angle in enumerate(angles):
+        one, other = [n for n in range(3) if n != axis]
+        turn = np.eye(3)
+        turn[one, one] = turn[other, other] = np.cos(angle)
+        turn[one, other], turn[other, one] = -np.sin(angle), np.sin(angle)
+        whole = turn @ whole
+    return whole

@@ -1,0 +1,82 @@
+"""The branch begins with the generator as it was, learns what the mask says, and leaves the denoiser frozen."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from medical_diffusion_components.control import ControlBranch, ControlledDenoiser
+from medical_diffusion_components.networks import Denoiser
+
+SHAPE = (2, 3, 8, 4, 5)  # (B, C, h, w, d)
+COMPRESSION = (2, 4, 1)
+
+
+def networks() -> ControlledDenoiser:
+    torch.manual_seed(0)
+    denoiser = Denoiser(3, 8, (1, 2), num_heads=1, head_channels=16)
+    return ControlledDenoiser(denoiser, ControlBranch(4, COMPRESSION, 3, 8, (1, 2), num_heads=1, head_channels=16))
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    mask = torch.rand(2, 4, 16, 16, 5, generator=generator)
+    return torch.randn(SHAPE, generator=generator), torch.tensor([3, 90]), mask
+
+
+def with_weights(controlled: ControlledDenoiser) -> ControlledDenoiser:
+    for layer in controlled.branch.additions:
+        torch.nn.init.normal_(layer.weight, std=0.1)
+    return controlled
+
+
+def test_an_untrained_branch_changes_no_bit() -> None:
+    controlled = networks()
+    x, t, mask = batch()
+    assert torch.equal(controlled(x, t, mask=mask), controlled.denoiser(x, t))
+
+
+def test_a_trained_branch_follows_its_mask_and_its_strength() -> None:
+    controlled = with_weights(networks())
+    x, t, mask = batch()
+    free, one, other = controlled(x, t), controlled(x, t, mask=mask), controlled(x, t, mask=mask.flip(0))
+    assert torch.equal(free, controlled.denoiser(x, t))
+    assert (one - free).abs().max() > 1e-3 and (one - other).abs().max() > 1e-3
+    controlled.strength = 0.0
+    assert torch.equal(controlled(x, t, mask=mask), free)
+
+
+def test_a_held_mask_is_that_of_every_call_and_of_both_halves_of_guidance() -> None:
+    controlled = with_weights(networks())
+    x, t, mask = batch()
+    expected = controlled(x, t, mask=mask)
+    with controlled.asked(mask):
+        assert torch.equal(controlled(x, t), expected)
+        twice = controlled(x.repeat(2, 1, 1, 1, 1), t.repeat(2))
+    torch.testing.assert_close(twice, expected.repeat(2, 1, 1, 1, 1), rtol=1e-4, atol=1e-5)
+    assert torch.equal(controlled(x, t), controlled.denoiser(x, t))
+
+
+def test_every_part_of_the_branch_is_trained_and_nothing_of_the_denoiser() -> None:
+    controlled = with_weights(networks()).train()
+    x, t, mask = batch()
+    controlled(x, t, mask=mask).square().mean().backward()
+    assert [name for name, weight in controlled.branch.named_parameters() if weight.grad is None] == []
+    assert all(weight.grad is None for weight in controlled.denoiser.parameters())
+    assert not controlled.denoiser.training and controlled.branch.training
+
+
+def test_the_branch_is_narrower_by_its_width() -> None:
+    def size(width: float) -> int:
+        branch = ControlBranch(2, (1, 1, 1), 3, 32, (1, 2), num_heads=1, head_channels=16, width=width)
+        return sum(weight.numel() for weight in branch.parameters())
+
+    assert size(0.25) < size(0.5) < size(1.0)
+    with pytest.raises(ValueError, match="expected a width above 0"):
+        size(0.0)
+
+
+def test_a_mask_of_another_size_is_refused() -> None:
+    x, t, mask = batch()
+    with pytest.raises(ValueError, match=r"of \[2, 4, 16, 16, 5\], got \[2, 4, 16, 16, 4\]"):
+        networks()(x, t, mask=mask[..., :4])
