@@ -23,6 +23,7 @@ from medical_diffusion_components.diffusion.noise_latent import NoiseLatent
 from medical_diffusion_components.distributed import process_rank, share, wait_for_all
 from medical_diffusion_components.files import file_hash, write_json
 from medical_diffusion_components.reports.volume_writer import NiftiVolumes, SyntheticVolumeWriter, note_path
+from medical_diffusion_components.transforms.scale_as_prepared import INTENSITY_RANGE, WINDOW
 
 __all__ = ["PairSampling", "PairWriter"]
 
@@ -96,17 +97,16 @@ class PairWriter(SyntheticVolumeWriter):
             for volume in sorted(self.folder.glob("pair_*.nii.gz")):
                 note = json.loads(note_path(volume).read_text())
                 entry = {kind.removesuffix("s"): f"{kind}/{volume.name}" for kind in ("images", "labels")}
-                ids = {
-                    "case_id": volume.name.removesuffix(".nii.gz"),
-                    "patient_id": note["mask"]["id"],
-                }
+                ids = {"case_id": volume.name.removesuffix(".nii.gz"), "patient_id": note["mask"]["id"]}
                 entries.append({**entry, **ids})
             write_json(path, {**self._described(), **_split(entries)})
         return path
 
     def _described(self) -> dict[str, Any]:
         notice = self.facts.get("notice")
+        scale = {name: self.facts[name] for name in (WINDOW, INTENSITY_RANGE) if name in self.facts}
         return {
+            **scale,
             "name": "synthetic pairs",
             "description": "Synthetic volumes drawn from label maps." + (f" {notice}" if notice else ""),
             "labels": {str(value): name for name, value in self.classes.items()},

@@ -43,6 +43,7 @@ TINY = {
     "denoiser_channels": 8,
     "num_train_timesteps": 12,
     "batch_size": 2,
+    "control_batch_size": 2,
     "epochs": 1,
     "accumulation_steps": 2,
     "ema_every": 1,

@@ -52,6 +52,7 @@ OWN_PER_FILE = {
     "loss",
     "run",
     "training",
+    "evaluating",
     "val_interval",
     "writer",
     "handlers",
