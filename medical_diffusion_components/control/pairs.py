@@ -23,7 +23,7 @@ from medical_diffusion_components.diffusion.noise_latent import NoiseLatent
 from medical_diffusion_components.distributed import process_rank, share, wait_for_all
 from medical_diffusion_components.files import file_hash, write_json
 from medical_diffusion_components.reports.volume_writer import NiftiVolumes, SyntheticVolumeWriter, note_path
-from medical_diffusion_components.transforms.scale_as_prepared import INTENSITY_RANGE, WINDOW
+from medical_diffusion_components.transforms.scale_as_prepared import WINDOW
 
 __all__ = ["PairSampling", "PairWriter"]
 
@@ -104,9 +104,9 @@ class PairWriter(SyntheticVolumeWriter):
 
     def _described(self) -> dict[str, Any]:
         notice = self.facts.get("notice")
-        scale = {name: self.facts[name] for name in (WINDOW, INTENSITY_RANGE) if name in self.facts}
+        fixed = {"limits_from": "window", "limits": self.facts.get(WINDOW), "range": list(self.window)}
         return {
-            **scale,
+            **({"decided": {"scale": fixed}} if WINDOW in self.facts else {}),  # as preparation writes it
             "name": "synthetic pairs",
             "description": "Synthetic volumes drawn from label maps." + (f" {notice}" if notice else ""),
             "labels": {str(value): name for name, value in self.classes.items()},
