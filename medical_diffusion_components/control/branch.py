@@ -64,7 +64,8 @@ class ControlBranch(nn.Module):
         if not width > 0:
             raise ValueError(f"expected a width above 0, the branch's share of the denoiser's channels, got {width}")
         self.mask_channels = mask_channels
-        self.compression = tuple(int(n) for n in compression)
+        h, w, d = (int(n) for n in compression)
+        self.compression = (h, w, d)
         narrow = max(GROUPS, round(base_channels * width / GROUPS) * GROUPS)
         self.embed_mask = nn.Sequential(
             nn.Conv3d(mask_channels, mask_features, self.compression, self.compression),
@@ -79,9 +80,8 @@ class ControlBranch(nn.Module):
             delattr(self.encoder, part)
         widths = [1, *channel_multipliers, channel_multipliers[-1]]
         self.additions = nn.ModuleList(nn.Linear(narrow * n, base_channels * n) for n in widths)
-        for layer in self.additions:
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for parameter in self.additions.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, timesteps: Tensor, mask: Tensor) -> list[Tensor]:
         wanted = [x.shape[0], self.mask_channels, *(n * c for n, c in zip(x.shape[2:], self.compression))]

@@ -139,7 +139,7 @@ def varied(
         raise ValueError(f"expected augmentations among {', '.join(AUGMENTATIONS)}, got {unknown}")
     rng = np.random.default_rng(seed)
     if "flip" in kinds:
-        labels = np.flip(labels, [axis for axis in flip_axes if rng.random() < 0.5])
+        labels = np.flip(labels, tuple(axis for axis in flip_axes if rng.random() < 0.5))
     if not {"affine", "elastic"} & set(kinds):
         return np.ascontiguousarray(labels)
     lengths = np.asarray(spacing, np.float64).reshape(3, 1, 1, 1)

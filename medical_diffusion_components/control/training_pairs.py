@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -117,7 +118,7 @@ def cache_masks(
     for case, path in share(list(zip(cases, paths, strict=True))):
         if not path.exists():
             labels = np.asarray(prepared(case)["label"][0]).astype(np.uint8)
-            write_atomically(path, lambda temporary, labels=labels: _save(temporary, labels))
+            write_atomically(path, functools.partial(_save, labels=labels))
     wait_for_all()
     return [{**entry, "mask": str(path)} for entry, path in zip(latents, paths)]
 
