@@ -8,18 +8,35 @@ from __future__ import annotations
 import importlib
 import json
 import pkgutil
+import shutil
 import socket
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 LOOPBACK = ("localhost", "127.", "::1", "0.0.0.0")
+CLOSED = ["unshare", "--map-root-user", "--net"]  # what closes the network to the command behind it
 NOWHERE = ("192.0.2.1", 9)  # an address for documentation: nobody has it
+
+
+def may_close_the_network() -> bool:
+    return (
+        shutil.which("unshare") is not None
+        and subprocess.run([*CLOSED, "true"], capture_output=True, check=False).returncode == 0
+    )
 
 
 def attempts_from_now() -> list[str]:
     """A list that grows by every attempt of this process to reach another host; the attempt itself fails."""
     found: list[str] = []
+    refuse_other_hosts(found.append)
+    return found
+
+
+def refuse_other_hosts(record: Callable[[str], object]) -> None:
+    """From now on every attempt of this process to reach another host is recorded and fails."""
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
         if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
@@ -30,11 +47,10 @@ def attempts_from_now() -> list[str]:
             return
         name = host.decode() if isinstance(host, bytes) else str(host or "localhost")
         if not name.startswith(LOOPBACK):
-            found.append(f"{event} {name}")
+            record(f"{event} {name}")
             raise PermissionError(f"this must work without a network, but it tried to reach {name}")
 
     sys.addaudithook(watch)
-    return found
 
 
 def is_closed() -> bool:

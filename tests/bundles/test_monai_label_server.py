@@ -6,6 +6,8 @@ import hashlib
 import json
 import re
 import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ import pytest
 import torch
 from bundle_folders import REPOSITORY, read, tiny, workflow
 from label_server import CannotInstall, LabelServer, label_server, server_python
+from no_network import CLOSED, may_close_the_network
 
 from medical_diffusion_components.cohorts import resolve_dataset
 from medical_diffusion_components.release import build_bundle
@@ -42,10 +45,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Both, with weights of tiny networks: a segmenter as published, which knows nothing, and a generator as in a clone."""
     folder = tmp_path_factory.mktemp("bundles")
     segmenter, generator = REPOSITORY / "bundles" / SEGMENTER, folder / GENERATOR
-    archive = build_bundle(segmenter, folder, with_weights(segmenter, folder / "weights"))
-    with zipfile.ZipFile(archive) as published:
-        published.extractall(folder)
-    config = folder / SEGMENTER / "configs" / "train.yaml"
+    config = unpacked(segmenter, folder, with_weights(segmenter, folder / "weights")) / "configs" / "train.yaml"
     text = config.read_text()
     for knob, value in (("learning_rate", 1.0e-2), ("overlap", tiny(segmenter)["overlap"])):
         text = re.sub(rf"^{knob}: [^#]*", f"{knob}: {value} ", text, flags=re.MULTILINE)
@@ -54,6 +54,13 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     shutil.copytree(REPOSITORY / "bundles" / GENERATOR, generator, ignore=without)
     with_weights(generator, generator / "models")
     return [folder / SEGMENTER, generator]
+
+
+def unpacked(bundle: Path, folder: Path, weights: Path) -> Path:
+    """The bundle's folder below ``folder``, as it is published with these weights."""
+    with zipfile.ZipFile(build_bundle(bundle, folder, weights)) as published:
+        published.extractall(folder)
+    return folder / bundle.name
 
 
 def with_weights(bundle: Path, models: Path) -> Path:
@@ -181,3 +188,22 @@ def test_weights_that_are_no_better_stay_as_they_are(server: LabelServer, model:
     config.write_text(text)
     assert weights.read_bytes() == before
     assert "no better than" in server.log.read_text()
+
+
+@pytest.mark.skipif(not may_close_the_network(), reason="unshare --net is not allowed here")
+def test_published_bundles_are_served_with_the_network_closed(
+    python: Path, bundles: list[Path], cohort: list, tmp_path: Path
+) -> None:
+    """From the unpacked zips alone: nothing of this repository is on the server's path, and it tries to reach nobody."""
+    segmenter, generator = bundles
+    generator = unpacked(REPOSITORY / "bundles" / GENERATOR, tmp_path, generator / "models")
+    (tmp_path / "studies").mkdir()
+    shutil.copy(cohort[0]["image"], tmp_path / "studies" / "scan.nii.gz")
+    script = [sys.executable, str(Path(__file__).parent / "serve_offline.py"), str(tmp_path / "report.json")]
+    command = [*CLOSED, *script, str(python), str(segmenter), str(generator), str(tmp_path / "studies")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((tmp_path / "report.json").read_text()) == {"closed": True, "attempts": []}
+    found, image = (nib.load(path) for path in (tmp_path / f"{SEGMENTER}.nii.gz", cohort[0]["image"]))
+    assert found.shape == image.shape and set(np.unique(found.dataobj)) <= {0, 1, 2, 3}
+    assert np.asarray(nib.load(tmp_path / f"{GENERATOR}.nii.gz").dataobj).std() > 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -12,16 +11,9 @@ from pathlib import Path
 
 import pytest
 from bundle_folders import bundles_with
+from no_network import CLOSED, may_close_the_network
 
 SCRIPT = Path(__file__).parent / "no_network.py"
-CLOSED = ["unshare", "--map-root-user", "--net"]
-
-
-def may_close_the_network() -> bool:
-    return (
-        shutil.which("unshare") is not None
-        and subprocess.run([*CLOSED, "true"], capture_output=True, check=False).returncode == 0
-    )
 
 
 def in_a_process(code: str, command: tuple[str, ...] = ()) -> str:
