@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -33,6 +34,17 @@ def test_every_public_name_has_an_entry_and_no_role_is_left(site: Path) -> None:
         missing = [name for name in explained if not re.search(rf'id="{module.__name__}\.([\w.]+\.)?{name}"', html)]
         assert not missing, f"{page.stem}: {missing}"
         assert not re.search(r":(class|func|meth|mod|attr):", html), page.stem
+
+
+@pytest.mark.slow
+def test_the_tutorial_is_a_page_with_its_pictures_and_without_a_broken_link(site: Path) -> None:
+    cells = json.loads((ROOT / "docs" / "tutorial.ipynb").read_text())["cells"]
+    html = (site / "tutorial.html").read_text()
+    outputs = [output for cell in cells for output in cell.get("outputs", ())]
+    pictures = [output for output in outputs if any(kind.startswith("image/") for kind in output.get("data", {}))]
+    assert pictures and html.count('src="data:image/') == len(pictures)
+    assert html.count("<h2") == "".join("".join(cell["source"]) + "\n" for cell in cells).count("\n## ") > 5
+    assert 'href="own_data.html"' in html and 'href="tutorial.html"' in (site / "index.html").read_text()
 
 
 def test_commands_write_switches_as_the_command_line_reads_them() -> None:
