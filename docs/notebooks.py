@@ -39,4 +39,6 @@ def _shown(output: dict[str, Any]) -> str:
             return f"![picture made by the cell above](data:{kind};base64,{''.join(data[kind]).replace(chr(10), '')})"
     if "text/html" in data:
         return re.sub(r"<style.*?</style>\s*", "", "".join(data["text/html"]), flags=re.DOTALL)
-    return f"```text\n{''.join(output.get('text') or data['text/plain']).strip()}\n```"
+    text = "".join(output.get("text") or data["text/plain"]).strip()
+    fence = max(["``", *re.findall("`+", text)], key=len) + "`"  # longer than any that a command printed
+    return f"{fence}text\n{text}\n{fence}"

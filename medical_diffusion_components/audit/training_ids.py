@@ -13,7 +13,6 @@ import hmac
 import io
 import os
 import re
-import secrets
 from pathlib import Path
 
 from medical_diffusion_components.audit.volumes import AuditedVolumes
@@ -62,7 +61,7 @@ def _key(path: Path) -> bytes:
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_hex(32))
+            file.write(os.urandom(32).hex())
     text = path.read_text().strip()
     if not re.fullmatch(r"[0-9a-f]{64}", text):
         raise ValueError(f"{path} holds no key of 64 hexadecimal digits: delete it, and the next audit gives new names")

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from medical_diffusion_components.chance import numpy_generator
 from medical_diffusion_components.data.datasets import nifti_files
 from medical_diffusion_components.transforms.load_volume import LoadVolume
 from medical_diffusion_components.transforms.volume_error import VolumeError, times
@@ -137,7 +138,7 @@ def varied(
     unknown = [kind for kind in kinds if kind not in AUGMENTATIONS]
     if unknown:
         raise ValueError(f"expected augmentations among {', '.join(AUGMENTATIONS)}, got {unknown}")
-    rng = np.random.default_rng(seed)
+    rng = numpy_generator(seed)
     if "flip" in kinds:
         labels = np.flip(labels, tuple(axis for axis in flip_axes if rng.random() < 0.5))
     if not {"affine", "elastic"} & set(kinds):

@@ -56,7 +56,8 @@ def test_who_leaves_has_let_go_of_every_tensor(tmp_path: Path) -> None:
 def test_an_error_in_one_process_ends_all_with_its_cause(tmp_path: Path) -> None:
     done = two_processes("fail", tmp_path)
     assert done.returncode == 1
-    assert "ValueError: the volume is flat" in "\n".join(done.stderr.splitlines()[-6:])
+    # in the last lines, unless the other process, which then lacks its partner, is the first that torchrun hears of
+    assert "ValueError: the volume is flat" in done.stderr
     assert "exitcode  : 1 (pid" in done.stderr and "terminate called" not in done.stderr
     assert "loader ended" in (tmp_path / "log").read_text(), "logs are written"
 
