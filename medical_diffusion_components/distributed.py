@@ -9,6 +9,7 @@ one process, of rank 0.
 
 from __future__ import annotations
 
+import json
 import logging
 import multiprocessing
 import os
@@ -16,6 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -107,13 +109,23 @@ def end_by_error(cause: str) -> None:
         return
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if file:
-        write_json(file, {"message": cause, "timestamp": int(time.time())})
+        write_json(file, {"message": cause, "timestamp": _time_of_failure(Path(file))})
     for child in multiprocessing.active_children():
         child.terminate()
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)
+
+
+def _time_of_failure(file: Path) -> int:
+    """Now in whole seconds, as ``torchrun`` reads it, but later than the failures of this node's other processes.
+
+    ``torchrun`` takes the earliest for the cause, and the lowest rank of those in one second: a process that fails because
+    another has left it would come before that one. Each process's file lies in a folder of its own, beside the others.
+    """
+    others = [other for other in file.parent.parent.glob(f"*/{file.name}") if other != file]
+    return max([int(time.time()), *(int(json.loads(other.read_text())["timestamp"]) + 1 for other in others)])
 
 
 def wait_for_all() -> None:

@@ -138,6 +138,8 @@ class SampleMontage:
         axcodes: where H, W and D point in the patient.
     """
 
+    name = "samples"  # of the files and of TensorBoard's pictures
+
     def __init__(
         self,
         generator: nn.Module,
@@ -168,10 +170,17 @@ class SampleMontage:
         epoch = state.epoch
         if state.rank > 0 or (epoch % self.every_epochs and epoch != state.max_epochs):
             return
+        rows, overlays = self.draw(state.device)
+        figure = montage(
+            rows, self.spacing, title=f"{self.name}, epoch {epoch}", axcodes=self.axcodes, overlays=overlays
+        )
+        save_montage(figure, self.folder / f"{self.name}_{epoch:05d}.png")
+        self.writer.add_figure(self.name, figure, epoch)
+
+    def draw(
+        self, device: torch.device | str
+    ) -> tuple[dict[str, list[np.ndarray]], dict[str, list[np.ndarray]] | None]:
+        """Headings with their volumes (H, W, D), and label maps to draw over those of some headings."""
         self.generator.eval()
-        samples = [self.generator(self.noise(n)[None].to(state.device)) for n in range(self.num_volumes)]
-        volumes = [sample[0, 0].cpu().numpy() for sample in samples]
-        title = f"samples, epoch {epoch}"
-        figure = montage({"synthetic volumes": volumes}, self.spacing, title=title, axcodes=self.axcodes)
-        save_montage(figure, self.folder / f"samples_{epoch:05d}.png")
-        self.writer.add_figure("samples", figure, epoch)
+        samples = [self.generator(self.noise(n)[None].to(device)) for n in range(self.num_volumes)]
+        return {"synthetic volumes": [sample[0, 0].cpu().numpy() for sample in samples]}, None

@@ -12,9 +12,9 @@ from medical_diffusion_components.networks.denoiser import (
     InPlaneConv,
     InPlaneUpsample,
     ResidualBlock,
-    TimeEmbedding,
     VolumeNormSiLU,
 )
+from medical_diffusion_components.networks.embeddings import TimeEmbedding
 
 SMALL = {"base_channels": 8, "channel_multipliers": (1, 2), "num_heads": 2, "head_channels": 6, "norm_groups": 4}
 

@@ -77,6 +77,10 @@ def test_the_number_of_epochs_counts_where_the_learning_rate_depends_on_it(
     assert found == {"final_lr": final_lr, "epochs": epochs}
 
 
+def test_tiles_only_save_memory_and_are_no_settings() -> None:
+    assert workflow.without_places({"tile_size": [64, 64, 64], "width": 4}) == {"width": 4}
+
+
 def test_the_settings_of_one_id_are_its_own_and_of_what_it_refers_to(with_network: Path) -> None:
     assert settings_of(with_network, "workflow.settings('depth')") == {"depth": 4, "width": 16}
 
