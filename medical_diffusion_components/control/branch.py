@@ -38,6 +38,7 @@ class ControlBranch(nn.Module):
         head_channels: of its attention.
         width: share of the denoiser's channels, above 0; rounded to a multiple of 8, and 8 at least.
         mask_features: channels into which a block of the mask is brought.
+        patch_size: of the denoiser.
 
     Shape:
         latent (B, C, h, w, d), timesteps (B,) or (1,), mask (B, M, H, W, D) -> what is added to the output of the first
@@ -59,6 +60,7 @@ class ControlBranch(nn.Module):
         head_channels: int = 32,
         width: float = 0.5,
         mask_features: int = 32,
+        patch_size: Sequence[int] = (1, 1, 1),
     ) -> None:
         super().__init__()
         if not width > 0:
@@ -74,7 +76,13 @@ class ControlBranch(nn.Module):
             nn.SiLU(),
         )
         self.encoder = Denoiser(
-            in_channels + mask_features, narrow, channel_multipliers, num_heads, head_channels, norm_groups=GROUPS
+            in_channels + mask_features,
+            narrow,
+            channel_multipliers,
+            num_heads,
+            head_channels,
+            norm_groups=GROUPS,
+            patch_size=patch_size,
         )
         for part in DECODER:
             delattr(self.encoder, part)
@@ -89,9 +97,9 @@ class ControlBranch(nn.Module):
             raise ValueError(f"expected a mask (B, M, H, W, D) of {wanted}, got {list(mask.shape)}")
         encoder = self.encoder
         embedding = F.silu(encoder.time(timesteps.expand(x.shape[0])))
-        position = encoder.position(x.shape[4])
-        seen = torch.cat((x, self.embed_mask(mask).to(x.dtype)), dim=1)
-        found = encoder.encode(encoder.depth_first(seen).contiguous(), embedding, position)
+        seen = encoder.depth_first(torch.cat((x, self.embed_mask(mask).to(x.dtype)), dim=1)).contiguous()
+        position = encoder.position(seen.shape[0])
+        found = encoder.encode(seen, embedding, position)
         found.append(encoder.middle(found[-1], embedding, position))
         return [layer(h) for layer, h in zip(self.additions, found)]
 
@@ -144,8 +152,9 @@ class ControlledDenoiser(nn.Module):
         added = self.branch(x, timesteps, mask)
         denoiser = self.denoiser
         embedding = F.silu(denoiser.embedded(timesteps.expand(x.shape[0]), context))
-        position = denoiser.position(x.shape[4])
-        skips = denoiser.encode(denoiser.depth_first(x).contiguous(), embedding, position)
+        patches = denoiser.depth_first(x).contiguous()
+        position = denoiser.position(patches.shape[0])
+        skips = denoiser.encode(patches, embedding, position)
         middle = denoiser.middle(skips[-1], embedding, position) + self.strength * added.pop()
         skips = [skip + self.strength * more for skip, more in zip(skips, added, strict=True)]
         return denoiser.depth_last(denoiser.decode(middle, skips, embedding, position)).contiguous().to(x.dtype)

@@ -203,13 +203,15 @@ class Denoiser(nn.Module):
         train_rotary_frequencies: train the rotary frequencies too.
         use_checkpointing: recompute each level in the backward pass instead of keeping its activations (less memory,
             about a third more time).
+        patch_size: latent positions along H, W, D that become the channels of one, so that the network works on a smaller
+            volume with more channels (the patches of Dosovitskiy et al., ICLR 2021, in front of a U-Net).
         conditions: declared conditions as in :class:`~medical_diffusion_components.data.Conditions`, each of which gets a
             :class:`ConditionEmbedding`; None: none, and no parameter or random number more.
 
     Shape:
         ``x (B, C, H, W, D)``, ``timesteps (B,)``, or (1,) for all, -> ``(B, C, H, W, D)``. H and W must be divisible by
-        ``2^(levels - 1)``, D is free. ``context (B, V)``, where MONAI's inferers put a condition: one number for each
-        condition in the order of their names, NaN where missing; None: all are missing.
+        ``2^(levels - 1)`` times the patch, D by the patch alone. ``context (B, V)``, where MONAI's inferers put a
+        condition: one number for each condition in the order of their names, NaN where missing; None: all are missing.
 
     Raises:
         ValueError: sizes that do not fit together, a context without conditions declared, or class labels.
@@ -228,6 +230,7 @@ class Denoiser(nn.Module):
         relative_position_max_distance: int = 32,
         train_rotary_frequencies: bool = False,
         use_checkpointing: bool = False,
+        patch_size: Sequence[int] = (1, 1, 1),
         conditions: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -240,8 +243,12 @@ class Denoiser(nn.Module):
             raise ValueError(f"channel_multipliers must be one or more positive numbers, got {channel_multipliers}")
         if first_kernel % 2 == 0:
             raise ValueError(f"first_kernel must be odd, got {first_kernel}")
+        if len(patch_size) != 3 or min(patch_size) < 1:
+            raise ValueError(f"patch_size must be three positive numbers, H, W, D, got {patch_size}")
+        p, q, r = (int(n) for n in patch_size)
         self.in_channels = in_channels
-        self.divisor = 2 ** (len(channel_multipliers) - 1)
+        halvings = 2 ** (len(channel_multipliers) - 1)
+        self.divisors = [p * halvings, q * halvings, r]  # of H, W, D
         self.use_checkpointing = use_checkpointing
         attention = (num_heads, head_channels)
         embedding = 4 * base_channels
@@ -251,9 +258,9 @@ class Denoiser(nn.Module):
         self.position = DepthPosition(
             *attention, relative_position_buckets, relative_position_max_distance, train_rotary_frequencies
         )
-        self.depth_first = Rearrange("b c h w d -> d b h w c")
-        self.depth_last = Rearrange("d b h w c -> b c h w d")
-        self.first = InPlaneConv(in_channels, base_channels, first_kernel, padding=first_kernel // 2)
+        self.depth_first = Rearrange("b c (h p) (w q) (d r) -> d b h w (c p q r)", p=p, q=q, r=r)
+        self.depth_last = Rearrange("d b h w (c p q r) -> b c (h p) (w q) (d r)", p=p, q=q, r=r)
+        self.first = InPlaneConv(p * q * r * in_channels, base_channels, first_kernel, padding=first_kernel // 2)
         self.first_depth = DepthAttention(base_channels, *attention)
         self.down = nn.ModuleList()
         self.downsample = nn.ModuleList()
@@ -269,7 +276,7 @@ class Denoiser(nn.Module):
             self.upsample.append(InPlaneUpsample(before))
         self.upsample[-1] = nn.Identity()
         self.last_block = ResidualBlock(2 * base_channels, base_channels, norm_groups)
-        self.last = nn.Linear(base_channels, in_channels)
+        self.last = nn.Linear(base_channels, p * q * r * in_channels)
         self.conditions = nn.ModuleList(  # last, so that the rest begins as it would without
             ConditionEmbedding(len(declared.get("values", ())), embedding)
             for _, declared in sorted((conditions or {}).items())
@@ -283,8 +290,9 @@ class Denoiser(nn.Module):
             raise ValueError("this denoiser has no class_labels, they must be None: its conditions are the context")
         self._check(x, timesteps)
         embedding = F.silu(self.embedded(timesteps.expand(x.shape[0]), context))
-        position = self.position(x.shape[4])
-        skips = self.encode(self.depth_first(x).contiguous(), embedding, position)  # (D, B, H, W, C) each
+        patches = self.depth_first(x).contiguous()
+        position = self.position(patches.shape[0])
+        skips = self.encode(patches, embedding, position)  # (D, B, H, W, C) each
         h = self.middle(skips[-1], embedding, position)
         return self.depth_last(self.decode(h, skips, embedding, position)).contiguous().to(x.dtype)  # (B, C, H, W, D)
 
@@ -348,11 +356,11 @@ class Denoiser(nn.Module):
             raise ValueError(f"expected x of shape (B, {self.in_channels}, H, W, D), got {list(x.shape)}")
         if timesteps.dim() != 1 or timesteps.shape[0] not in (1, x.shape[0]):
             raise ValueError(f"expected one timestep, or one per volume, ({x.shape[0]},), got {list(timesteps.shape)}")
-        height, width, divisor = x.shape[2], x.shape[3], self.divisor
-        if height % divisor or width % divisor:
-            lower = [max(height // divisor, 1) * divisor, max(width // divisor, 1) * divisor]
-            upper = [-(-height // divisor) * divisor, -(-width // divisor) * divisor]
+        sizes = list(x.shape[2:])
+        if any(size % divisor for size, divisor in zip(sizes, self.divisors)):
+            lower = [max(size // n, 1) * n for size, n in zip(sizes, self.divisors)]
+            upper = [-(-size // n) * n for size, n in zip(sizes, self.divisors)]
             raise ValueError(
-                f"height and width must be divisible by {divisor}, got {height} x {width}; the nearest sizes that are "
-                f"{lower[0]} x {lower[1]} and {upper[0]} x {upper[1]}"
+                f"height, width and depth must be divisible by {self.divisors}, got {sizes}; the nearest sizes that are: "
+                f"{lower} and {upper}"
             )

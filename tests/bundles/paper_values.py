@@ -61,6 +61,7 @@ FIRST_STAGE_NETWORK = [
 SECOND_STAGE_NETWORK = [
     Row("@denoiser_def.first.out_channels == @latent_shape[1]", True, METHODS),
     Row("[level.block1.conv1.out_channels // @latent_shape[1] for level in @denoiser_def.down]", [1, 2, 4, 8], METHODS),
+    Row("@denoiser_def.first.in_channels == @code_channels", True, METHODS),  # no patches
     Row("@denoiser_def.first.kernel_size", (7, 7), VIDEO),
     Row("@denoiser_def.down[0].depth.num_heads", 8, METHODS),
     Row("@denoiser_def.down[0].spatial.num_heads", 8, METHODS),

@@ -12,10 +12,11 @@ SHAPE = (2, 3, 8, 4, 5)  # (B, C, h, w, d)
 COMPRESSION = (2, 4, 1)
 
 
-def networks() -> ControlledDenoiser:
+def networks(patch: tuple[int, int, int] = (1, 1, 1)) -> ControlledDenoiser:
     torch.manual_seed(0)
-    denoiser = Denoiser(3, 8, (1, 2), num_heads=1, head_channels=16)
-    return ControlledDenoiser(denoiser, ControlBranch(4, COMPRESSION, 3, 8, (1, 2), num_heads=1, head_channels=16))
+    denoiser = Denoiser(3, 8, (1, 2), num_heads=1, head_channels=16, patch_size=patch)
+    branch = ControlBranch(4, COMPRESSION, 3, 8, (1, 2), num_heads=1, head_channels=16, patch_size=patch)
+    return ControlledDenoiser(denoiser, branch)
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -30,14 +31,16 @@ def with_weights(controlled: ControlledDenoiser) -> ControlledDenoiser:
     return controlled
 
 
-def test_an_untrained_branch_changes_no_bit() -> None:
-    controlled = networks()
+@pytest.mark.parametrize("patch", [(1, 1, 1), (2, 2, 5)])
+def test_an_untrained_branch_changes_no_bit(patch: tuple[int, int, int]) -> None:
+    controlled = networks(patch)
     x, t, mask = batch()
     assert torch.equal(controlled(x, t, mask=mask), controlled.denoiser(x, t))
 
 
-def test_a_trained_branch_follows_its_mask_and_its_strength() -> None:
-    controlled = with_weights(networks())
+@pytest.mark.parametrize("patch", [(1, 1, 1), (2, 2, 5)])
+def test_a_trained_branch_follows_its_mask_and_its_strength(patch: tuple[int, int, int]) -> None:
+    controlled = with_weights(networks(patch))
     x, t, mask = batch()
     free, one, other = controlled(x, t), controlled(x, t, mask=mask), controlled(x, t, mask=mask.flip(0))
     assert torch.equal(free, controlled.denoiser(x, t))

@@ -194,10 +194,28 @@ def test_conditioning_is_refused(name, compiled):
         call(x, t, **{name: torch.zeros(2, 1, 4)})
 
 
-def test_indivisible_plane_is_refused_with_the_nearest_sizes():
-    denoiser = network(channel_multipliers=(1, 1, 1))
-    with pytest.raises(ValueError, match=r"divisible by 4, got 10 x 3; .* 8 x 4 and 12 x 4"):
+@pytest.mark.parametrize("patch_size, message", [
+    ((1, 1, 1), r"divisible by \[4, 4, 1\], got \[10, 3, 2\]; .*: \[8, 4, 2\] and \[12, 4, 2\]"),
+    ((1, 2, 4), r"divisible by \[4, 8, 4\], got \[10, 3, 2\]; .*: \[8, 8, 4\] and \[12, 8, 4\]"),
+])  # fmt: skip
+def test_indivisible_size_is_refused_with_the_nearest_sizes(patch_size, message):
+    denoiser = network(channel_multipliers=(1, 1, 1), patch_size=patch_size)
+    with pytest.raises(ValueError, match=message):
         denoiser(torch.zeros(1, 8, 10, 3, 2), torch.tensor([0]))
+
+
+def test_patches_are_blocks_of_positions_as_channels():
+    denoiser, blocks = network(patch_size=(4, 2, 3)), network(in_channels=8 * 24)
+    blocks.load_state_dict(denoiser.state_dict())
+    x, t = torch.randn(2, 8, 16, 8, 6), torch.tensor([3, 251])
+    as_channels = torch.stack(
+        [x[:, :, i::4, j::2, k::3] for i in range(4) for j in range(2) for k in range(3)], dim=2
+    ).flatten(1, 2)
+    expected = blocks(as_channels, t).unflatten(1, (8, 4, 2, 3))
+    output = denoiser(x, t)
+    for i, j, k in [(0, 0, 0), (3, 1, 2), (1, 0, 1)]:
+        torch.testing.assert_close(output[:, :, i::4, j::2, k::3], expected[:, :, i, j, k])
+    torch.testing.assert_close(torch.jit.script(denoiser)(x, t), output)
 
 
 def test_a_single_timestep_holds_for_all_volumes():
