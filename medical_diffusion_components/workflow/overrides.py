@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser, ConfigWorkflow
 from monai.bundle.utils import ID_SEP_KEY
 
 from medical_diffusion_components.files import folder_setting
@@ -21,6 +23,7 @@ from medical_diffusion_components.workflow.run_settings import FOLDERS, used_ids
 __all__ = ["changed_settings", "check_overrides"]
 
 _FILES = {"conditions_table", "image", "manifest", "mask", "masks", "patients", "second_image"}
+_SWITCHES = {"bool", "bool | None", "<class 'bool'>", "typing.Optional[bool]"}  # annotations
 _WITH_HOME = {"dataset_dir", "masks", "patients", "raw_dir", "report_dir"}  # may begin with ~
 
 
@@ -79,7 +82,7 @@ def check_overrides(*passed_on: str) -> None:
     config = workflow.parser.get()
     _check_folder_names(config)
     own = max((f for f in files.values() if "run" in f and f.keys() <= config.keys()), key=len, default={})
-    _check_switches(config, own)
+    _check_switches(config, own, workflow.parser.locator)
     overlays = [file for file in files.values() if "run" not in file]
     used = used_ids(config, [workflow.init_id, workflow.run_id, workflow.final_id])
     for file in [own, *(files[name] for name in passed_on)]:
@@ -101,7 +104,7 @@ def check_overrides(*passed_on: str) -> None:
 def _check_folder_names(config: Mapping[str, Any]) -> None:
     """Folders whose names mean something else in a configuration: a number, an expression, a reference."""
     for id, value in config.items():
-        if not (id.endswith("_dir") or id in FOLDERS | _FILES) or value is None or isinstance(value, dict):
+        if not _is_place(id) or value is None or isinstance(value, dict):
             continue
         if not isinstance(value, str):
             folder_setting(id, value)
@@ -117,6 +120,11 @@ def _check_folder_names(config: Mapping[str, Any]) -> None:
                 f"--{id} was given as {typed} and read as {value}: the command line takes away brackets, quotes and what "
                 f"follows #. Write ./ before the name (--{id} './{typed}'), or its whole path"
             )
+
+
+def _is_place(id: str) -> bool:
+    """Whether a setting names a file or a folder."""
+    return id.endswith("_dir") or id in FOLDERS | _FILES
 
 
 def _as_typed(id: str) -> str | None:
@@ -137,10 +145,47 @@ def _is_meant_as_name(value: str, config: Mapping[str, Any]) -> bool:
     return value[0] == "$" and value != "$None" and re.fullmatch(r"[\w ./~-]*", value[1:]) is not None
 
 
-def _check_switches(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Switches that the command line gave as text: ``false`` is no word of Python, and any text counts as true."""
-    for id, value in config.items():
-        if not isinstance(value, str) or value[:1] in ("$", "@", "%"):
+def _check_switches(
+    config: Mapping[str, Any], defaults: Mapping[str, Any], locator: ComponentLocator | None = None
+) -> None:
+    """Switches that were given as something else: ``false`` is no word of Python, and any text counts as true."""
+    known = {id: value for id, value, _ in _nested(defaults)}
+    nested = list(_nested(config))
+    for id, value, block in nested:
+        if (
+            isinstance(value, Mapping)
+            or value in (None, False, True, known.get(id))
+            or str(value)[:1] in ("$", "@", "%")
+        ):
             continue
-        if isinstance(defaults.get(id), bool) or value.lower() in ("true", "false"):
-            raise ValueError(f"--{id} {value}: expected True or False, with a capital letter, got the text {value!r}")
+        takers = [(block, id)] + [(user, own) for own, reference, user in nested if reference == f"@{id}"]
+        if (
+            isinstance(known.get(id), bool)
+            or (str(value).lower() in ("true", "false") and not _is_place(id))
+            or (isinstance(value, str) and any(_takes_switch(user, own, locator) for user, own in takers))
+        ):
+            kind = "the text" if isinstance(value, str) else type(value).__name__
+            raise ValueError(f"--{id} {value}: expected True or False, with a capital letter, got {kind} {value!r}")
+
+
+def _nested(value: Any, prefix: str = "", block: Any = None) -> Iterator[tuple[str, Any, Any]]:
+    """Every setting, however deep: id, raw value, and what it is directly in."""
+    if prefix:
+        yield prefix, value, block
+    parts = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in parts:
+        yield from _nested(part, f"{prefix}{ID_SEP_KEY}{key}" if prefix else str(key), value)
+
+
+def _takes_switch(block: Any, id: str, locator: ComponentLocator | None) -> bool:
+    """Whether what a block makes takes True or False under the last part of ``id``, by its signature or its parents'."""
+    name = id.split(ID_SEP_KEY)[-1]
+    try:
+        made = ConfigComponent(block, locator=locator).resolve_module_name()
+        made = locate(made) if isinstance(made, str) else made
+        makers: Any = [vars(c).get("__init__", c) for c in made.__mro__] if isinstance(made, type) else [made]
+        found = next(p for maker in makers if (p := inspect.signature(maker).parameters.get(name)))
+    except Exception:  # no block, or nothing that says what it takes: whoever makes it will say what is wrong
+        return False
+    annotated = found.annotation is not found.empty
+    return str(found.annotation) in _SWITCHES if annotated else isinstance(found.default, bool)

@@ -122,10 +122,45 @@ def test_a_switch_that_the_command_line_gives_as_text_is_refused(value: str) -> 
         overrides._check_switches({"strict": value}, {"strict": True})
 
 
-def test_switches_and_other_texts_are_left_alone() -> None:
-    overrides._check_switches(
-        {"strict": False, "amp": "$x > 1", "name": "no"}, {"strict": True, "amp": True, "name": "a"}
-    )
+DENOISER = {"_target_": "medical_diffusion_components.networks.Denoiser"}
+LOADER: dict[str, Any] = {
+    "_target_": "monai.data.DataLoader",
+    "dataset": None,
+    "timeout": 0,
+}  # MONAI's takes drop_last for torch's
+
+
+@pytest.mark.parametrize(
+    ("config", "default", "id"),
+    [
+        ({"train": {"strict": "maybe"}}, {"train": {"strict": True}}, "train::strict"),
+        ({"all": [{"strict": "maybe"}]}, {"all": [{"strict": False}]}, "all::0::strict"),
+        ({"load": {**LOADER, "drop_last": "maybe"}}, {"load": LOADER}, "load::drop_last"),
+        ({"net": {**DENOISER, "use_checkpointing": "maybe"}}, {"net": DENOISER}, "net::use_checkpointing"),
+        ({"half": "maybe", "load": {**LOADER, "drop_last": "@half"}}, {"half": "$@n > 1"}, "half"),
+        ({"strict": ["maybe"]}, {"strict": False}, "strict"),
+        ({"train": {"x": "False"}}, {}, "train::x"),
+    ],
+)
+def test_a_switch_is_refused_wherever_it_stands(config: dict, default: dict, id: str) -> None:
+    with pytest.raises(ValueError, match=rf"^--{id} .*expected True or False, with a capital letter, got"):
+        overrides._check_switches(config, default)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"strict": False, "amp": "$x > 1", "name": "no"},
+        {"strict": 0, "amp": None, "name": "a"},
+        {"models_dir": "true", "load": {**LOADER, "drop_last": "@strict", "multiprocessing_context": "fork"}},
+        {
+            "load": {"_target_": "no.such.name", "strict": "maybe"},
+            "other": {"_target_": "monai.data.DataLoader", "unknown": "maybe"},
+        },
+    ],
+)
+def test_switches_and_other_texts_are_left_alone(config: dict) -> None:
+    overrides._check_switches(config, {"strict": True, "amp": True, "name": "a", "load": LOADER})
 
 
 def test_a_place_that_a_configuration_works_out_is_no_name() -> None:
