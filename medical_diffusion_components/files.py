@@ -81,6 +81,8 @@ def _collect(top: Path, found: FilesBelow, entered: set[tuple[int, int]]) -> lis
                     found.files.append(path)
                 elif path.is_symlink():
                     found.broken_links.append(path)
+                else:  # a pipe or a socket: whoever reads it waits for ever
+                    found.unreadable.append(path)
             except PermissionError:  # in a folder that may be listed and not entered
                 found.unreadable.append(path)
     return links

@@ -21,6 +21,7 @@ _SAME = (
     *("sop_class", "study_uid", "frame_of_reference", "patient", "modality", "bits"),
     *("samples", "photometric", "padding", "padding_limit", "rescale_type", "thickness"),
 )
+_SAME_SCALE = 1e-3  # share by which Philips' scales may differ that are the same
 _LARGEST_VALUE = 1e30  # of a rescaled pixel: beyond this float32 overflows, and no unit needs it
 
 
@@ -140,6 +141,7 @@ def check_rescale(headers: Sequence[SliceHeader], empty: Sequence[bool] | None =
         raise SeriesRefused(Refusal.INCONSISTENT_RESCALE, "expected RescaleSlope above 0")
     if scales and max(slope * 2**16 + abs(intercept) for slope, intercept in scales) > _LARGEST_VALUE:
         raise SeriesRefused(Refusal.INCONSISTENT_RESCALE, "RescaleSlope or RescaleIntercept is too large for any unit")
+    _check_philips_scale([header for k, header in enumerate(headers) if empty is None or not empty[k]])
     if empty is not None and not is_ct:
         pairs = [pair for pair, is_empty in zip(pairs, empty) if not is_empty]
     for name, values in zip(("RescaleSlope", "RescaleIntercept"), zip(*pairs)):
@@ -150,3 +152,14 @@ def check_rescale(headers: Sequence[SliceHeader], empty: Sequence[bool] | None =
                 Refusal.INCONSISTENT_RESCALE,
                 f"{name} is the same in {commonest} of {len(values)} slices and differs in the rest",
             )
+
+
+def _check_philips_scale(headers: Sequence[SliceHeader]) -> None:
+    """Refuse slices whose numbers after slope and intercept are not in one unit, by the scanner's own scale."""
+    scales = [h.philips_scale * rescale_of(h)[0] for h in headers if h.philips_scale is not None]
+    if scales and (len(scales) < len(headers) or max(scales) > (1 + _SAME_SCALE) * min(scales)):
+        raise SeriesRefused(
+            Refusal.INCONSISTENT_RESCALE,
+            "expected one scale of Philips (2005,100E) times RescaleSlope in all slices, got "
+            f"{min(scales):g} to {max(scales):g} in {len(scales)} of {len(headers)}: convert to NIfTI with precise values",
+        )

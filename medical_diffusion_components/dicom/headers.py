@@ -27,9 +27,12 @@ from medical_diffusion_components.dicom.objects import (
     DICOM_SUFFIXES,
     DIRECTORY,
     IMAGE,
+    PHILIPS_CREATOR,
+    PHILIPS_SCALE,
     hash_of_patient,
     is_dicom,
     kind_of,
+    philips_scale,
     read_start,
     transfer_syntax,
 )
@@ -87,6 +90,7 @@ class SliceHeader(NamedTuple):
     slope: float | None
     intercept: float | None
     rescale_type: str | None
+    philips_scale: float | None  # stored numbers divided by it are comparable between slices
     bits: tuple[int, int, int, int] | None  # allocated, stored, high bit, pixel representation
     photometric: str | None
     samples: int | None
@@ -217,6 +221,7 @@ def header_of(dataset: pydicom.FileDataset, path: Path, number: int) -> SliceHea
         rows=rows,
         columns=columns,
         has_lut=_TAGS["lut"] in dataset,
+        philips_scale=philips_scale(dataset),
         **fields,
     )
 
@@ -275,18 +280,14 @@ _TAGS = {
     "rescale_type": 0x00281054,
     "was_lossy": 0x00282110,
     "lut": 0x00283000,
+    "philips": PHILIPS_CREATOR,
+    "philips_scale": PHILIPS_SCALE,
 }
 _KEYWORDS = {name: pydicom.datadict.keyword_for_tag(tag) for name, tag in _TAGS.items()}
 _OPTIONAL_DECIMALS = ("thickness", "echo_time", "slope", "intercept", "frames", "gantry_tilt")
 _WITNESSES = (
-    "spacing_between",
-    "instance_number",
-    "slice_location",
-    "series_number",
-    "acquisition",
-    "echo_number",
-    "temporal",
-    "trigger_time",
+    *("spacing_between", "instance_number", "slice_location", "series_number"),
+    *("acquisition", "echo_number", "temporal", "trigger_time"),
 )
 
 

@@ -9,11 +9,14 @@ Source: DICOM PS3.10 section 7 (files), PS3.5 annex A (transfer syntaxes), PS3.4
 from __future__ import annotations
 
 import hashlib
+import math
 import re
+import struct
 from pathlib import Path
 from typing import NamedTuple
 
 import pydicom
+from pydicom.dataelem import RawDataElement
 from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -26,6 +29,8 @@ __all__ = [
     "DICOM_SUFFIXES",
     "DIRECTORY",
     "IMAGE",
+    "PHILIPS_CREATOR",
+    "PHILIPS_SCALE",
     "DicomObject",
     "has_preamble",
     "hash_of_patient",
@@ -33,6 +38,7 @@ __all__ = [
     "is_dicom",
     "is_image_class",
     "kind_of",
+    "philips_scale",
     "read_start",
     "starts_with_element",
     "transfer_syntax",
@@ -41,6 +47,7 @@ __all__ = [
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
 IMAGE = "image"
 DIRECTORY = "DICOMDIR"
+PHILIPS_CREATOR, PHILIPS_SCALE = 0x20050010, 0x2005100E  # private: by whom, and the scale slope
 SECONDARY_CAPTURE = "secondary capture"  # a screenshot: an image without a place in the patient
 _STANDARD_STORAGE = "1.2.840.10008.5.1.4.1.1."
 _MAGIC_END = 132  # preamble of 128 bytes, then "DICM"
@@ -161,6 +168,22 @@ def identify(path: Path) -> DicomObject:
         next((kind for word, kind in _SPECIAL.items() if word in values.get("image_type", "").upper()), ""),
         hash_of_patient(re.sub(r"(?<!\d)0+(?=\d)", "", values.get("patient", ""))),
     )
+
+
+def philips_scale(dataset: pydicom.Dataset) -> float | None:
+    """The scale slope that Philips scanners add to slope and intercept; None where there is none, or no positive number.
+
+    Source: Chenevert et al., "Errors in quantitative image analysis due to platform-dependent image scaling",
+    Translational Oncology 7, 65-71 (2014): real values are ``(stored * slope + intercept) / (slope * scale)``.
+    """
+    creator, element = (dataset.get_item(tag) for tag in (PHILIPS_CREATOR, PHILIPS_SCALE))
+    if creator is None or element is None or not _text(creator.value).startswith("Philips MR Imaging DD"):
+        return None
+    raw = element.value
+    if not isinstance(element, RawDataElement) or not isinstance(raw, bytes) or len(raw) != 4:
+        return None
+    (value,) = struct.unpack("<f" if element.is_little_endian else ">f", raw)
+    return value if math.isfinite(value) and value > 0 else None
 
 
 def hash_of_patient(patient: str) -> str:

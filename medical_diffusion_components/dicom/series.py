@@ -46,6 +46,16 @@ __all__ = [
 ]
 
 _SAME_ECHO = 1e-3  # ms
+_NO_MAGNITUDE = {
+    "P",
+    "PHASE",
+    "PHASE MAP",
+    "I",
+    "IMAGINARY",
+    "R",
+    "REAL",
+    "VELOCITY MAP",
+}  # words of an image type, in MR
 _SPLITTING = ("echo_number", "temporal", "image_type", "acquisition", "trigger_time")
 
 
@@ -349,14 +359,17 @@ def _make_group(
 
 
 def _remarks(stack: Sequence[SliceHeader], series: Sequence[SliceHeader]) -> tuple[str, ...]:
-    """``derived_image``: computed from other images; ``was_lossy``: compressed with loss at some time, unpacked since;
-    ``text_burned_in``: its pixels may show a name; ``part_of_series``: the series holds other images, such as a second
+    """``derived_image``: computed from other images; ``no_magnitude``: phase, real or imaginary part; ``was_lossy``: compressed with loss at some time, unpacked since;
+    ``text_burned_in``: its pixels may show a name; ``philips_scale``: its intensities need the scanner's own scale to be
+    compared with other scans'; ``part_of_series``: the series holds other images, such as a second
     echo; ``first_slices_absent``: the slices of the series are numbered from more than 1 on, so that some may be lost."""
     numbers = [header.instance_number for header in series if header.instance_number is not None]
     found = {
         "derived_image": any((header.image_type or "").upper().startswith("DERIVED") for header in stack),
+        "no_magnitude": any(_NO_MAGNITUDE & set((header.image_type or "").upper().split("\\")) for header in stack),
         "was_lossy": any(header.was_lossy == "01" for header in stack),
         "text_burned_in": any((header.burned_in or "").upper() == "YES" for header in stack),
+        "philips_scale": any(header.philips_scale is not None for header in stack),
         "part_of_series": len(series) > len(stack),
         "first_slices_absent": bool(numbers) and min(numbers) > 1,
     }

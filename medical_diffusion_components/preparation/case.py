@@ -23,6 +23,7 @@ from monai.data import MetaTensor
 from medical_diffusion_components.data.label_maps import looks_like_labels
 from medical_diffusion_components.dicom.refusal import SeriesRefused
 from medical_diffusion_components.files import file_hash, versions, write_atomically, write_json
+from medical_diffusion_components.preparation.appearance import remarks_on_picture
 from medical_diffusion_components.preparation.case_ids import without_uids
 from medical_diffusion_components.preparation.inventory import RawCase
 from medical_diffusion_components.preparation.steps.notes import NOTES_KEY, add_note
@@ -37,6 +38,7 @@ PART_KEY = "part"
 WRITING = "write"
 CANNOT_WRITE = "cannot_write"
 _BLOCKS = 6  # of a signature, each way
+_EXACT = 2.0**24  # beyond that float32 rounds whole numbers
 _GZIP_LEVEL = 1  # float voxels hardly compress; higher levels cost time and save next to nothing
 
 
@@ -185,7 +187,7 @@ def run_steps(case: RawCase, steps: Sequence[Callable], seconds: dict[str, float
             items = [item for out in made for item in (out if isinstance(out, (list, tuple)) else [out])]
         if number == 0:
             _refuse_labels(items, case)
-            _note_empty_slices(items)
+            _note_appearance(items)
     parts = [item.get(PART_KEY) for item in items]
     if not items or len(set(parts)) < len(parts):
         raise ValueError(f"expected results that differ in {PART_KEY!r}, got {len(items)} with {parts}")
@@ -197,28 +199,22 @@ def _refuse_labels(items: Sequence[Mapping[str, Any]], case: RawCase) -> None:
         image = item.get(IMAGE_KEY)
         if isinstance(image, MetaTensor) and looks_like_labels(image.numpy()):
             name, low = Path(case.found.path).name, float(image.min())
+            if max(abs(low), abs(float(image.max()))) > _EXACT:
+                raise VolumeError(
+                    f"{name}: expected intensities up to {_EXACT:.3g}, got {low:.3g} to {float(image.max()):.3g}"
+                )
             if low == float(image.max()) or bool(image.isnan().all()):
                 text = f"{name}: every voxel is {low:g}: an empty mask, or a scan without a picture"
                 raise NotAScanError("one_value", text)
             raise NotAScanError("label_map", f"{name}: few whole numbers in regions: a label map, not an image")
 
 
-def _note_empty_slices(items: Sequence[dict]) -> None:
+def _note_appearance(items: Sequence[dict]) -> None:
     for item in items:
         image = item.get(IMAGE_KEY)
-        if isinstance(image, MetaTensor) and any(_has_empty_slices(image.numpy()[0], axis) for axis in range(3)):
-            add_note(item, "empty_slices", True)
-
-
-def _has_empty_slices(volume: np.ndarray, axis: int) -> bool:
-    """Whether slices of one value lie between slices with a picture: (H, W, D)."""
-    slices = np.moveaxis(volume, axis, 0)
-    few = slices[:, ::4, ::4].reshape(len(slices), -1)  # nearly all slices show here that they are not empty
-    with_picture = few.min(axis=1) < few.max(axis=1)
-    for number in np.flatnonzero(~with_picture):
-        with_picture[number] = bool((slices[number] != slices[number].flat[0]).any())
-    among = np.flatnonzero(with_picture)
-    return len(among) > 0 and len(among) < among[-1] - among[0] + 1
+        if isinstance(image, MetaTensor):
+            for remark in remarks_on_picture(image):
+                add_note(item, remark, True)
 
 
 def _write(case: RawCase, items: Sequence[Mapping[str, Any]], dataset_dir: Path) -> list[dict]:

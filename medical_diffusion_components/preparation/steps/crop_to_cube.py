@@ -69,7 +69,13 @@ class CropToCube(Transform):
                 f"got {tuple(img.shape[1:])}"
             )
         if not bool(self._foreground(source).any()):
-            raise VolumeError(f"{file_name(source)}: no foreground, every voxel is {float(source.max()):g}")
+            low, high = float(source.min()), float(source.max())
+            found = (
+                f"nothing is brighter than {_background(source):g}, the least is {low:g}: are light and dark exchanged?"
+            )
+            raise VolumeError(
+                f"{file_name(source)}: no foreground, {f'every voxel is {low:g}' if low == high else found}"
+            )
         start, end = self.crop.compute_bounding_box(source)
         background = _background(img)
         box = self.crop.crop_pad(img, np.asarray(start), np.asarray(end), value=background)

@@ -18,6 +18,7 @@ __all__ = ["NiftiHeader", "check_nifti_header"]
 
 _ALLOWED = 0.01  # of a voxel, at the corners of the volume
 _SPACING = 0.01  # by which the sizes of voxels may differ that a header states twice
+_STATISTICS = range(2, 25)  # intent codes of the values of a test
 _UNITS = {0: "unknown", 1: "meter", 2: "mm", 3: "micron"}
 _MILLIMETRES = {"mm": 1.0, "unknown": 1.0, "meter": 1000.0, "micron": 0.001}
 
@@ -70,7 +71,18 @@ def check_nifti_header(
     if scale != 1:
         affine = np.diag([scale, scale, scale, 1]) @ affine
         remarks.append("unit_not_millimetres")
+    if not np.isfinite(_stored_slope(image)):
+        remarks.append("slope_not_a_number")
+    if int(header["intent_code"]) in _STATISTICS:
+        remarks.append("statistical_map")
     return NiftiHeader(None if np.array_equal(affine, image.affine) else affine.astype(np.float64), tuple(remarks))
+
+
+def _stored_slope(image: nib.Nifti1Pair) -> float:
+    """The slope as it stands in the file; of an image that it has loaded nibabel forgets it."""
+    place = image.file_map.get("header", image.file_map["image"])
+    with place.get_prepare_fileobj("rb") as file:
+        return float(type(image.header).from_fileobj(file, check=False)["scl_slope"])
 
 
 def _compare_spacing(path: str, sform: np.ndarray, stated: np.ndarray, affine_from: str, remarks: list[str]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from medical_diffusion_components.dicom.series import (
     Refusal,
@@ -241,15 +241,40 @@ def test_what_a_person_should_know_of_a_series_is_remarked_on(series, case):
 
     wanted = {
         "derived_image": {"adjust": adjust(ImageType=["DERIVED", "SECONDARY", "MPR"])},
+        "no_magnitude": {"adjust": adjust(ImageType=["ORIGINAL", "PRIMARY", "P", "ND"])},
         "was_lossy": {"adjust": adjust(LossyImageCompression="01")},
         "text_burned_in": {"adjust": adjust(BurnedInAnnotation="YES")},
         "first_slices_absent": {"first_instance": 3},
+        "philips_scale": {"modality": "MR", "adjust": philips([0.5] * 30)},
     }
     for remark, options in wanted.items():
         series(**options)
         assert read_series(case).remarks == (remark,)
         shutil.rmtree(case)
     series(adjust=adjust(ImageType=["ORIGINAL", "PRIMARY"], LossyImageCompression="00", BurnedInAnnotation="NO"))
+    assert read_series(case).remarks == ()
+
+
+def philips(scales, creator="Philips MR Imaging DD 001"):
+    def adjust(dataset, k):
+        dataset.add_new(0x20050010, "LO", creator)
+        if scales[k] is not None:
+            dataset.add_new(0x2005100E, "FL", scales[k])
+
+    return adjust
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_philips_scales_that_differ_between_slices_are_refused_unless_slopes_undo_them(series, case, volume, syntax):
+    slopes = [1.0, 2.0] * 15
+    for scales, given in (([1.0, 0.5] * 15, [1.0] * 30), ([1.0] * 29 + [None], [1.0] * 30), ([1.0] * 30, slopes)):
+        options = {"modality": "MR", "transfer_syntax": syntax, "slope": given, "intercept": 0}
+        series(volume=volume * given, adjust=philips(scales), **options)
+        with pytest.raises(SeriesRefused, match=r"one scale of Philips \(2005,100E\)"):
+            read_series(case)
+    series(volume=volume * slopes, adjust=philips([1.0, 0.5] * 15), **options)
+    np.testing.assert_array_equal(read_series(case).array, volume * slopes)
+    series(volume=volume * slopes, adjust=philips([1.0, 0.3] * 15, "SOMEBODY ELSE"), **options)
     assert read_series(case).remarks == ()
 
 

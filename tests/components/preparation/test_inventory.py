@@ -284,6 +284,14 @@ def test_names_that_are_no_text_or_too_long_become_case_ids(tmp_path):
     assert all(name.isascii() and len(name) <= 150 for name in ids)
 
 
+def test_pipes_are_counted_and_not_waited_for(tmp_path):
+    nifti(tmp_path / "a.nii.gz")
+    os.mkfifo(tmp_path / "b.nii.gz")
+    inventory = take_inventory(tmp_path)
+    assert (inventory.num_seen, inventory.num_used) == (2, 1)
+    assert inventory.aside["folder that cannot be listed, or file that cannot be looked at"] == ["b.nii.gz"]
+
+
 def test_links_that_go_in_circles_end(tmp_path):
     nifti(tmp_path / "p" / "a.nii.gz")
     (tmp_path / "p" / "loop").symlink_to(tmp_path)

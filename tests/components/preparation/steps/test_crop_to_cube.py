@@ -109,6 +109,13 @@ def test_a_volume_without_foreground_is_named():
         Compose([CropToCubed("image")])({"image": img})
 
 
+def test_an_inverted_volume_is_not_called_one_of_a_single_value():
+    img = torch.full((1, 10, 10, 10), 9.0)
+    img[0, 3:7, 3:7, 3:7] = 2
+    with pytest.raises(VolumeError, match="nothing is brighter than 9, the least is 2: are light and dark exchanged"):
+        CropToCube()(img)
+
+
 def test_a_label_on_another_grid_is_refused():
     data = {"image": image(), "label": torch.ones(1, 10, 20, 31)}
     with pytest.raises(VolumeError, match=r"expected the size of .*\(10, 20, 30\), got \(10, 20, 31\)"):

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import gzip
+import struct
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -50,6 +54,25 @@ def test_rounding_of_the_quaternion_is_no_contradiction(tmp_path):
 def test_what_the_header_does_not_say_is_noticed(tmp_path):
     data = LoadScand("image")({"image": write(tmp_path / "a.nii")})
     assert data["notes"] == {"orientation_unknown": True}
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "noted"),
+    [
+        (112, struct.pack("<f", np.nan), {"slope_not_a_number": True}),
+        (112, struct.pack("<f", np.inf), {"slope_not_a_number": True}),
+        (112, struct.pack("<f", 0), None),  # no scaling, by the standard
+        (68, struct.pack("<h", 5), {"statistical_map": True}),
+        (68, struct.pack("<h", 1001), None),
+    ],
+)
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_slopes_and_intents_are_read_as_they_stand_in_the_file(tmp_path, place, value, noted, ending):
+    content = bytearray(Path(write(tmp_path / "a.nii", np.eye(4), np.eye(4))).read_bytes())
+    content[place : place + len(value)] = value
+    path = tmp_path / f"b{ending}"
+    path.write_bytes(gzip.compress(content) if ending == ".nii.gz" else content)
+    assert LoadScand("image")({"image": str(path)}).get("notes") == noted
 
 
 def test_metres_become_millimetres(tmp_path):
