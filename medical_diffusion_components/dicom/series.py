@@ -359,10 +359,14 @@ def _make_group(
 
 
 def _remarks(stack: Sequence[SliceHeader], series: Sequence[SliceHeader]) -> tuple[str, ...]:
-    """``derived_image``: computed from other images; ``no_magnitude``: phase, real or imaginary part; ``was_lossy``: compressed with loss at some time, unpacked since;
-    ``text_burned_in``: its pixels may show a name; ``philips_scale``: its intensities need the scanner's own scale to be
-    compared with other scans'; ``part_of_series``: the series holds other images, such as a second
-    echo; ``first_slices_absent``: the slices of the series are numbered from more than 1 on, so that some may be lost."""
+    """What a person should know of a series.
+
+    ``derived_image``: computed from other images; ``no_magnitude``: phase, real or imaginary part; ``was_lossy``:
+    compressed with loss at some time, unpacked since; ``text_burned_in``: its pixels may show a name;
+    ``philips_scale``: its intensities need the scanner's own scale to be compared with those of other scans;
+    ``part_of_series``: the series holds other images, such as a second echo; ``first_slices_absent``: its slices are
+    numbered from more than 1 on, so that some may be lost.
+    """
     numbers = [header.instance_number for header in series if header.instance_number is not None]
     found = {
         "derived_image": any((header.image_type or "").upper().startswith("DERIVED") for header in stack),

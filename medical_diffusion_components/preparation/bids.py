@@ -7,16 +7,18 @@ Brain Imaging Data Structure specification 1.10, "Common principles".
 from __future__ import annotations
 
 import csv
+import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 __all__ = [
     "Entities",
+    "derivatives",
     "entities_of",
     "is_derivative",
     "keep_one_per_session",
@@ -26,6 +28,8 @@ __all__ = [
 ]
 
 CARRIED = ("age", "sex", "group")  # columns of participants.tsv that go into dataset.json
+_MISSING = {"", "n/a", "na", "nan", "null", "-", "?", "unknown"}
+_OLDEST = 125.0  # years
 _DERIVATIVES = {"derivatives", "sourcedata", "code", "stimuli"}
 _PAIR = re.compile(r"(?:^|_)([A-Za-z]+)-([A-Za-z0-9]+)")
 
@@ -54,13 +58,29 @@ def entities_of(inside: str) -> Entities:
 
 
 def is_derivative(inside: str, bids_roots: Iterable[str]) -> bool:
-    """Whether a path lies in a folder that BIDS keeps for what was made from the scans, or not yet converted."""
+    """Whether a path lies in a folder that BIDS keeps, below a root, for what was made from the scans, or not converted."""
     parts = PurePosixPath(inside).parts
     for root in bids_roots:
         top = PurePosixPath(root).parts if root != "." else ()
         if parts[: len(top)] == top and len(parts) > len(top) + 1 and parts[len(top)] in _DERIVATIVES:
             return True
     return False
+
+
+def derivatives(root: Path, files: Sequence[str]) -> set[str]:
+    """Which files below ``root`` lie where BIDS keeps derivatives: by the folder's name, or by its description."""
+    roots, described = bids_roots(files), set()
+    for inside in files:
+        path = PurePosixPath(inside)
+        if path.name == "dataset_description.json" and len(path.parts) > 1:
+            with suppress(OSError, ValueError, AttributeError):  # unreadable, no JSON, no object: it calls them nothing
+                kind = json.loads((root / inside).read_bytes()).get("DatasetType")
+                described |= {path.parent} if str(kind).lower() == "derivative" else set()
+    return {
+        inside
+        for inside in files
+        if is_derivative(inside, roots) or not described.isdisjoint(PurePosixPath(inside).parents)
+    }
 
 
 def bids_roots(files: Iterable[str]) -> set[str]:
@@ -141,6 +161,35 @@ def remark_on_unlisted(people: Mapping[str, Mapping[str, str]], subjects: Iterab
     ]
 
 
+def remark_on_values(people: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Remarks on a table of participants that says nothing, and on values that nobody can use as they are written."""
+    if not people:
+        return []
+    if not any(people.values()):
+        return [
+            "participants.tsv has none of the columns age, sex and group, or no value in them: give --conditions_table"
+        ]
+    remarks = []
+    ages = {about["age"]: participant_conditions(about).get("age") for about in people.values() if "age" in about}
+    if unread := sorted(age for age, number in ages.items() if number is None):
+        remarks.append(
+            f"participants.tsv has {len(unread)} ages that are no numbers, such as {unread[0]}: they are taken as unknown"
+        )
+    if beyond := sorted(
+        age for age, number in ages.items() if number is not None and not 0 <= float(number) <= _OLDEST
+    ):
+        remarks.append(f"participants.tsv has ages of nobody, such as {beyond[0]}: leave empty what is unknown")
+    for column in ("sex", "group"):
+        spelt: dict[str, set[str]] = defaultdict(set)
+        for value in {about.get(column, "") for about in people.values()}:
+            spelt[value.casefold()].add(value)
+        if twins := [sorted(values) for values in spelt.values() if len(values) > 1]:
+            remarks.append(
+                f"participants.tsv writes one {column} in several ways ({' and '.join(twins[0])}): they count as different"
+            )
+    return remarks
+
+
 def _names(subject: str) -> tuple[str, ...]:
     bare = subject.removeprefix("sub-")
     return (subject, bare, f"sub-{bare}") if subject else ()
@@ -162,18 +211,23 @@ def participant_conditions(about: Mapping[str, str]) -> dict[str, float | str]:
 def read_participants(tables: Iterable[Path]) -> dict[str, dict[str, str]]:
     """``participant_id``, as the table has it -> its age, sex and group, as far as they are known.
 
+    Columns may be written in upper or lower case.
+
     Raises:
         ValueError: a table that is no text, or has no ``participant_id``, or one participant twice and differently.
     """
     people: dict[str, dict[str, str]] = {}
     for table in tables:
         rows = csv.DictReader(read_table(table).splitlines(), delimiter="\t")
-        if "participant_id" not in (rows.fieldnames or ()):
-            raise ValueError(f"{table.name}: expected a column participant_id, got {rows.fieldnames}")
+        columns = {name.strip().lower(): name for name in rows.fieldnames or ()}
+        if "participant_id" not in columns:
+            raise ValueError(
+                f"{table.name}: expected columns separated by tabs, one of them participant_id, got {rows.fieldnames}"
+            )
         for row in rows:
-            person = (row["participant_id"] or "").strip()
-            cells = {key: (row.get(key) or "").strip() for key in CARRIED}  # a short row has None
-            known = {key: value for key, value in cells.items() if value.lower() not in ("", "n/a")}
+            person = (row[columns["participant_id"]] or "").strip()
+            cells = {key: (row.get(columns.get(key, key)) or "").strip() for key in CARRIED}  # a short row has None
+            known = {key: value for key, value in cells.items() if value.lower() not in _MISSING}
             if people.setdefault(person, known) != known:
                 raise ValueError(
                     f"{table.name}, line {rows.line_num}: a participant is listed twice with different values"

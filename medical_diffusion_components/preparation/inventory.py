@@ -18,13 +18,13 @@ from medical_diffusion_components.data.label_maps import is_label_file
 from medical_diffusion_components.files import file_hash, files_below
 from medical_diffusion_components.preparation.bids import (
     about_participant,
-    bids_roots,
+    derivatives,
     entities_of,
-    is_derivative,
     keep_one_per_session,
     parse_select,
     read_participants,
     remark_on_unlisted,
+    remark_on_values,
 )
 from medical_diffusion_components.preparation.case_ids import case_ids, short_hash
 from medical_diffusion_components.preparation.dicom_index import DAMAGED, NO_DICOM, IndexedFile, index_dicom
@@ -188,7 +188,7 @@ def take_inventory(
         found = _selected(inventory, found, parse_select(selection.select))
     if not found:
         raise FileNotFoundError(_nothing(inventory))
-    tables = [path for path in files if path.name == "participants.tsv"]
+    tables = [path for path in files if path.name.lower() == "participants.tsv"]
     people = read_participants(tables)
     ids = case_ids([(scan.name, scan.suffix, scan.scan.path) for scan in found])
     table = None if selection.patients is None else read_patient_table(selection.patients, root)
@@ -200,6 +200,7 @@ def take_inventory(
     grouping = group_patients(_beside_dicom(found, signs))
     inventory.decided_by = grouping.decided_by
     inventory.remarks += [*grouping.remarks, *([] if table is None else table.remarks())]
+    inventory.remarks += remark_on_values(people)
     inventory.remarks += remark_on_unlisted(people, (scan.signs.get("subject", "") for scan in found))
     for scan, case_id, patient in sorted(zip(found, ids, grouping.patients), key=lambda item: item[1]):
         about = about_participant(people, scan.signs.get("subject", ""))
@@ -231,8 +232,8 @@ def sort_files(
     inventory.leave("link to a folder seen already", below.seen_folders)
     inventory.leave("folder that cannot be listed, or file that cannot be looked at", below.unreadable)
     names = [path.relative_to(root).as_posix() for path in below.files]
-    roots = bids_roots(names)
-    derived = {path for path, name in zip(below.files, names) if is_derivative(name, roots)}
+    made_from_scans = derivatives(root, names)
+    derived = {path for path, name in zip(below.files, names) if name in made_from_scans}
     inventory.leave("BIDS derivatives or source data", sorted(derived))
     files = [path for path in below.files if path not in derived]
     pairs = {image for path in files for image in voxel_files(path)}

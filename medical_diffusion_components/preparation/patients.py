@@ -130,12 +130,12 @@ class PatientTable:
             remarks.append(f"{len(unused)} lines of the table given as --patients name no scan: {listed}{more}")
         spelt: dict[str, set[str]] = defaultdict(set)
         for _, patient in self.lines.values():
-            spelt[spelling(patient)].add(patient)
+            spelt[_spelling(patient)].add(patient)
         if twins := [sorted(names) for names in spelt.values() if len(names) > 1]:
             remarks.append(
                 f"{len(twins)} patients of the table given as --patients are written in several ways "
                 f"({' and '.join(twins[0])}): each is taken for one patient. If they are several, give them ids that "
-                "differ in more than case, blanks and leading zeros"
+                "differ in more than case, blanks, leading zeros and .0 at the end"
             )
         return remarks
 
@@ -194,7 +194,12 @@ def _alike(kind: str, value: str) -> str:
     """A sign as it is compared: ``sub-1`` beside ``sub-01`` is one subject more likely than two."""
     if kind == "subject":
         return re.sub(r"(?<!\d)0+(?=\d)", "", value)
-    return spelling(value) if kind in ("table", "pattern") else value
+    return _spelling(value) if kind in ("table", "pattern") else value
+
+
+def _spelling(patient: str) -> str:
+    """As ``spelling``, and ``1.0`` is ``1``, since spreadsheets make such numbers of a column with a gap."""
+    return re.sub(r"^(\d+)\.0+$", r"\1", spelling(patient))
 
 
 def _decisive(own: Mapping[str, str]) -> dict[str, str]:

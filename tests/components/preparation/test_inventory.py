@@ -236,6 +236,18 @@ def test_a_bids_data_set_gives_one_scan_a_session(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("content", "left"), [(b'{"DatasetType": "derivative"}', 2), (b"[]", 0), (b"\xff", 0), (b"{}", 0)]
+)
+def test_what_its_description_calls_derivatives_is_left_aside_wherever_it_lies(tmp_path, content, left):
+    nifti(tmp_path / "bids" / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
+    nifti(tmp_path / "fmriprep" / "sub-01" / "anat" / "sub-01_desc-preproc_T1w.nii.gz")
+    (tmp_path / "fmriprep" / "dataset_description.json").write_bytes(content)
+    inventory = take(tmp_path)
+    assert inventory.num_aside.get("BIDS derivatives or source data", 0) == left
+    assert len(take(tmp_path / "fmriprep").cases) == 1, "whoever names the folder wants it"
+
+
+@pytest.mark.parametrize(
     ("word", "reason"),
     [("LOCALIZER", "localiser, by its image type"), ("MOSAIC", "mosaic (all slices in one picture): convert it")],
 )

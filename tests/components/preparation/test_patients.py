@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -100,6 +102,46 @@ def test_tables_of_participants_are_read_as_people_write_them(tmp_path):
     for name in ("01", "02"):
         nifti(tmp_path / f"sub-{name}" / "anat" / f"sub-{name}_T1w.nii.gz")
     assert [case.about for case in take_inventory(tmp_path).cases] == [{"age": "70"}, {"sex": "M"}]
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows", "about", "remarks"),
+    [
+        ("participant_id\tAge\tSEX", ["sub-01\t70\tF"], {"age": "70", "sex": "F"}, []),
+        ("participant_id\tage_at_scan", ["sub-01\t70"], {}, ["has none of the columns age, sex and group"]),
+        ("participant_id\tage\tsex", ["sub-01\tNaN\t-", "sub-02\tunknown\tM"], {}, []),
+        (
+            "participant_id\tage",
+            ["sub-01\t90+", "sub-02\t61,5", "sub-03\t60"],
+            {"age": "90+"},
+            ["2 ages that are no numbers, such as 61,5"],
+        ),
+        ("participant_id\tage", ["sub-01\t999", "sub-02\t-1", "sub-03\t0"], {"age": "999"}, ["of nobody, such as -1"]),
+        (
+            "participant_id\tsex\tgroup",
+            ["sub-01\tF\tAD", "sub-02\tf\tAD", "sub-03\tM\tCN"],
+            {"sex": "F", "group": "AD"},
+            [r"one sex in several ways \(F and f\)"],
+        ),
+    ],
+)
+def test_what_a_table_of_participants_leaves_open_is_said(tmp_path, columns, rows, about, remarks):
+    (tmp_path / "Participants.TSV").write_text("\ufeff" + "\r\n".join([columns, *rows, ""]), encoding="utf-8")
+    nifti(tmp_path / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
+    inventory = take_inventory(tmp_path)
+    assert inventory.cases[0].about == about
+    assert len(inventory.remarks) == len(remarks)
+    for remark, expected in zip(inventory.remarks, remarks):
+        assert re.search(expected, remark)
+
+
+def test_numbers_of_spreadsheets_are_the_patients_that_they_stand_for(tmp_path):
+    for name in "ab":
+        nifti(tmp_path / "raw" / f"{name}.nii.gz")
+    who = table(tmp_path / "who.csv", "file,patient", "a.nii.gz,12.0", "b.nii.gz,012")
+    inventory = take_inventory(tmp_path / "raw", who)
+    assert len({case.patient_id for case in inventory.cases}) == 1
+    assert any("written in several ways (012 and 12.0)" in remark for remark in inventory.remarks)
 
 
 def test_a_table_that_is_no_utf_8_or_contradicts_itself_is_named(tmp_path):
