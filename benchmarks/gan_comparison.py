@@ -33,15 +33,13 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bundle_step import BUNDLES
 from gan_table import make_table
-from measuring import ENVIRONMENT, RESULTS, machine
+from measuring import RESULTS, as_option, called, machine, read_knob
 from metered_training import known, minutes_of, read_notes
 
 from medical_diffusion_components.files import file_hash, write_atomically, write_json
@@ -305,27 +303,6 @@ def save_slices(rows: Mapping[str, Sequence[str | os.PathLike]], path: Path) -> 
             volume = np.asarray(nib.load(file).dataobj)
             place.imshow(np.rot90(volume[:, :, volume.shape[2] // 2]), cmap="gray", aspect="equal")
     FigureCanvasAgg(figure).print_png(path)
-
-
-def called(arguments: Sequence[str]) -> None:
-    """Run Python with these arguments, its output visible.
-
-    Raises:
-        SystemExit: it failed; what is done stays, and the same command resumes.
-    """
-    paths = os.pathsep.join([str(BUNDLES.parent), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run([sys.executable, *arguments], env=os.environ | ENVIRONMENT | {"PYTHONPATH": paths})
-    if done.returncode:
-        raise SystemExit(f"python {' '.join(arguments)[:300]} ... ended with {done.returncode}")
-
-
-def as_option(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def read_knob(text: str) -> tuple[str, Any]:
-    id, _, value = text.partition("=")
-    return id, json.loads(value)
 
 
 def options() -> argparse.ArgumentParser:

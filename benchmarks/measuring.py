@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -166,3 +166,24 @@ def save_rows(name: str, rows: list[dict[str, Any]], keys: tuple[str, ...]) -> N
     kept = saved["rows"] if saved["machine"] == machine() else []
     new = {tuple(row[key] for key in keys): row for row in (*kept, *rows)}
     save_result(name, {"rows": [new[key] for key in sorted(new)]})
+
+
+def called(arguments: Sequence[str]) -> None:
+    """Run Python with these arguments, its output visible.
+
+    Raises:
+        SystemExit: it failed; what is done stays, and the same command resumes.
+    """
+    paths = os.pathsep.join([str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run([sys.executable, *arguments], env=os.environ | ENVIRONMENT | {"PYTHONPATH": paths})
+    if done.returncode:
+        raise SystemExit(f"python {' '.join(arguments)[:300]} ... ended with {done.returncode}")
+
+
+def as_option(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def read_knob(text: str) -> tuple[str, Any]:
+    id, _, value = text.partition("=")
+    return id, json.loads(value)

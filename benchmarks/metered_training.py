@@ -1,4 +1,6 @@
-"""A stage of a bundle's training that notes what it costs, and ends at given costs; `gan_comparison.py` calls it.
+"""A stage of a bundle's training that notes what it costs, and ends at given costs.
+
+`gan_comparison.py` and `time_to_quality.py` call it.
 
 Its one argument is JSON: ``stage``, ``overlays`` (names of files), ``settings`` (id -> value; those that the stage does not
 have are left out), ``meter`` (where the notes go), ``targets`` (name -> number) and ``weights`` (to be kept at each).
@@ -30,8 +32,9 @@ class Meter:
     """Handler that notes after every epoch what a training has cost and seen, and ends it when all targets are reached.
 
     Args:
-        file: of the notes: ``rows`` of iteration, seconds and volumes; ``batch_size``; ``targets``, name -> number, with
-            the ``weights`` to keep at each, and the ones ``reached``; ``done``.
+        file: of the notes: ``rows`` of iteration, epoch, seconds and volumes; ``batch_size``; ``targets``, name -> number,
+            with the ``weights`` to keep at each, and the ones ``reached``; ``done``. The name is that of one of these four
+            numbers; several targets of the same have "_" and anything after it, such as ``epoch_50``.
     """
 
     def __init__(self, file: str) -> None:
@@ -54,11 +57,12 @@ class Meter:
     def __call__(self, engine: Any) -> None:
         iteration = engine.state.iteration
         seconds = round((self.carried or 0.0) + clock(), 1)
-        row = {"iteration": iteration, "seconds": seconds, "volumes": iteration * self.notes["batch_size"]}
+        volumes = iteration * self.notes["batch_size"]
+        row = {"iteration": iteration, "epoch": engine.state.epoch, "seconds": seconds, "volumes": volumes}
         self.notes["rows"].append(row)
         targets, reached = self.notes["targets"], self.notes["reached"]
         for name in targets.keys() - reached.keys():
-            if row[name] >= targets[name]:
+            if row[name.partition("_")[0]] >= targets[name]:
                 keep_weights(Path(self.notes["weights"]), self.file.parent / name)
                 reached[name] = row
         write_json(self.file, self.notes)

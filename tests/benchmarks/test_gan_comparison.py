@@ -66,7 +66,7 @@ def test_the_table_says_what_was_not_run_and_how_large_the_networks_are() -> Non
 
 
 def engine(iteration: int) -> SimpleNamespace:
-    found = SimpleNamespace(state=SimpleNamespace(iteration=iteration), ended=False)
+    found = SimpleNamespace(state=SimpleNamespace(iteration=iteration, epoch=iteration // 5), ended=False)
     found.terminate = lambda: setattr(found, "ended", True)
     return found
 
