@@ -40,6 +40,7 @@ def release_weights(
         bundle_root: folder of the bundle.
         knobs: those of the training, under which inference and evaluation build the networks.
         half: write numbers of 32 bits as 16 (float16), of networks that would be too large otherwise; the note says so.
+            Vectors are left as they are: they are small, and a noise schedule does not survive the rounding.
         defaults: further knobs that inference takes from the note, such as the sampler by which the weights were judged.
 
     Returns:
@@ -55,7 +56,8 @@ def release_weights(
     _check(weights, note, knobs)
     note["knobs"] = {**knobs, **(defaults or {})}
     if half:
-        state = {name: tensor.half() if tensor.dtype is torch.float32 else tensor for name, tensor in state.items()}
+        rounded = {name for name, tensor in state.items() if tensor.dtype is torch.float32 and tensor.dim() > 1}
+        state = {name: tensor.half() if name in rounded else tensor for name, tensor in state.items()}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.pt"
         save_tensors(state, file) if half else shutil.copyfile(weights, file)

@@ -86,6 +86,8 @@ def test_half_the_bits_make_half_the_file_and_the_note_says_so(tmp_path: Path) -
     loaded = nn.ModuleDict({"a": nn.Linear(200, 300), "b": nn.BatchNorm1d(7)})
     load_weights(loaded, released)
     assert loaded["b"].num_batches_tracked.dtype is torch.int64
+    assert torch.equal(loaded["a"].bias, network["a"].bias)  # a vector, as a noise schedule is one
+    assert not torch.equal(loaded["a"].weight, network["a"].weight)
     for one, other in zip(network.parameters(), loaded.parameters()):
         assert other.dtype is torch.float32
         torch.testing.assert_close(one, other, rtol=2**-11, atol=1e-7)
