@@ -16,6 +16,7 @@ from bundle_folders import Trained, assert_same, bundles_with, last_line, run, t
 from monai.bundle import ConfigParser
 
 from medical_diffusion_components.data import VolumeSampler
+from medical_diffusion_components.files import file_hash
 from medical_diffusion_components.handlers.seeding import SeedIterations
 from medical_diffusion_components.reports.montages import ReconstructionMontage, SampleMontage
 from medical_diffusion_components.weights import load_tensors, provenance
@@ -249,3 +250,22 @@ def test_conditions_that_the_data_do_not_have_are_refused_before_sampling(
     said = last_line(BUNDLE, "evaluate.yaml", **overrides, dataset_dir=str(tmp_path / "data"), reference="training")
     assert "no case has a value of the declared condition sex; the cases have age, site" in said
     assert not (tmp_path / "out" / "samples").exists()
+
+
+def test_a_released_generator_draws_brains_of_the_size_that_is_asked_for(tmp_path: Path) -> None:
+    bundle = next(bundle for bundle in bundles_with("conditional.yaml"))
+    released = bundle / "conditional" / "released"
+    note = provenance(released / "model.pt")
+    recipe = ConfigParser.load_config_file(bundle / "configs" / "conditional.yaml")
+    assert (
+        note["sha256"] == file_hash(released / "model.pt")
+        and note["knobs"]["declared_conditions"] == recipe["conditions"]
+    )
+    found = {}
+    for asked in (0.26, 0.38):
+        folder = tmp_path / str(asked)
+        given = {"models_dir": str(released), "conditions": {"brain_share": asked}, "samples_dir": str(folder)}
+        run(bundle, "inference.json", **given, num_volumes=1, seed=102, num_inference_steps=8, sampler="dpmpp_2m")
+        (file,) = folder.glob("*.nii.gz")
+        found[asked] = float((np.asarray(nib.load(file).dataobj) > 30).mean())  # of 255
+    assert all(abs(share - asked) < 0.04 for asked, share in found.items()), found
