@@ -117,7 +117,8 @@ def write_check(report: CheckReport, folder: Path) -> None:
     cells = report.survey.cells()
     if cells:
         title = (
-            f"{report.title}: {len(cells)} of {len(report.survey.facts)}; sagittal, coronal, axial; outliers are framed"
+            f"{report.title}: {len(cells)} of {len(report.survey.facts)}; sagittal, coronal, axial; outliers and refused "
+            "scans are framed"
         )
         save_montage(contact_sheet(cells, title), folder / SHEET)
     else:

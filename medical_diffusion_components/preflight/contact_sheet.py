@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -67,10 +68,17 @@ def _write(axes, cell: SheetCell, top: int, left: int, width: int, height: int) 
     label = _without_middle(cell.label, int(width / _LABEL_CHARACTER))
     axes.text(left, top + _LABEL / 2, label, color="white", fontsize=6.5, va="center", parse_math=False)
     if cell.framed:
-        reason = cell.framed[: int(width / _REASON_CHARACTER)]
+        reason = _shortened(cell.framed, int(width / _REASON_CHARACTER))
         axes.text(left, top + 1.5 * _LABEL, reason, color=FRAME, fontsize=5.5, va="center", parse_math=False)
         frame = Rectangle((left - 3, top), width + 6, height + 2 * _LABEL + 3, fill=False, color=FRAME, linewidth=1.5)
         axes.add_patch(frame)
+
+
+def _shortened(text: str, characters: int) -> str:
+    """A reason that is too long, without what it says in brackets, or else cut off with dots."""
+    if len(text) > characters:
+        text = re.sub(r" \([^)]*\)?", "", text)
+    return text if len(text) <= characters else f"{text[: characters - 3].rstrip(' ,;:')}..."
 
 
 def _without_middle(text: str, characters: int) -> str:

@@ -186,7 +186,7 @@ def _found(inventory: Inventory) -> dict[str, Any]:
     aside = inventory.num_aside
     return {
         "patients": inventory.num_patients,
-        "told apart by": dict(inventory.decided_by),
+        "patients identified by": dict(inventory.decided_by),
         "scans": len(inventory.cases),
         "DICOM studies": inventory.num_studies,
         "DICOM series": inventory.num_series,

@@ -94,6 +94,7 @@ class Survey:
         """The contact sheet's, the framed ones first."""
         outliers = self.outliers()
         framed = {case: _in_short(why) for case, why in outliers.items() if case in self.looks}
+        framed = {case: "would be refused" for case in self.refused if case in self.looks} | framed
         shown = framed_first(framed, list(self.looks), MOST_PICTURES)
         return [SheetCell(case, self.looks[case].planes, framed.get(case, "")) for case in shown]
 

@@ -173,7 +173,7 @@ def remark_on_values(people: Mapping[str, Mapping[str, str]]) -> list[str]:
     ages = {about["age"]: participant_conditions(about).get("age") for about in people.values() if "age" in about}
     if unread := sorted(age for age, number in ages.items() if number is None):
         remarks.append(
-            f"participants.tsv has {len(unread)} ages that are no numbers, such as {unread[0]}: they are taken as unknown"
+            f"ages in participants.tsv that are no numbers ({len(unread)}, such as {unread[0]}) are taken as unknown"
         )
     if beyond := sorted(
         age for age, number in ages.items() if number is not None and not 0 <= float(number) <= _OLDEST

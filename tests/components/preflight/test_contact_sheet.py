@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from medical_diffusion_components.preflight.contact_sheet import SheetCell, contact_sheet, framed_first
+from medical_diffusion_components.preflight.contact_sheet import SheetCell, _shortened, contact_sheet, framed_first
+from medical_diffusion_components.preflight.look import Look
+from medical_diffusion_components.preflight.survey import Survey
 
 
 def drawn(figure):
@@ -39,6 +41,26 @@ def test_every_picture_stands_once_and_only_outliers_are_framed():
 def test_the_framed_come_first_and_the_others_are_spread():
     assert framed_first({"x": ""}, ["a", "b", "x", "c", "d"], 3) == ["x", "a", "c"]
     assert framed_first({}, list("abc"), 10) == list("abc")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("odd size 1 (median 2)", "odd size 1 (median 2)"),
+        ("fits better when turned (likeness 0.997, not 0.992)", "fits better when turned"),
+        ("likeness 0.29 (median 0.99) and 1 more", "likeness 0.29 and 1 more"),
+        ("length to the front, which is long 168 mm", "length to the front, which..."),
+    ],
+)
+def test_a_reason_that_is_too_long_ends_with_a_word(text, shown):
+    assert _shortened(text, 29) == shown
+
+
+def test_what_would_be_refused_is_framed():
+    picture = np.zeros((40, 40), np.uint8)
+    look = Look((picture,) * 3, (0.0,) * 5, np.zeros((12, 12, 12)))
+    survey = Survey(looks={"good": look, "bad": look}, refused={"bad": "its transforms differ", "unread": "damaged"})
+    assert {cell.label: cell.framed for cell in survey.cells()} == {"bad": "would be refused", "good": ""}
 
 
 def test_no_case_is_no_sheet():
