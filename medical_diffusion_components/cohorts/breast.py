@@ -25,12 +25,24 @@ from medical_diffusion_components.cohorts.shapes import (
     tilt,
     with_receiver_noise,
 )
+from medical_diffusion_components.cohorts.variation import (
+    PLAIN,
+    Lesion,
+    Variation,
+    draw_lesions,
+    lesion_intensity,
+    variation_rng,
+    varied_appearance,
+    varied_contrast,
+)
 
-__all__ = ["BREAST_LABELS", "breast_phantom"]
+__all__ = ["BREAST_LABELS", "BREAST_LABELS_WITH_TUMOURS", "breast_phantom"]
 
 BREAST_FIELD_OF_VIEW_MM = (350.0, 350.0, 180.0)
 BREAST_LABELS = {"0": "outside the breasts", "1": "fat and skin of the breasts", "2": "fibroglandular tissue"}
-FATTY, GLANDULAR = 1, 2
+FATTY, GLANDULAR, TUMOUR = 1, 2, 3
+BREAST_LABELS_WITH_TUMOURS = {**BREAST_LABELS, "3": "tumour"}
+TUMOUR_RADIUS_MM = (7.0, 15.0)
 FILLET_MM = 26.0  # rounds the groove between breast and chest
 # intensities: T1-weighted, and the same with the signal of fat suppressed
 CONTRAST = {
@@ -67,6 +79,7 @@ def breast_phantom(
     spacing: Sequence[float] | None = None,
     fat_saturated: bool = False,
     centre: Sequence[float] = (0.0, 0.0, 0.0),
+    variation: Variation = PLAIN,
 ) -> Phantom:
     """Make invented breast MR number ``subject`` of the cohort ``seed``.
 
@@ -81,10 +94,12 @@ def breast_phantom(
             at every size and spacing.
         fat_saturated: suppress the signal of fat, as in dynamic series; the anatomy stays the same.
         centre: of the volume in the world, mm: between the breasts and the back, at the height of the nipples.
+        variation: of contrast, bias field, noise and sharpness, and tumours in each breast; none by default.
 
     Returns:
-        Intensities from 0 to about 1,200. ``label`` as in `BREAST_LABELS`: its outline, ``mask``, is the breasts
-        with their skin, to the front of the pectoral muscles and to where the skin bends into the chest's.
+        Intensities from 0 to about 1,200. ``label`` as in `BREAST_LABELS`, or `BREAST_LABELS_WITH_TUMOURS` where there
+        are some: its outline, ``mask``, is the breasts with their skin, to the front of the pectoral muscles and to where
+        the skin bends into the chest's.
 
     Raises:
         ValueError: an argument out of range.
@@ -94,11 +109,18 @@ def breast_phantom(
     warp = [SmoothField(rng, knot=60.0) for _ in range(3)]
     anatomy = _draw(rng)
     sigma = rng.uniform(8, 20)
+    contrast, tumours = CONTRAST[bool(fat_saturated)], []
+    more = variation_rng(subject, seed, _STREAM)
+    if variation != PLAIN:
+        contrast = varied_contrast(more, contrast, variation.checked())
+        tumours = [draw_lesions(more, variation, TUMOUR_RADIUS_MM) for _ in anatomy.breasts]
 
     def paint(scene: Scene) -> None:
-        _paint(scene, anatomy, CONTRAST[bool(fat_saturated)])
+        _paint(scene, anatomy, contrast, tumours)
 
     image, label = render(paint, size, spacing, 0.0, warp, amplitude=3.0, centre=centre)
+    if variation != PLAIN:
+        image = varied_appearance(more, image, spacing, variation)
     return Phantom(with_receiver_noise(image, rng, sigma), centred_affine(size, spacing, centre), label, {})
 
 
@@ -128,7 +150,7 @@ def _draw(rng: np.random.Generator) -> _Anatomy:
     )
 
 
-def _paint(scene: Scene, anatomy: _Anatomy, contrast: dict[str, float]) -> None:
+def _paint(scene: Scene, anatomy: _Anatomy, contrast: dict[str, float], tumours: Sequence[Sequence[Lesion]]) -> None:
     broad, middle, fine, shading = (field.at(scene.axes) for field in anatomy.fields)
     wall = superquadric(scene.points, (0, -84, 0), (*anatomy.thorax, np.inf), 2.3)
     chest = wall - np.float32(anatomy.fat + 4) - 3 * broad
@@ -141,6 +163,9 @@ def _paint(scene: Scene, anatomy: _Anatomy, contrast: dict[str, float]) -> None:
     tissue = np.maximum(np.maximum(skin, -muscle), mounds - FILLET_MM / 4)
     scene.label[tissue < 0] = FATTY
     _paint_gland(scene, anatomy, np.maximum(tissue, skin + 2), contrast, broad, middle, fine)
+    for breast, own in zip(anatomy.breasts, tumours):
+        for tumour in own:
+            _paint_tumour(scene, breast, tumour, np.maximum(tissue, skin + 4), contrast, fine)
     scene.paint(np.maximum(muscle, skin + 4), contrast["muscle"] * (1 + 0.08 * fine))
     _paint_chest(scene, anatomy, wall, contrast, fine)
 
@@ -190,6 +215,21 @@ def _paint_gland(
         part.paint(gland, contrast["gland"] * (1 + 0.06 * fine[box]), GLANDULAR)
         strands = np.abs(middle[box] - 0.35 * fine[box]) * 9 - 0.9 + np.maximum(cone, 0)
         part.paint(np.maximum(strands, room[box]), contrast["gland"] * 1.2, opacity=0.5)
+
+
+def _paint_tumour(
+    scene: Scene, breast: _Breast, tumour: Lesion, room: np.ndarray, contrast: dict[str, float], fine: np.ndarray
+) -> None:
+    """An ellipsoid with a rough surface, in the front two thirds of the breast."""
+    cx, cy, cz = breast.centre
+    rx, ry, rz = breast.radii
+    centre = np.array([cx, cy + 0.3 * ry, cz]) + tumour.direction * [0.5 * rx, 0.4 * ry, 0.5 * rz]
+    reach = 1.5 * tumour.radii.max()
+    part, box = scene.near(centre - reach, centre + reach)
+    if part.image.size:
+        solid = superquadric(part.points, centre, tumour.radii) + np.float32(1.2) * fine[box]
+        value = lesion_intensity(tumour, (contrast["fat"], contrast["gland"]))
+        part.paint(np.maximum(solid, room[box]), value, TUMOUR)
 
 
 def _paint_chest(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from medical_diffusion_components.cohorts.phantoms import PHANTOM_NOTICE, write_phantom_cohort
 from medical_diffusion_components.cohorts.template import TEMPLATE_COHORT_NOTICE, write_template_cohort
+from medical_diffusion_components.cohorts.variation import PLAIN, TEST_BED
 from medical_diffusion_components.data.datasets import EMBEDDED, is_edited, is_synthetic, load_cases
 from medical_diffusion_components.data.splits import SPLITS
 from medical_diffusion_components.distributed import process_rank, wait_for_all
@@ -16,6 +17,7 @@ __all__ = ["more_held_out_cases", "resolve_dataset"]
 
 logger = logging.getLogger(__name__)
 
+VARIED = "varied_"  # before a cohort's name: the same with another appearance for each subject, and lesions
 _RULE = "=" * 100
 _HELD_OUT_SEED = 1  # of the cohort that is never trained on; training's is 0
 
@@ -39,7 +41,8 @@ def resolve_dataset(
         num_subjects: how many subjects the cohort has.
         size: voxels (H, W, D) of each.
         cohort: ``template`` (warped copies of a brain template), an anatomy that ``write_phantom_cohort`` draws, or None
-            for a bundle that has no cohort.
+            for a bundle that has no cohort. ``varied_template`` and ``varied_breast`` are harder: subjects differ in
+            contrast, bias field, noise and sharpness, too, and have lesions, a class more.
         allow_synthetic: whether volumes in ``dataset_dir`` may be those that a generator made.
         seed: number of the cohort.
 
@@ -67,16 +70,17 @@ def resolve_dataset(
             "no dataset_dir was given, and this bundle has no embedded cohort to take its place: give --dataset_dir, a "
             "folder that the bundle's `prepare` made, or one of NIfTI files of one size"
         )
+    anatomy, variation = cohort.removeprefix(VARIED), TEST_BED if cohort.startswith(VARIED) else PLAIN
     name, notice = f"{cohort} phantom cohort", PHANTOM_NOTICE
-    if cohort == "template":
-        name, notice = "template cohort", TEMPLATE_COHORT_NOTICE
+    if anatomy == "template":
+        name, notice = f"{cohort} cohort", TEMPLATE_COHORT_NOTICE
     folder = Path(output_dir) / f"{name.replace(' ', '_')}_{num_subjects}_{times(size)}_{seed}"
     if process_rank() == 0:
         print(f"{_RULE}\nNo dataset_dir was given: using the {EMBEDDED}{name}.\n{notice}\n{_RULE}", flush=True)
-        if cohort == "template":
-            write_template_cohort(folder, num_subjects, size, seed)
+        if anatomy == "template":
+            write_template_cohort(folder, num_subjects, size, seed, variation)
         else:
-            write_phantom_cohort(folder, cohort, num_subjects, size, seed=seed)
+            write_phantom_cohort(folder, anatomy, num_subjects, size, seed=seed, variation=variation)
     logger.info(f"using the {EMBEDDED}{name}: {notice}")
     wait_for_all()
     return str(folder)

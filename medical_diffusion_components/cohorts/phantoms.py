@@ -14,10 +14,17 @@ from typing import Any, NamedTuple
 import nibabel as nib
 import numpy as np
 
-from medical_diffusion_components.cohorts.breast import BREAST_LABELS, FATTY, GLANDULAR, breast_phantom
+from medical_diffusion_components.cohorts.breast import (
+    BREAST_LABELS,
+    BREAST_LABELS_WITH_TUMOURS,
+    FATTY,
+    GLANDULAR,
+    breast_phantom,
+)
 from medical_diffusion_components.cohorts.chest import AIR_HU, CHEST_LABELS, NODULE, chest_phantom
 from medical_diffusion_components.cohorts.knee import KNEE_LABELS, knee_phantom
 from medical_diffusion_components.cohorts.shapes import Phantom
+from medical_diffusion_components.cohorts.variation import PLAIN, Variation
 from medical_diffusion_components.cohorts.writing import (
     checked_size,
     save_case,
@@ -72,6 +79,7 @@ def write_phantom_cohort(
     size: Sequence[int] = (64, 64, 64),
     spacing: Sequence[float] | None = None,
     seed: int = 0,
+    variation: Variation = PLAIN,
 ) -> Path:
     """Write a cohort as ``images/<case>.nii.gz``, ``labels/<case>.nii.gz`` and MONAI's ``dataset.json``.
 
@@ -93,16 +101,19 @@ def write_phantom_cohort(
         size: voxels (H, W, D) of a case.
         spacing: mm along H, W, D; by default so that the anatomy fills the volume.
         seed: number of the cohort, from 0.
+        variation: of the subjects' appearance, and tumours; for ``breast`` alone. None by default.
 
     Returns:
         ``folder``.
 
     Raises:
-        ValueError: unknown anatomy, fewer than 3 subjects, or a bad size, spacing or seed.
+        ValueError: unknown anatomy or one that cannot be varied, fewer than 3 subjects, or a bad size, spacing or seed.
         FileExistsError: the folder holds something else, or has lost files.
     """
     if anatomy not in _ANATOMIES:
         raise ValueError(f"anatomy must be one of {', '.join(_ANATOMIES)}; got {anatomy!r}")
+    if variation != PLAIN and anatomy != "breast":
+        raise ValueError(f"the variation of phantoms is for breasts; got {anatomy!r} with {variation._asdict()}")
     size = checked_size(size)
     if spacing is None:
         spacing = [length / n for length, n in zip(_ANATOMIES[anatomy].field_of_view, size)]
@@ -117,6 +128,8 @@ def write_phantom_cohort(
         "seed": int(seed),
         "version": COHORT_VERSION,
     }
+    if variation != PLAIN:  # plain cohorts that were written before stay known
+        parameters["variation"] = variation.checked()._asdict()
     patient_of = {case: patient for patient in _patients(parameters) for case in _cases(anatomy, patient)}
     entries = split_entries(patient_of)
 
@@ -136,7 +149,7 @@ def write_phantom_cohort(
             "name": f"{anatomy} phantom cohort",
             "description": PHANTOM_NOTICE,
             "licence": PHANTOM_LICENCE,
-            "labels": _ANATOMIES[anatomy].labels,
+            "labels": BREAST_LABELS_WITH_TUMOURS if variation.lesions else _ANATOMIES[anatomy].labels,
             **with_conditions(entries, conditions),
         }
 
@@ -147,7 +160,7 @@ def phantom_conditions(anatomy: str, phantom: Phantom) -> dict[str, float | str]
     """True values of a case, as it was drawn and as its label map counts them.
 
     * ``chest``: ``nodule``, no or yes: whether a voxel of one is in the volume.
-    * ``breast``: ``glandular_fraction``, fibroglandular tissue as a share of the breast.
+    * ``breast``: ``glandular_fraction``, fibroglandular tissue as a share of the breast without its tumours.
     * ``knee``: ``abnormal``, ``acl`` and ``meniscus``, no or yes.
     """
     if anatomy == "chest":
@@ -194,7 +207,10 @@ def _volumes(index: int, parameters: dict[str, Any]) -> Iterator[Phantom]:
     anatomy, seed = parameters["anatomy"], parameters["seed"]
     size, spacing = parameters["size"], parameters["spacing"]
     if anatomy == "breast":
-        both = breast_phantom(index, seed, (2 * size[0], *size[1:]), spacing, centre=_BREAST_CENTRE)
+        variation = Variation(**parameters.get("variation", {}))
+        both = breast_phantom(
+            index, seed, (2 * size[0], *size[1:]), spacing, centre=_BREAST_CENTRE, variation=variation
+        )
         right = both.affine.copy()
         right[:3, 3] += both.affine[:3, 0] * size[0]
         yield Phantom(both.image[size[0] - 1 :: -1], right, both.label[size[0] - 1 :: -1], {})

@@ -22,6 +22,16 @@ import torch
 from scipy.ndimage import binary_erosion, gaussian_filter
 
 from medical_diffusion_components.chance import numpy_generator
+from medical_diffusion_components.cohorts.variation import (
+    PLAIN,
+    Lesion,
+    Variation,
+    draw_lesions,
+    lesion_intensity,
+    variation_rng,
+    varied_appearance,
+    varied_contrast,
+)
 from medical_diffusion_components.cohorts.warps import Diffeomorphism, random_velocity, sample, smooth_noise
 from medical_diffusion_components.cohorts.writing import (
     checked_size,
@@ -56,6 +66,9 @@ LABELS = {
     "2": "grey matter",
     "3": "white matter",
 }
+LESION = 4
+LABELS_WITH_LESIONS = {**LABELS, str(LESION): "lesion"}
+LESION_RADIUS_MM = (5.0, 11.0)
 
 # Changing what follows makes other volumes: count up, so that cohorts written before are not taken for them.
 COHORT_VERSION = 1
@@ -68,6 +81,7 @@ ROTATION_DEGREES = 3.0
 SHEAR = 0.03
 CONTRAST = {"other": (0.5, 1.1), "grey": (0.88, 1.08), "white": (0.95, 1.08)}  # range of the factors
 BIAS = {60.0: 0.08}  # smoothing sigma in mm -> standard deviation of the log
+T1 = {"grey": 0.66, "white": 0.9}  # the template's intensities, share of its maximum
 NOISE = (0.01, 0.03)  # range of the Rician noise's sigma, as share of the template's maximum
 
 
@@ -75,7 +89,8 @@ class TemplateSubject(NamedTuple):
     """One invented subject; both volumes are (H, W, D) on RAS axes.
 
     ``image`` is float32 in [-1, 1], the background exactly -1. ``label`` is uint8: 0 background,
-    1 cerebrospinal fluid and other brain, 2 grey matter, 3 white matter. ``affine`` maps voxels to mm.
+    1 cerebrospinal fluid and other brain, 2 grey matter, 3 white matter; in varied cohorts 4 lesion. ``affine`` maps
+    voxels to mm.
     """
 
     image: np.ndarray
@@ -89,7 +104,9 @@ class _Template(NamedTuple):
     spacing: torch.Tensor  # (3,) mm
 
 
-def template_subject(index: int, size: Sequence[int] = (64, 64, 64), seed: int = 0) -> TemplateSubject:
+def template_subject(
+    index: int, size: Sequence[int] = (64, 64, 64), seed: int = 0, variation: Variation = PLAIN
+) -> TemplateSubject:
     """Make invented subject number ``index`` of the cohort ``seed``.
 
     The volume is the brain's bounding box padded to a cube and sampled at ``size``. Anatomy, contrast and
@@ -99,15 +116,17 @@ def template_subject(index: int, size: Sequence[int] = (64, 64, 64), seed: int =
         index: number of the subject, from 0.
         size: voxels (H, W, D).
         seed: number of the cohort, from 0.
+        variation: of contrast, bias field, noise and sharpness, and lesions; none by default.
 
     Raises:
-        ValueError: negative index or seed, or a size that is not three numbers of at least 8.
+        ValueError: negative index or seed, a size that is not three numbers of at least 8, or a negative variation.
     """
     size = checked_size(size)
     if index < 0 or seed < 0:
         raise ValueError(f"index and seed start at 0, got index {index}, seed {seed}")
     with one_thread():
-        return _make_subject(numpy_generator(seed, index), size)
+        more = variation_rng(index, seed, anatomy=0) if variation != PLAIN else None
+        return _make_subject(numpy_generator(seed, index), size, variation.checked(), more)
 
 
 def brain_conditions(label: np.ndarray) -> dict[str, float]:
@@ -122,7 +141,11 @@ def brain_conditions(label: np.ndarray) -> dict[str, float]:
 
 
 def write_template_cohort(
-    folder: str | os.PathLike, num_subjects: int = 40, size: Sequence[int] = (64, 64, 64), seed: int = 0
+    folder: str | os.PathLike,
+    num_subjects: int = 40,
+    size: Sequence[int] = (64, 64, 64),
+    seed: int = 0,
+    variation: Variation = PLAIN,
 ) -> Path:
     """Write a cohort as ``images/<case>.nii.gz``, ``labels/<case>.nii.gz`` and MONAI's ``dataset.json``.
 
@@ -135,12 +158,13 @@ def write_template_cohort(
         num_subjects: at least 3, one for each split.
         size: voxels (H, W, D).
         seed: number of the cohort.
+        variation: of the subjects' appearance, and lesions; none by default.
 
     Returns:
         ``folder``.
 
     Raises:
-        ValueError: fewer than 3 subjects, or a bad size or seed.
+        ValueError: fewer than 3 subjects, or a bad size, seed or variation.
         FileExistsError: the folder holds something else, or has lost files.
     """
     parameters = {
@@ -149,19 +173,29 @@ def write_template_cohort(
         "seed": int(seed),
         "version": COHORT_VERSION,
     }
+    if variation != PLAIN:  # plain cohorts that were written before stay known
+        parameters["variation"] = variation.checked()._asdict()
     cases = [_case(index) for index in range(num_subjects)]
     split_patients(cases)  # refuses too few before anything is written
 
     def fill(unfinished: Path) -> dict:
-        return _datalist(cases, _write_volumes(unfinished, parameters))
+        labels = LABELS_WITH_LESIONS if variation.lesions else LABELS
+        return _datalist(cases, _write_volumes(unfinished, parameters), labels)
 
     return write_cohort(folder, "template cohort", parameters, cases, fill)
 
 
-def _make_subject(rng: np.random.Generator, size: tuple[int, int, int]) -> TemplateSubject:
+def _make_subject(
+    rng: np.random.Generator, size: tuple[int, int, int], variation: Variation, more: np.random.Generator | None
+) -> TemplateSubject:
+    """``more`` is the stream of the variation; None: there is none."""
     to_template, bias = _random_anatomy(rng)
     factors = {tissue: rng.uniform(*limits) for tissue, limits in CONTRAST.items()}
     sigma = rng.uniform(*NOISE)
+    lesions: list[tuple[Lesion, np.ndarray]] = []
+    if more is not None:
+        factors = varied_contrast(more, factors, variation)
+        lesions = _place_lesions(more, variation)
 
     corner, side = _bounding_cube(to_template)
     spacing = side / np.array(size)
@@ -175,14 +209,24 @@ def _make_subject(rng: np.random.Generator, size: tuple[int, int, int]) -> Templ
 
     other = np.clip(brain - grey - white, 0, 1)
     signal = t1 * (factors["grey"] * grey + factors["white"] * white + factors["other"] * other)
+    tissue = 1 + np.argmax([other, grey, white], axis=0)
+    for lesion, centre in lesions:
+        offset = (to_template.forward(points[inside]).numpy() - centre) / lesion.radii
+        there = (np.square(offset).sum(axis=1) <= 1) & (tissue >= 2)
+        signal[there] = lesion_intensity(lesion, [T1[kind] * factors[kind] for kind in ("grey", "white")])
+        tissue[there] = LESION
     signal = signal * np.exp(bias_at)
+    if more is not None:
+        whole = np.zeros(size, dtype=np.float32)
+        whole[inside.numpy()] = signal
+        signal = varied_appearance(more, whole, spacing.tolist(), variation)[inside.numpy()]
     # magnitude of a complex signal with Gaussian noise in both parts: Rician, positive everywhere
     real, imaginary = sigma * rng.standard_normal((2, len(signal)))
     signal = np.hypot(signal + real, imaginary)
     image = np.full(size, -1, dtype=np.float32)
     image[inside.numpy()] = 2 * signal / signal.max() - 1
     label = np.zeros(size, dtype=np.uint8)
-    label[inside.numpy()] = 1 + np.argmax([other, grey, white], axis=0)
+    label[inside.numpy()] = tissue
     affine = np.diag([*spacing, 1.0])
     affine[:3, 3] = corner + spacing / 2
     return TemplateSubject(image, label, affine)
@@ -197,7 +241,8 @@ def _write_volumes(folder: Path, parameters: dict) -> dict[str, dict[str, float]
     conditions: dict[str, dict[str, float]] = {}
 
     def write(index: int) -> None:
-        subject = template_subject(index, parameters["size"], parameters["seed"])
+        variation = Variation(**parameters.get("variation", {}))
+        subject = template_subject(index, parameters["size"], parameters["seed"], variation)
         save_case(folder, _case(index), *subject, "warped MNI152 template, not a patient")
         conditions[_case(index)] = brain_conditions(subject.label)
 
@@ -206,14 +251,22 @@ def _write_volumes(folder: Path, parameters: dict) -> dict[str, dict[str, float]
     return conditions
 
 
-def _datalist(cases: Sequence[str], conditions: dict[str, dict[str, float]]) -> dict:
+def _datalist(cases: Sequence[str], conditions: dict[str, dict[str, float]], labels: dict[str, str]) -> dict:
     return {
         "name": "template cohort",
         "description": TEMPLATE_COHORT_NOTICE,
         "licence": TEMPLATE_COHORT_LICENCE,
-        "labels": LABELS,
+        "labels": labels,
         **with_conditions(split_entries({case: case for case in cases}), conditions),
     }
+
+
+def _place_lesions(rng: np.random.Generator, variation: Variation) -> list[tuple[Lesion, np.ndarray]]:
+    """Lesions and their centres in white matter, mm in the template's space."""
+    full = _full_template()
+    white = np.argwhere(full.channels[2] > 0.9)
+    lesions = draw_lesions(rng, variation, LESION_RADIUS_MM)
+    return [(lesion, white[rng.integers(len(white))] + full.box[0].numpy()) for lesion in lesions]
 
 
 def _random_anatomy(rng: np.random.Generator) -> tuple[Diffeomorphism, torch.Tensor]:

@@ -25,6 +25,7 @@ from medical_diffusion_components.data.segmentation_cases import (
     labelled_cases,
     labelled_subset,
     volumes_to_segment,
+    with_pairs,
 )
 from medical_diffusion_components.data.sides import axes_to_flip, sided_classes
 from medical_diffusion_components.data.splits import SPLITS, split_patients
@@ -69,5 +70,6 @@ __all__ = [
     "trained_on",
     "training_volumes",
     "volumes_to_segment",
+    "with_pairs",
     "without_hashes",
 ]

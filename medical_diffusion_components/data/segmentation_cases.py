@@ -24,7 +24,7 @@ from medical_diffusion_components.data.datasets import (
 from medical_diffusion_components.data.label_maps import is_label_file
 from medical_diffusion_components.transforms.scale_as_prepared import INTENSITY_RANGE, WINDOW
 
-__all__ = ["describe_cases", "is_served", "labelled_cases", "labelled_subset", "volumes_to_segment"]
+__all__ = ["describe_cases", "is_served", "labelled_cases", "labelled_subset", "volumes_to_segment", "with_pairs"]
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +71,28 @@ def labelled_subset(cases: Sequence[dict], num_patients: int | None, seed: int =
         )
     chosen = set(patients[:num_patients])
     return [case for case in cases if case["patient_id"] in chosen]
+
+
+def with_pairs(cases: Sequence[dict], pairs_dir: str | os.PathLike | None, share: float = 0.5) -> list[dict]:
+    """Cases with further pairs of volume and label, such as a generator draws from label maps.
+
+    Args:
+        cases: to train on; they are repeated so that pairs are at most about ``share`` of the list.
+        pairs_dir: folder whose ``dataset.json`` lists the pairs, of which those for training are taken; None: no pairs.
+        share: of the pairs in the list, in (0, 1).
+
+    Raises:
+        ValueError: a share out of range, a pair with the id of a case, or as :func:`labelled_cases`.
+    """
+    if pairs_dir is None:
+        return list(cases)
+    if not 0 < share < 1:
+        raise ValueError(f"pairs_share must be in (0, 1), got {share}")
+    pairs = labelled_cases(pairs_dir, "training")
+    if both := {str(case["case_id"]) for case in cases} & {str(pair["case_id"]) for pair in pairs}:
+        raise ValueError(f"{pairs_dir}: expected pairs with ids of their own, but {min(both)} is a case of dataset_dir")
+    times = max(1, round(len(pairs) * (1 - share) / share / len(cases)))
+    return [*cases] * times + pairs
 
 
 def is_served(cases: Sequence[Mapping[str, Any]]) -> bool:

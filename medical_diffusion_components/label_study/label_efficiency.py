@@ -1,4 +1,4 @@
-"""Dice against the number of labelled patients: table and plot of a label study, with confidence intervals."""
+"""Dice against the number of labelled patients: finding, table and plot of a label study, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -6,28 +6,49 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from medical_diffusion_components.files import write_atomically
+from medical_diffusion_components.label_study.finding import Question, finding_line
 from medical_diffusion_components.metrics.bootstrap import bootstrap_mean
 
-__all__ = ["dice_by_arm", "label_table", "plot_labels", "write_label_study"]
+__all__ = ["SeedDice", "dice_by_arm", "label_table", "paired", "plot_labels", "write_label_study"]
 
 
-def dice_by_arm(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, np.ndarray]]:
-    """Results of a label study -> arm -> number of labelled patients -> Dice, (seeds, test patients).
+class SeedDice(NamedTuple):
+    """Dice of the runs of one arm with one number of labels.
 
-    Dice is the mean over classes, and over the cases of a patient.
+    Shape: ``dice`` is (seeds, test patients).
+    """
+
+    seeds: list[int]
+    dice: np.ndarray
+
+    def of(self, seeds: Sequence[int]) -> np.ndarray:
+        """The rows of some seeds, in their order."""
+        return self.dice[[self.seeds.index(seed) for seed in seeds]]
+
+
+def paired(first: SeedDice, second: SeedDice) -> np.ndarray:
+    """``first`` less ``second`` for the seeds that both have, (seeds, test patients)."""
+    both = [seed for seed in first.seeds if seed in second.seeds]
+    return first.of(both) - second.of(both)
+
+
+def dice_by_arm(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, SeedDice]]:
+    """Results of a label study -> arm -> number of labelled patients -> Dice by seed and test patient.
+
+    Dice is the mean over classes, and over the cases of a patient. The study may be unfinished.
 
     Raises:
         ValueError: runs that were tested on different cases.
     """
     patients = results[0]["evaluation"]["patients"]
-    dice: dict[str, dict[int, list[list[float]]]] = {}
+    dice: dict[str, dict[int, dict[int, list[float]]]] = {}
     for result in sorted(results, key=lambda result: (result["num_labelled"], result["seed"])):
         evaluation = result["evaluation"]
         if evaluation["patients"] != patients:
@@ -39,23 +60,44 @@ def dice_by_arm(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, np.
         for case, patient in patients.items():
             of_patient[patient].append(np.mean(list(evaluation["cases"][case]["dice"].values())))
         row = [float(np.mean(values)) for values in of_patient.values()]
-        dice.setdefault(result["arm"], {}).setdefault(result["num_labelled"], []).append(row)
-    return {arm: {number: np.array(rows) for number, rows in curve.items()} for arm, curve in dice.items()}
+        dice.setdefault(result["arm"], {}).setdefault(result["num_labelled"], {})[result["seed"]] = row
+    return {
+        arm: {number: SeedDice(list(rows), np.array(list(rows.values()))) for number, rows in curve.items()}
+        for arm, curve in dice.items()
+    }
 
 
-def label_table(dice: Mapping[str, Mapping[int, np.ndarray]], baseline: str) -> list[dict[str, Any]]:
-    """A row per number of labelled patients and arm: mean Dice, its interval, and the gain over ``baseline``.
+def label_table(dice: Mapping[str, Mapping[int, SeedDice]], baseline: str) -> list[dict[str, Any]]:
+    """A row per number of labelled patients and arm: seeds, mean Dice, its interval, and the gain over ``baseline``.
 
-    The gain is paired: the same seeds and the same patients.
+    The gain is paired: the same seeds and the same patients. Where the baseline has none of the seeds yet it is None.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for number in sorted({number for curve in dice.values() for number in curve}):
         for arm, curve in dice.items():
-            mean = bootstrap_mean(curve[number])
-            row = {"labelled": number, "arm": arm, "dice": mean.mean, "low": mean.low, "high": mean.high}
-            gain = bootstrap_mean(curve[number] - dice[baseline][number])
-            rows.append({**row, "gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high})
+            if number not in curve:
+                continue
+            mean = bootstrap_mean(curve[number].dice)
+            row = {"labelled": number, "arm": arm, "seeds": len(curve[number].seeds)}
+            row |= {"dice": mean.mean, "low": mean.low, "high": mean.high}
+            other = dice.get(baseline, {}).get(number)
+            gains = paired(curve[number], other) if other is not None else np.empty((0, 0))
+            gain = bootstrap_mean(gains) if gains.size else (None, None, None)
+            rows.append({**row, **dict(zip(("gain", "gain_low", "gain_high"), gain))})
     return rows
+
+
+def costs_by_arm(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Mean processor seconds of a run of each arm: ``pretraining``, which several runs may share, and ``finetuning``."""
+    costs: dict[str, list[tuple[float, float]]] = {}
+    for result in results:
+        if "processor_seconds" in result:
+            before = result["pretraining"]["processor_seconds"]
+            costs.setdefault(result["arm"], []).append((before, result["processor_seconds"]))
+    return {
+        arm: dict(zip(("pretraining", "finetuning"), (float(v) for v in np.mean(pairs, axis=0))))
+        for arm, pairs in costs.items()
+    }
 
 
 def plot_labels(rows: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
@@ -83,36 +125,62 @@ def plot_labels(rows: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
 
 
 def write_label_study(
-    results: Sequence[Mapping[str, Any]], folder: str | Path, baseline: str, facts: Mapping[str, Any]
+    results: Sequence[Mapping[str, Any]],
+    folder: str | Path,
+    baseline: str,
+    facts: Mapping[str, Any],
+    question: Question | None = None,
 ) -> None:
     """Write ``label_study.csv``, ``label_study.md`` and ``label_study.png`` into ``folder``, and print the table.
 
     Args:
-        results: as ``LabelStudy.run`` returns them.
+        results: as ``LabelStudy.run`` returns them; the study may be unfinished.
         folder: where to.
         baseline: the arm that gains are measured against.
-        facts: what the line below the table says, such as the data and the number of seeds.
+        facts: what the line below the table says, such as the data.
+        question: what the first line of the report answers; None: there is no such line.
     """
     folder = Path(folder)
     dice = dice_by_arm(results)
     rows = label_table(dice, baseline)
-    seeds, patients = next(iter(dice[baseline].values())).shape
+    seeds = sorted({result["seed"] for result in results})
+    patients = len(set(results[0]["evaluation"]["patients"].values()))
     table = io.StringIO()
     writer = csv.DictWriter(table, rows[0].keys(), lineterminator="\n")
     writer.writeheader()
     writer.writerows({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-    text = [
-        f"| labelled patients | arm | Dice (95 % interval) | gain over {baseline} (paired, 95 % interval) |",
-        "|---|---|---|---|",
-    ]
-    for row in rows:
-        value = f"{row['dice']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
-        gain = f"{row['gain']:+.3f} ({row['gain_low']:+.3f} to {row['gain_high']:+.3f})"
-        text.append(f"| {row['labelled']} | {row['arm']} | {value} | {'' if row['arm'] == baseline else gain} |")
-    foot = "; ".join(f"{key}: {value}" for key, value in {**facts, "seeds": seeds, "test patients": patients}.items())
-    markdown = "\n".join([*text, "", foot, ""])
-    title = f"{patients} test patients, {seeds} seeds"
+    text = [] if question is None else [finding_line(dice, question), ""]
+    text += _markdown_table(rows, baseline)
+    text += ["", *_markdown_costs(costs_by_arm(results))]
+    foot = {**facts, "seeds": len(seeds), "test patients": patients}
+    markdown = "\n".join([*text, "; ".join(f"{key}: {value}" for key, value in foot.items()), ""])
+    title = f"{patients} test patients, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
     write_atomically(folder / "label_study.csv", lambda temporary: temporary.write_text(table.getvalue()))
     write_atomically(folder / "label_study.md", lambda temporary: temporary.write_text(markdown))
     write_atomically(folder / "label_study.png", lambda temporary: plot_labels(rows, title).savefig(temporary))
     print(f"{markdown}\nplot: {folder / 'label_study.png'}", flush=True)
+
+
+def _markdown_table(rows: Sequence[Mapping[str, Any]], baseline: str) -> list[str]:
+    text = [
+        f"| labelled patients | arm | seeds | Dice (95 % interval) | gain over {baseline} (paired, 95 % interval) |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        value = f"{row['dice']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
+        gain = ""
+        if row["arm"] != baseline and row["gain"] is not None:
+            gain = f"{row['gain']:+.3f} ({row['gain_low']:+.3f} to {row['gain_high']:+.3f})"
+        text.append(f"| {row['labelled']} | {row['arm']} | {row['seeds']} | {value} | {gain} |")
+    return text
+
+
+def _markdown_costs(costs: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """A table of processor times, or nothing where none was measured; with an empty line after it."""
+    if not costs:
+        return []
+    text = ["| arm | processor time of a pre-training, s | of a fine-tuning, s | together, s |", "|---|---|---|---|"]
+    for arm, cost in costs.items():
+        both = cost["pretraining"], cost["finetuning"]
+        text.append(f"| {arm} | {both[0]:.0f} | {both[1]:.0f} | {sum(both):.0f} |")
+    return [*text, ""]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medical_diffusion_components.label_study.finding import Question
 from medical_diffusion_components.label_study.label_efficiency import dice_by_arm, label_table, write_label_study
 
 
@@ -27,9 +28,10 @@ def results(gain: float = 0.1) -> list[dict]:
 def test_dice_is_the_mean_over_classes_in_the_order_of_seeds_and_cases() -> None:
     made = results()
     dice = dice_by_arm(made)
-    assert list(dice["synthetic"]) == [1, 4] and dice["synthetic"][4].shape == (3, 5)
+    assert list(dice["synthetic"]) == [1, 4] and dice["synthetic"][4].dice.shape == (3, 5)
+    assert dice["synthetic"][4].seeds == [0, 1, 2]
     one = next(r for r in made if (r["arm"], r["num_labelled"], r["seed"]) == ("scratch", 4, 2))
-    assert dice["scratch"][4][2, 3] == pytest.approx(
+    assert dice["scratch"][4].dice[2, 3] == pytest.approx(
         np.mean(list(one["evaluation"]["cases"]["case_3"]["dice"].values()))
     )
 
@@ -38,7 +40,7 @@ def test_two_cases_of_a_patient_count_as_one() -> None:
     made = results()
     for result in made:
         result["evaluation"]["patients"] |= {"case_3": "both", "case_4": "both"}
-    apart, together = dice_by_arm(results())["scratch"][1], dice_by_arm(made)["scratch"][1]
+    apart, together = (dice_by_arm(some)["scratch"][1].dice for some in (results(), made))
     assert together.shape == (3, 4)
     np.testing.assert_allclose(np.sort(together), np.sort(np.c_[apart[:, :3], apart[:, 3:].mean(1)]))
 
@@ -67,6 +69,37 @@ def test_table_and_plot_are_written(tmp_path: Path, capsys: pytest.CaptureFixtur
         (number, arm) for number in "14" for arm in ("synthetic", "scratch")
     ]
     text = (tmp_path / "label_study.md").read_text()
-    assert "| 4 | synthetic | " in text and "+0.100 (+0.100 to +0.100)" in text and "seeds: 3; test patients: 5" in text
+    assert (
+        "| 4 | synthetic | " in text
+        and "+0.100 (+0.100 to +0.100)" in text
+        and "seeds: 3; test patients: 5" in text
+        and text.startswith("| labelled")
+    )
     assert text in capsys.readouterr().out
     assert np.asarray(Image.open(tmp_path / "label_study.png").convert("L")).std() > 5
+
+
+def test_an_unfinished_study_is_paired_by_the_seeds_that_both_arms_have() -> None:
+    """Seed 1 of the arm and seed 2 of the baseline are missing: a pairing by position would compare seeds 2 and 1."""
+    missing = {("synthetic", 4, 1), ("scratch", 4, 2)}
+    made = [r for r in results(0.1) if (r["arm"], r["num_labelled"], r["seed"]) not in missing]
+    row = next(r for r in label_table(dice_by_arm(made), "scratch") if (r["arm"], r["labelled"]) == ("synthetic", 4))
+    assert (row["seeds"], row["gain"], row["gain_high"]) == (2, pytest.approx(0.1), pytest.approx(0.1))
+
+
+def test_an_arm_is_in_the_table_before_its_baseline_has_run() -> None:
+    made = [r for r in results() if r["arm"] == "synthetic"]
+    rows = label_table(dice_by_arm(made), "scratch")
+    assert [(row["seeds"], row["gain"]) for row in rows] == [(3, None), (3, None)]
+
+
+def test_the_report_begins_with_what_was_found_and_says_what_it_cost(tmp_path: Path) -> None:
+    made = results(0.1)
+    for result in made:
+        before = {"processor_seconds": 30.0 if result["arm"] == "synthetic" else 0.0}
+        result |= {"processor_seconds": 100.0 + result["seed"], "pretraining": before}
+    question = Question("synthetic", "scratch", [1, 4], seeds=3)
+    write_label_study(made, tmp_path, "scratch", {"data": "invented"}, question)
+    text = (tmp_path / "label_study.md").read_text()
+    assert text.startswith("**It helped**: `synthetic` against `scratch`, +0.100 (+0.100 to +0.100)")
+    assert "| synthetic | 30 | 101 | 131 |" in text and "| scratch | 0 | 101 | 101 |" in text

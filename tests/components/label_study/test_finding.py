@@ -1,0 +1,74 @@
+"""The answer of a label study follows from its numbers by the rules of docs/label_study.md."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from medical_diffusion_components.label_study.finding import Question, find, finding_line
+from medical_diffusion_components.label_study.label_efficiency import SeedDice
+
+NUMBERS = [2, 4, 40]
+QUESTION = Question("synthetic", "scratch", NUMBERS, seeds=5)
+
+
+def study(
+    gains: dict[int, float], spread: float = 0.002, seeds: int = 5, level: float = 0.7, patients: int = 8
+) -> dict:
+    """Two arms whose difference at each number of labels is ``gains`` on average and varies by seed and patient."""
+    rng = np.random.default_rng(0)
+    dice: dict = {"scratch": {}, "synthetic": {}}
+    for number, gain in gains.items():
+        base = level + 0.05 * rng.standard_normal((seeds, patients))
+        more = spread * rng.standard_normal((seeds, patients))
+        dice["scratch"][number] = SeedDice(list(range(seeds)), base)
+        dice["synthetic"][number] = SeedDice(list(range(seeds)), base + gain + more - more.mean())
+    return dice
+
+
+@pytest.mark.parametrize(
+    ("gain", "spread", "answer"),
+    [
+        (0.03, 0.002, "yes"),
+        (0.005, 0.002, "no"),  # surely more than nothing, and surely not worth a generator
+        (-0.001, 0.002, "no"),
+        (-0.03, 0.002, "harm"),
+        (0.02, 0.2, "open"),
+    ],
+)
+def test_the_interval_decides(gain: float, spread: float, answer: str) -> None:
+    found = find(study(dict.fromkeys(NUMBERS, gain), spread), QUESTION)
+    assert (found.answer, found.seeds) == (answer, 5)
+    assert found.gain is not None and found.gain.mean == pytest.approx(gain)
+
+
+def test_only_few_labels_count() -> None:
+    """The gain is the mean over all numbers but the largest."""
+    found = find(study({2: 0.02, 4: 0.04, 40: -0.5}), QUESTION)
+    assert found.gain is not None and found.gain.mean == pytest.approx(0.03)
+
+
+def test_fewer_seeds_than_planned_are_no_conclusion_however_clear() -> None:
+    dice = study(dict.fromkeys(NUMBERS, 0.2), seeds=4)
+    assert find(dice, QUESTION).answer == "open"
+    assert finding_line(dice, QUESTION).startswith("**4 of 5 seeds: no conclusion yet**. So far `synthetic` against")
+
+
+def test_a_seed_counts_once_both_arms_have_every_few_number() -> None:
+    dice = study(dict.fromkeys(NUMBERS, 0.02))
+    dice["synthetic"][4] = SeedDice([0, 2], dice["synthetic"][4].dice[[0, 2]])
+    assert find(dice, QUESTION).seeds == 2
+    del dice["synthetic"][2]
+    assert find(dice, QUESTION) == ("open", None, 0)
+    assert finding_line(dice, QUESTION).startswith("**No conclusion yet**: no seed has run")
+
+
+@pytest.mark.parametrize(
+    ("few", "many", "said"),
+    [(0.7, 0.95, "hard in the right way: 0.700"), (0.8, 0.95, "misses its aim"), (0.7, 0.9, "misses its aim")],
+)
+def test_the_first_line_says_whether_labels_were_what_was_lacking(few: float, many: float, said: str) -> None:
+    dice = study(dict.fromkeys(NUMBERS, 0.0))
+    for number, level in zip(NUMBERS, (few, 0.8, many)):
+        dice["scratch"][number] = SeedDice(list(range(5)), np.full((5, 8), level))
+    assert said in finding_line(dice, QUESTION)

@@ -1,0 +1,113 @@
+"""Volumes that a label study makes: others on its grid, and copies of the labelled ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medical_diffusion_components.cohorts import write_phantom_cohort
+from medical_diffusion_components.data import is_synthetic, load_cases
+from medical_diffusion_components.label_study.scales import longer_finetuning, pretraining_length, study_scale
+from medical_diffusion_components.label_study.volumes import on_grid_of, write_copies
+
+FINE = ((20, 16, 24), (1.0, 2.0, 1.5))  # voxels and mm of the labelled data
+COARSE = ((10, 16, 16), (2.0, 2.0, 3.0))  # of the others: the same width, and 48 mm for 36 in depth
+
+
+def ramp(size: tuple, spacing: tuple, centre: float = 5.0) -> nib.Nifti1Image:
+    """Intensities that grow with the position in the world: by 1, 10 and 100 for a mm along the axes; middle at ``centre``."""
+    affine = np.diag([*spacing, 1.0])
+    affine[:3, 3] = [centre - s * (n - 1) / 2 for n, s in zip(size, spacing)]
+    places = [s * np.arange(n) - s * (n - 1) / 2 for n, s in zip(size, spacing)]
+    x, y, z = np.meshgrid(*places, indexing="ij")
+    return nib.Nifti1Image((x + 10 * y + 100 * z).astype(np.float32), affine)
+
+
+def folder_of(path: Path, grid: tuple) -> Path:
+    path.mkdir()
+    for number in range(3):
+        nib.save(ramp(*grid, centre=5.0 * number), path / f"{number}.nii.gz")
+        (path / f"{number}.json").write_text(json.dumps({"weights_sha256": "abc", "seed": number}))
+    return path
+
+
+def test_volumes_are_brought_to_the_grid_of_the_data_middle_on_middle(tmp_path: Path) -> None:
+    data, others = folder_of(tmp_path / "data", FINE), folder_of(tmp_path / "others", COARSE)
+    made = on_grid_of(str(others), str(data), tmp_path / "made")
+    expected = ramp(*FINE).get_fdata()
+    for split in ("training", "validation", "test"):
+        (case,) = load_cases(made, split)
+        volume = nib.load(case["image"])
+        assert volume.shape == FINE[0] and volume.header.get_zooms() == pytest.approx(FINE[1])
+        inner = (slice(2, -2),) * 3  # linear interpolation has a linear ramp exactly, away from where the volume ends
+        np.testing.assert_allclose(volume.get_fdata()[inner], expected[inner], atol=1e-2)
+        assert is_synthetic(case["image"]), "the note came along"
+
+
+def test_a_finer_axis_is_blurred_before_it_is_thinned_out(tmp_path: Path) -> None:
+    """Stripes of one voxel would come out as stripes of four or as one of both values, and should come out grey."""
+    data, others = folder_of(tmp_path / "data", COARSE), folder_of(tmp_path / "others", COARSE)
+    for file in others.glob("*.nii.gz"):
+        stripes = np.broadcast_to(np.arange(40)[:, None, None] % 2, (40, 16, 16)).astype(np.float32)
+        nib.save(nib.Nifti1Image(stripes, np.diag([0.5, 2.0, 3.0, 1.0])), file)
+    made = on_grid_of(str(others), str(data), tmp_path / "made")
+    inner = nib.load(load_cases(made, "test")[0]["image"]).get_fdata()[2:-2]
+    np.testing.assert_allclose(inner, 0.5, atol=0.02)
+
+
+def test_volumes_on_the_grid_already_are_left_where_they_are(tmp_path: Path) -> None:
+    data, others = folder_of(tmp_path / "data", FINE), folder_of(tmp_path / "others", FINE)
+    assert on_grid_of(str(others), str(data), tmp_path / "made") == str(others)
+    assert not (tmp_path / "made").exists()
+
+
+def test_what_was_made_from_other_volumes_is_refused(tmp_path: Path) -> None:
+    data, others = folder_of(tmp_path / "data", FINE), folder_of(tmp_path / "others", COARSE)
+    made = on_grid_of(str(others), str(data), tmp_path / "made")
+    assert on_grid_of(str(others), str(data), tmp_path / "made") == made
+    (others / "2.nii.gz").rename(others / "3.nii.gz")
+    with pytest.raises(ValueError, match="was made from other volumes"):
+        on_grid_of(str(others), str(data), tmp_path / "made")
+    with pytest.raises(ValueError, match=r"--synthetic_dir was not given.*inference\.json"):
+        on_grid_of(None, str(data), tmp_path / "made")
+
+
+def test_copies_are_of_the_labelled_patients_alone_and_all_different(tmp_path: Path) -> None:
+    data = str(write_phantom_cohort(tmp_path / "data", "breast", 8, (32, 32, 16)))
+    made = write_copies(data, 1, 3, 5, tmp_path / "copies")
+    record = json.loads((tmp_path / "copies" / "dataset.json").read_text())
+    assert len({name.rsplit("_", 1)[0] for name in record["made_from"]["copies_of"]}) == 1
+    volumes = [nib.load(case["image"]).get_fdata() for case in load_cases(made, "training")]
+    assert len(volumes) == 5 and all(v.shape == (32, 32, 16) and -1 <= v.min() < v.max() <= 1 for v in volumes)
+    differences = [np.abs(a - b).mean() for i, a in enumerate(volumes) for b in volumes[:i]]
+    assert min(differences) > 0.02
+    assert load_cases(made, "validation") == load_cases(data, "validation")
+    again = write_copies(data, 1, 3, 5, tmp_path / "again")
+    for case, other in zip(load_cases(made, "training"), load_cases(again, "training")):
+        np.testing.assert_array_equal(nib.load(case["image"]).get_fdata(), nib.load(other["image"]).get_fdata())
+
+
+def test_arms_without_a_pretraining_have_its_batches_more() -> None:
+    length = pretraining_length(600, num_volumes=77, batch_size=2, sizes={"roi_size": [64, 32, 32], "epochs": 3})
+    assert length["epochs"] * 39 == pytest.approx(600, abs=20) and length["patience"] is None
+    assert length["roi_size"] == [64, 32, 32]
+    assert longer_finetuning(12, 50, 600, 1.0) == {"epochs": 24}
+    assert longer_finetuning(12, 50, 600, 0.5) == {"epochs": 18}
+
+
+def test_without_a_fixed_length_nothing_is_changed() -> None:
+    assert (longer_finetuning(12, 50, None, 1.0), pretraining_length(None, 77, 2, {})) == ({}, {})
+
+
+def test_scales_differ_in_size_and_in_nothing_of_the_protocol() -> None:
+    small, large = study_scale("small"), study_scale("large")
+    assert small.keys() == large.keys() and study_scale(None) == {}
+    same = ("embedded_cohort", "num_embedded_subjects", "classes", "labelled", "seeds")
+    assert all(small[id] == large[id] for id in same)
+    assert (small["labelled"], len(small["seeds"])) == ([2, 4, 8, "all"], 5)
+    with pytest.raises(ValueError, match="small, large, or null"):
+        study_scale("medium")
