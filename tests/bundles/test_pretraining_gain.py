@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from bundle_folders import REPOSITORY, Trained, last_line, run, tiny, tree
+from bundle_folders import REPOSITORY, Trained, last_line, run, tiny, tree, undisturbed, workflow
 
 from medical_diffusion_components.weights import provenance
 
@@ -55,6 +55,83 @@ def test_one_command_compares_the_arms_and_repeats_nothing(cohort: Path, tmp_pat
     assert {name: content for name, content in tree(study).items() if not name.endswith(".png")} == {
         name: content for name, content in before.items() if not name.endswith(".png")
     }
+
+
+@pytest.mark.slow
+def test_every_arm_of_the_protocol_runs(cohort: Path, tmp_path: Path) -> None:
+    pairs = json.loads((cohort / "dataset.json").read_text())
+    listed = {
+        split: [
+            {
+                **case,
+                **{key: str(cohort / case[key]) for key in ("image", "label")},
+                "case_id": f"pair_{case['case_id']}",
+            }
+            for case in pairs[split]
+        ]
+        for split in ("training", "validation", "test")
+    }
+    (tmp_path / "pairs").mkdir()
+    (tmp_path / "pairs" / "dataset.json").write_text(json.dumps(listed))
+    settings = tiny(
+        BUNDLE,
+        dataset_dir=str(cohort),
+        synthetic_dir=str(cohort / "images"),
+        unlabelled_dir=str(cohort),
+        pairs_dir=str(tmp_path / "pairs"),
+        output_dir=str(tmp_path),
+        labelled=[2],
+        seeds=[0, 1],
+        num_pretraining=2,
+        pretraining_batches=2,
+        sizes={"roi_size": [64, 32, 32]},
+    )
+    run(BUNDLE, "label_study.yaml", **settings)
+    study = tmp_path / "label_study"
+    text = (study / "label_study.md").read_text()
+    assert text.startswith("**") and "2 of 2 seeds" not in text.split(":")[0]
+    with open(study / "label_study.csv") as file:
+        rows = {row["arm"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ["scratch", "synthetic", "real", "own", "copies", "pairs", "both"]
+    assert {row["seeds"] for row in rows.values()} == {"2"}
+    made = {path.parent.name for path in study.glob("pretrained/*/done.json")}
+    assert made == {"synthetic", "real", "own", "copies_0002_0", "copies_0002_1"}
+    note = {arm: provenance(study / "runs" / f"{arm}_0002_0" / "models" / "model.pt") for arm in rows}
+    assert note["both"]["pretrained"] == note["synthetic"]["pretrained"] != note["real"]["pretrained"]
+    assert note["pairs"]["pretrained"] is note["scratch"]["pretrained"] is None
+    trained = {arm: note[arm]["cases"]["training"] for arm in rows}
+    assert trained["pairs"] == trained["both"] > trained["scratch"] == trained["copies"]
+
+
+def test_a_scale_gives_every_arm_the_same_number_of_batches(cohort: Path, tmp_path: Path) -> None:
+    """Pre-training and fine-tuning together are as many batches as those of an arm without a pre-training."""
+    with undisturbed():
+        started = workflow(
+            BUNDLE,
+            "label_study.yaml",
+            scale="small",
+            dataset_dir=str(cohort),
+            synthetic_dir=str(cohort / "images"),
+            output_dir=str(tmp_path),
+            synthetic_on_grid=str(cohort),
+            real_on_grid=str(cohort),
+            num_pretraining=77,
+            labelled=[1],
+            bundle_root=str(BUNDLE),
+            changed={},  # asks the running workflow, and none is running here
+        )
+        started.initialize()
+        study = started.parser.get_parsed_content("study")
+    assert list(study.arms) == ["scratch", "synthetic", "real", "copies"], (
+        "without pairs, and real is the training split"
+    )
+    tuning = study.settings["iterations_per_epoch"] * study.settings["epochs"]
+    before = study.pretrain_settings["epochs"] * 77
+    longer = study.settings["iterations_per_epoch"] * study.arms["scratch"].finetune["epochs"]
+    assert before > 0 and before + tuning == pytest.approx(longer, rel=0.1)
+    assert study.pretrain_settings["roi_size"] == study.settings["roi_size"] == [64, 32, 32]
+    assert study.pretrain_settings["feature_size"] == study.settings["feature_size"] == 12
+    assert study.pretrain_settings["patience"] is None
 
 
 def test_without_synthetic_volumes_the_study_says_what_it_needs(cohort: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from medical_diffusion_components.data.segmentation_cases import (
     labelled_cases,
     labelled_subset,
     volumes_to_segment,
+    with_pairs,
 )
 
 CASES = [
@@ -49,6 +50,38 @@ def test_the_choice_does_not_depend_on_the_order_of_the_cases_nor_on_patients_of
 def test_a_number_that_cannot_be_is_refused(number: int) -> None:
     with pytest.raises(ValueError, match=rf"must be 1 to 8 \(patients of the training split\), got {number}"):
         labelled_subset(CASES, number)
+
+
+def pairs_folder(path: Path, number: int, first: str = "pair") -> str:
+    """A datalist of so many pairs to train on, whose files are not looked into here."""
+    path.mkdir()
+    (path / "voxels.nii.gz").write_bytes(b"")
+    listed = [
+        {"image": "voxels.nii.gz", "label": "voxels.nii.gz", "case_id": f"{first}_{i}", "patient_id": f"mask_{i}"}
+        for i in range(number)
+    ]
+    (path / "dataset.json").write_text(json.dumps({"training": listed}))
+    return str(path)
+
+
+@pytest.mark.parametrize(("number", "share", "times"), [(40, 0.5, 2), (40, 0.8, 1), (3, 0.5, 1), (48, 0.25, 9)])
+def test_cases_are_repeated_until_pairs_have_at_most_their_share(tmp_path, number, share, times) -> None:
+    found = with_pairs(CASES, pairs_folder(tmp_path / "pairs", number), share)
+    ids = [case["case_id"] for case in found]
+    assert [ids.count(case["case_id"]) for case in CASES] == [times] * 16
+    assert [id for id in ids if id.startswith("pair")] == sorted(f"pair_{i}" for i in range(number))
+    assert number / len(found) <= share + 0.1
+
+
+def test_without_pairs_cases_are_what_they_were() -> None:
+    assert with_pairs(CASES, None) == CASES
+
+
+def test_pairs_that_would_be_taken_for_cases_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected pairs with ids of their own, but pair_1 is a case"):
+        with_pairs([{"case_id": "pair_1", "patient_id": "a"}], pairs_folder(tmp_path / "pairs", 3))
+    with pytest.raises(ValueError, match=r"pairs_share must be in \(0, 1\), got 1"):
+        with_pairs(CASES, str(tmp_path / "pairs"), 1)
 
 
 @pytest.fixture

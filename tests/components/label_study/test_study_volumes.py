@@ -19,7 +19,7 @@ COARSE = ((10, 16, 16), (2.0, 2.0, 3.0))  # of the others: the same width, and 4
 
 
 def ramp(size: tuple, spacing: tuple, centre: float = 5.0) -> nib.Nifti1Image:
-    """Intensities that grow with the position in the world: by 1, 10 and 100 for a mm along the axes; middle at ``centre``."""
+    """Intensities that grow with the position: by 1, 10 and 100 for a mm along the axes; the middle lies at ``centre``."""
     affine = np.diag([*spacing, 1.0])
     affine[:3, 3] = [centre - s * (n - 1) / 2 for n, s in zip(size, spacing)]
     places = [s * np.arange(n) - s * (n - 1) / 2 for n, s in zip(size, spacing)]
