@@ -42,7 +42,7 @@ BREAST_FIELD_OF_VIEW_MM = (350.0, 350.0, 180.0)
 BREAST_LABELS = {"0": "outside the breasts", "1": "fat and skin of the breasts", "2": "fibroglandular tissue"}
 FATTY, GLANDULAR, TUMOUR = 1, 2, 3
 BREAST_LABELS_WITH_TUMOURS = {**BREAST_LABELS, "3": "tumour"}
-TUMOUR_RADIUS_MM = (7.0, 15.0)
+TUMOUR_RADIUS_MM = (9.0, 18.0)
 FILLET_MM = 26.0  # rounds the groove between breast and chest
 # intensities: T1-weighted, and the same with the signal of fat suppressed
 CONTRAST = {

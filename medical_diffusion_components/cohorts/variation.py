@@ -62,7 +62,7 @@ class Variation(NamedTuple):
 
 
 PLAIN = Variation()
-TEST_BED = Variation(contrast=0.35, bias=0.15, noise=0.05, blur=2.0, lesions=2)  # of docs/label_study.md
+TEST_BED = Variation(contrast=0.6, bias=0.15, noise=0.05, blur=2.0, lesions=2)  # of docs/label_study.md
 
 
 class Lesion(NamedTuple):

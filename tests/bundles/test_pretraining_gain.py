@@ -97,7 +97,7 @@ def test_every_arm_of_the_protocol_runs(cohort: Path, tmp_path: Path) -> None:
     made = {path.parent.name for path in study.glob("pretrained/*/done.json")}
     assert made == {"synthetic", "real", "own", "copies_0002_0", "copies_0002_1"}
     note = {arm: provenance(study / "runs" / f"{arm}_0002_0" / "models" / "model.pt") for arm in rows}
-    assert note["both"]["pretrained"] == note["synthetic"]["pretrained"] != note["real"]["pretrained"]
+    assert note["both"]["pretrained"] == note["synthetic"]["pretrained"] is not None
     assert note["pairs"]["pretrained"] is note["scratch"]["pretrained"] is None
     trained = {arm: note[arm]["cases"]["training"] for arm in rows}
     assert trained["pairs"] == trained["both"] > trained["scratch"] == trained["copies"]
