@@ -80,8 +80,8 @@ def test_table_and_plot_are_written(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_an_unfinished_study_is_paired_by_the_seeds_that_both_arms_have() -> None:
-    """Seed 1 of the arm and seed 2 of the baseline are missing: a pairing by position would compare seeds 2 and 1."""
-    missing = {("synthetic", 4, 1), ("scratch", 4, 2)}
+    """Seed 0 of the arm and seed 2 of the baseline are missing: a pairing by position would compare seeds 1 and 0."""
+    missing = {("synthetic", 4, 0), ("scratch", 4, 2)}
     made = [r for r in results(0.1) if (r["arm"], r["num_labelled"], r["seed"]) not in missing]
     row = next(r for r in label_table(dice_by_arm(made), "scratch") if (r["arm"], r["labelled"]) == ("synthetic", 4))
     assert (row["seeds"], row["gain"], row["gain_high"]) == (2, pytest.approx(0.1), pytest.approx(0.1))
