@@ -16,6 +16,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec
 __all__ = [
     "PACKAGE_NAME",
     "FilesBelow",
+    "check_writable",
     "file_hash",
     "files_below",
     "folder_setting",
@@ -110,6 +111,20 @@ def folder_setting(name: str, value: Any) -> Path:
 def printable(text: str) -> str:
     """The text with what no character set can show, such as bytes of a file's name, written as ``\\udce4``."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def check_writable(folder: str | os.PathLike) -> None:
+    """Make a folder and try it, before work is done whose results could not be kept.
+
+    Raises:
+        OSError: it cannot be made, or nothing can be written into it.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=os.fspath(folder)):
+            pass
+    except OSError as error:
+        raise type(error)(error.errno, f"cannot write to {os.fspath(folder)}: {error.strerror}") from error
 
 
 def write_atomically(

@@ -34,7 +34,7 @@ from medical_diffusion_components.audit.volumes import (
 from medical_diffusion_components.chance import numpy_generator
 from medical_diffusion_components.data.conditions import Conditions
 from medical_diffusion_components.diffusion import LatentDiffusionGenerator
-from medical_diffusion_components.files import file_hash
+from medical_diffusion_components.files import check_writable, file_hash
 
 __all__ = ["AuditResult", "CopyAudit", "Memorised", "PreparedAudit"]
 
@@ -146,6 +146,7 @@ class CopyAudit:
 
     def prepare(self) -> PreparedAudit:
         """Everything before the synthetic volumes: refusals, encoder, duplicates, calibration; kept in the folder."""
+        check_writable(self.folder)
         known = refusals.check_training_data(self.weights, self.data)
         refusals.check_calibration_size(len(self.held_out), self.alpha)
         refusals.check_spacing(self.training, self.held_out, self.axcodes, "held-out volumes")

@@ -17,6 +17,7 @@ from medical_diffusion_components.editing.latent_editor import LatentEditor, jum
 from medical_diffusion_components.editing.pasting import blended, filled, ring, seam
 from medical_diffusion_components.editing.reach import free_positions
 from medical_diffusion_components.editing.scans import Grid, Scan, model_grid, read_mask, read_scan
+from medical_diffusion_components.files import check_writable
 from medical_diffusion_components.losses.ms_ssim import MSSSIMLoss
 from medical_diffusion_components.transforms.scale_as_prepared import scale_beside
 from medical_diffusion_components.transforms.volume_error import VolumeError, times
@@ -106,7 +107,9 @@ class ScanEditing:
 
         Raises:
             ValueError: another operation.
+            OSError: the writer's folder cannot be written.
         """
+        check_writable(self.writer.folder)
         if operation not in OPERATIONS:
             raise ValueError(f"operation must be one of {', '.join(OPERATIONS)}; got {operation!r}")
         getattr(self, operation)(**requests[operation])

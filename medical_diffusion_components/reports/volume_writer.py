@@ -22,7 +22,7 @@ from medical_diffusion_components.data.conditions import Conditions
 from medical_diffusion_components.data.datasets import is_synthetic, nifti_files
 from medical_diffusion_components.distributed import gathered, process_rank
 from medical_diffusion_components.engine_state import running
-from medical_diffusion_components.files import files_below, write_atomically, write_json
+from medical_diffusion_components.files import check_writable, files_below, write_atomically, write_json
 from medical_diffusion_components.weights import made_with
 
 __all__ = ["NiftiVolumes", "SyntheticVolumeWriter", "VolumeFormat", "note_path", "noted", "volume_format"]
@@ -155,7 +155,9 @@ class SyntheticVolumeWriter:
 
         Raises:
             ValueError: the folder holds volumes that no note names as synthetic, or volumes of another format.
+            OSError: the folder cannot be written.
         """
+        check_writable(self.folder)
         # each process by itself: one that has nothing to write never comes here, and whatever another one has written
         # meanwhile has its note already
         files = nifti_files(self.folder)

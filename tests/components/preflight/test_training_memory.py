@@ -30,6 +30,12 @@ def estimate(row):
     return swin_unetr_gb(numbers(row["volume"]), batch)
 
 
+@pytest.mark.parametrize(("batch", "measured"), [(10, 1.86), (4, 1.22)])
+def test_a_denoiser_that_takes_positions_together_needs_what_was_measured(batch, measured):
+    """GB of latents of 32 x 32 x 32, by ``measure_apart`` of ``benchmarks/bundle_step.py``."""
+    assert diffusion_gb([32, 32, 32], batch, 32, [2, 2, 2]) == pytest.approx(measured, rel=0.2)
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['bundle']}-{row['stage']}-{row['volume']}-{row['batch']}")
 def test_an_estimate_is_within_a_fifth_of_what_was_measured(row):
     assert estimate(row) == pytest.approx(float(row["peak GB"]), rel=0.2)
@@ -42,6 +48,11 @@ def test_a_bundles_own_knobs_are_taken_unless_others_are_given():
         "diffusion": diffusion_gb([32, 32, 32], 10, 32),
     }
     assert training_memory(bundle, [64, 64, 64], batch_size=3)["diffusion"] == diffusion_gb([32, 32, 32], 3, 32)
+    changed = {"denoiser_patch": [2, 2, 2], "denoiser_channels": 8, "base_channels": 4, "batch_size": "$3 * 1"}
+    assert training_memory(bundle, [64, 64, 64], {**changed, "autoencoder_batch_size": 1, "train::x": 2}) == {
+        "first stage": first_stage_gb([64, 64, 64], 1, 4),
+        "diffusion": diffusion_gb([32, 32, 32], 10, 8, [2, 2, 2]),
+    }
     assert training_memory(ROOT / "bundles" / "swin_unetr_finetune", [1]) == {
         "Swin UNETR": swin_unetr_gb([64, 64, 32], 2)
     }
