@@ -8,12 +8,12 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from warm_processes import python
 
 REPOSITORY = Path(__file__).parents[2]
 sys.path.insert(0, str(REPOSITORY / "tests" / "bundles"))
@@ -85,14 +85,7 @@ def command(script: Path) -> list[str]:
 
 def run(arguments: list[str], folder: Path = REPOSITORY) -> str:
     paths = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
+    done = python(*arguments, cwd=folder, env={**os.environ, "PYTHONPATH": paths}, timeout=900)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 

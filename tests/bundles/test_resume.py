@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
@@ -17,6 +15,7 @@ import pytest
 import torch
 from bundle_folders import assert_same, bundles_with, last_line, run, tiny, tree
 from filelock import FileLock
+from warm_processes import python
 
 from medical_diffusion_components.diffusion.generator import PREDICTION_TYPES
 from medical_diffusion_components.engines.vqgan_trainer import VQGANTrainer
@@ -301,8 +300,8 @@ def test_killed_while_it_writes_a_checkpoint_training_ends_as_it_would_have(
 ) -> None:
     go_on = settings(tmp_path, nifti_folder, checkpoint_minutes=0)
     script = KILLED_WHILE_IT_WRITES.format(tests=str(Path(__file__).parent), bundle=str(BUNDLE), overrides=go_on)
-    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=300)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
+    killed = python("-c", script)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
     folder = Path(go_on["output_dir"]) / "autoencoder" / "checkpoints"
     assert [path.stem[-2:] for path in checkpoints(go_on["output_dir"])] == ["03", "04"]
     assert len(hidden(folder)) == 1, "the half of a checkpoint that it wrote"

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import yaml
+from warm_processes import python
 
 from medical_diffusion_components.label_study.study import (
     LabelStudy,
@@ -233,9 +233,9 @@ def test_two_processes_share_the_runs(study, configs: dict, tmp_path: Path) -> N
     options = {"folder": str(tmp_path / "study"), "arms": {"a": {"pretrain": {}}, "b": None}, "labelled": [1, 2, 3]}
     log = {"log": str(tmp_path / "log.txt")}
     options |= {"seeds": [0, 1], "pretrain_settings": log, "settings": log, **configs}
-    command = [sys.executable, "-c", PROCESS, json.dumps(options)]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    assert [process.communicate(timeout=300)[0].split()[-1] for process in both] == ["12", "12"]
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(python, "-c", PROCESS, json.dumps(options)) for _ in range(2)]
+    assert [process.result().stdout.split()[-1:] for process in both] == [["12"], ["12"]], both[0].result().stderr
     done = logged(tmp_path)
     assert len(done) == len(set(done)) == 1 + 2 * 12
 

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from codebooks_for_tests import STATE, same_state, started
 from torch import Tensor, nn
+from warm_processes import processes
 
 from medical_diffusion_components.distributed import leave_processes
 from medical_diffusion_components.networks.codebook import EMACodebook
@@ -83,7 +84,7 @@ def given_state() -> dict[str, Tensor]:
 def ranks(tmp_path_factory: pytest.TempPathFactory, given_state: dict[str, Tensor]) -> list[dict]:
     folder = tmp_path_factory.mktemp("ranks")
     torch.save(given_state, folder / "given.pt")
-    torch.multiprocessing.spawn(worker, (str(folder),), nprocs=len(SHARES))
+    processes(len(SHARES), worker, str(folder))
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(len(SHARES))]
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from warm_processes import processes
 
 from medical_diffusion_components.distributed import leave_processes
 from medical_diffusion_components.networks.sync_batch_norm import GlobalBatchNorm, sync_batch_norms
@@ -45,7 +46,7 @@ def worker(rank: int, folder: str) -> None:
 
 @pytest.mark.slow
 def test_processes_with_a_share_each_do_what_batch_norm_does_with_the_whole_batch(tmp_path) -> None:
-    torch.multiprocessing.spawn(worker, (str(tmp_path),), nprocs=len(SHARES))
+    processes(len(SHARES), worker, str(tmp_path))
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(len(SHARES))]
     for name, expected in trained(network(), batch()).items():
         shares = [rank[name] for rank in ranks]

@@ -1,0 +1,95 @@
+"""Python processes that start at once: forked from one that has imported torch, MONAI and this package already.
+
+``import monai`` takes about six seconds of a processor, and the tests start dozens of processes. A test of what a process
+does (it is killed, it shares a folder or a group with others) starts it here; a test of the interpreter itself, such as
+which packages it sees, starts a real one.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pkgutil
+import runpy
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import monai.bundle.__main__
+import torch
+
+import medical_diffusion_components
+
+MONAI_BUNDLE = monai.bundle.__main__.__file__  # the script behind ``python -m monai.bundle``
+CONTEXT = multiprocessing.get_context("forkserver")
+_ROOMS = [room.name for room in pkgutil.iter_modules(medical_diffusion_components.__path__) if room.ispkg]
+CONTEXT.set_forkserver_preload(
+    ["torch.distributed.launcher", "monai.bundle", *(f"medical_diffusion_components.{room}" for room in _ROOMS)]
+)
+
+
+def python(
+    *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None, timeout: float = 600.0
+) -> subprocess.CompletedProcess[str]:
+    """What ``subprocess.run([sys.executable, *arguments], capture_output=True, text=True)`` returns.
+
+    Args:
+        arguments: ``-m`` and a module, ``-c`` and code, or a script; then what the program gets. No other options.
+        cwd: the folder it starts in; by default this one.
+        env: all its variables; by default those of this process.
+        timeout: s.
+
+    Raises:
+        subprocess.TimeoutExpired: it takes longer, and is killed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        printed = [Path(folder, name) for name in ("stdout", "stderr")]
+        variables = dict(os.environ if env is None else env)
+        process = CONTEXT.Process(target=_run, args=(arguments, cwd or Path.cwd(), variables, printed))
+        process.start()
+        process.join(timeout)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            raise subprocess.TimeoutExpired(arguments, timeout)
+        return subprocess.CompletedProcess(arguments, process.exitcode, *(file.read_text() for file in printed))
+
+
+def processes(count: int, worker: Callable[..., None], *arguments: object) -> None:
+    """What ``torch.multiprocessing.spawn`` does: ``worker`` gets its rank and the arguments."""
+    torch.multiprocessing.start_processes(worker, arguments, nprocs=count, start_method="forkserver")
+
+
+def torchrun(
+    processes: int, script: str, *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """What ``torchrun`` does with a script; its processes are forked, too."""
+    options = ["--standalone", f"--nproc_per_node={processes}", "--run_path", "--start_method=fork"]
+    return python("-m", "torch.distributed.run", *options, script, *arguments, cwd=cwd, env=env)
+
+
+def _run(arguments: list[str], cwd: Path, env: dict[str, str], printed: list[Path]) -> None:
+    for number, file in enumerate(printed, start=1):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(cwd)
+    sys.path[:0] = env.get("PYTHONPATH", "").split(os.pathsep)
+    torch.set_num_threads(int(env.get("OMP_NUM_THREADS", "1")))
+    kind, *rest = arguments
+    try:
+        if kind == "-c":
+            sys.argv = ["-c", *rest[1:]]
+            exec(rest[0], {"__name__": "__main__"})
+        elif kind == "-m":
+            sys.argv = rest
+            runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = [kind, *rest]
+            sys.path.insert(0, str(Path(kind).parent))
+            runpy.run_path(kind, run_name="__main__")
+    except Exception:  # multiprocessing would print it itself, without asking the hook
+        sys.excepthook(*sys.exc_info())
+        sys.exit(1)
