@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import os
 import re
@@ -74,11 +75,10 @@ def check_overrides(*passed_on: str) -> None:
     workflow = running(ConfigWorkflow)
     if workflow is None:
         return
-    paths = workflow.config_root_path.iterdir()
     suffixes = (".json", ".yaml", ".yml") if find_spec("yaml") else (".json",)  # MONAI does without
-    files = {
-        p.name: ConfigParser.load_config_file(p) for p in sorted(paths) if p.suffix in suffixes and p.stem != "metadata"
-    }
+    found = sorted(workflow.config_root_path.iterdir())
+    paths = [path for path in found if path.suffix in suffixes and path.stem != "metadata"]
+    files = {path.name: _content(path, path.stat().st_mtime_ns) for path in paths}
     config = workflow.parser.get()
     _check_folder_names(config)
     own = max((f for f in files.values() if "run" in f and f.keys() <= config.keys()), key=len, default={})
@@ -99,6 +99,12 @@ def check_overrides(*passed_on: str) -> None:
         nearest = difflib.get_close_matches(id, known, n=1)
         hint = f"; did you mean {nearest[0]}?" if nearest else ""
         raise ValueError(f"--{id} is no setting of {workflow.config_root_path}{hint}")
+
+
+@functools.cache
+def _content(path: Path, written: int) -> Mapping[str, Any]:
+    """A configuration as it stands in its file, not to be changed: each run asks for all files of a bundle."""
+    return ConfigParser.load_config_file(path)
 
 
 def _check_folder_names(config: Mapping[str, Any]) -> None:
