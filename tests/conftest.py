@@ -11,6 +11,13 @@ import torch
 # the benchmark scripts are no package; the plain forms in their folder are what tests compare with, too
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+# One of these runs for minutes. They come first, so that neither process of `make test` waits for the other at the end.
+LONGEST = ("test_tutorial.py", "test_docs.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)  # else as collected
+
 
 @pytest.fixture(autouse=True)
 def _same_seed() -> None:

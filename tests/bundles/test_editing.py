@@ -8,7 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from bundle_folders import for_bundles_with, last_line, read, run, tiny, workflow
+from bundle_folders import for_bundles_with, for_each_kind_with, last_line, read, run, tiny, workflow
 
 from medical_diffusion_components.weights import save_weights
 
@@ -52,7 +52,7 @@ def settings(bundle: Path, tmp_path: Path) -> dict:
     return overrides
 
 
-@edited
+@for_each_kind_with("edit.yaml")
 def test_every_operation_runs_and_leaves_a_page(bundle: Path, settings: dict, tmp_path: Path) -> None:
     other = str(tmp_path / "other.nii")
     run(bundle, "edit.yaml", **settings)
