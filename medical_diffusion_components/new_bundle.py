@@ -42,6 +42,9 @@ COPIED = (
     "audit.yaml",
     "edit.yaml",
     "train_control.yaml",
+    "train_masks.yaml",
+    "masks.yaml",
+    "evaluate_masks.yaml",
     "pairs.yaml",
     "evaluate_pairs.yaml",
     "release_dataset.yaml",
@@ -61,6 +64,10 @@ _HEADERS = {
     "edit.yaml": "Editing of real scans by {bundle}: a region redrawn, variations of a scan, volumes between two scans.",
     "train_control.yaml": "Control of {bundle} by masks: trains a branch that makes the finished, frozen generator draw a "
     "given label map.",
+    "train_masks.yaml": "Masks of {bundle}: trains a small diffusion model that synthesises label maps; pairs.yaml draws "
+    "volumes from them.",
+    "masks.yaml": "Masks from {bundle}: synthesises label maps, from which pairs.yaml draws volumes.",
+    "evaluate_masks.yaml": "Comparison of masks from {bundle} with the training's: copies, volumes of the structures, variety.",
     "pairs.yaml": "Pairs from masks by {bundle}: synthetic volumes drawn from label maps, listed for the training of a "
     "segmentation.",
     "evaluate_pairs.yaml": "Obedience of {bundle} to masks: whether a segmentation finds in synthetic volumes what their "

@@ -1,4 +1,4 @@
-"""Label maps that a user asks for: read or refused, brought to the model's grid, varied."""
+"""Label maps that volumes are drawn from, a user's or synthesised: read or refused, brought to the model's grid, varied."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
 from medical_diffusion_components.chance import numpy_generator
+from medical_diffusion_components.control.mask_drawing import drawn_masks, note_of_drawn
 from medical_diffusion_components.data.datasets import nifti_files
 from medical_diffusion_components.transforms.load_volume import LoadVolume
 from medical_diffusion_components.transforms.volume_error import VolumeError, times
 
-__all__ = ["AUGMENTATIONS", "AskedMask", "mask_files", "read_asked_mask", "varied"]
+__all__ = ["AUGMENTATIONS", "AskedMask", "chosen_masks", "mask_files", "read_asked_mask", "varied"]
 
 logger = logging.getLogger(__name__)
 
 AUGMENTATIONS = ("flip", "affine", "elastic")
+GIVEN, SYNTHESISED = "given", "synthesised"  # where masks come from
 SAME_SPACING = 0.25  # by which voxels may be larger or smaller, as a share, to be taken one by one
 DEGREES, SCALE, SHIFT_MM = 10.0, 0.1, 5.0  # of an affine variation, to either side
 ELASTIC_MM, ELASTIC_KNOTS = 5.0, 5  # of an elastic one: standard deviation of the shift, and points along each axis
@@ -29,13 +31,41 @@ ELASTIC_MM, ELASTIC_KNOTS = 5.0, 5  # of an elastic one: standard deviation of t
 class AskedMask(NamedTuple):
     """A label map on a model's grid.
 
-    ``labels`` (H, W, D) uint8; ``affine`` indices to millimetres in RAS, (4, 4); ``cut_off`` the
-    share of what is not background that lies outside the grid.
+    ``labels`` (H, W, D) uint8; ``affine`` indices to millimetres in RAS, (4, 4); ``origin`` says where it comes from;
+    ``cut_off`` is the share of what is not background that lies outside the grid.
     """
 
     labels: np.ndarray
     affine: np.ndarray
+    origin: Mapping[str, Any]
     cut_off: float = 0.0
+
+
+def chosen_masks(kind: str, masks_dir: str | os.PathLike | None, synthesised_dir: str | os.PathLike) -> list[Path]:
+    """The label maps to draw from.
+
+    Args:
+        kind: ``given``, those at ``masks_dir``; ``synthesised``, those that ``masks.yaml`` drew.
+        masks_dir: a label map or a folder of them.
+        synthesised_dir: where synthesised ones are unless ``masks_dir`` says otherwise.
+
+    Raises:
+        ValueError: another kind, nothing was given, or a mask that is said to be synthesised has no note that says so.
+        FileNotFoundError: there are no masks.
+    """
+    if kind == GIVEN:
+        return mask_files(masks_dir)
+    if kind == SYNTHESISED:
+        return drawn_masks(synthesised_dir if masks_dir is None else masks_dir)
+    raise ValueError(f"expected masks to be {GIVEN} or {SYNTHESISED}, got {kind!r}")
+
+
+def _origin(path: str | os.PathLike) -> dict[str, Any]:
+    """Of a mask, by the note beside it; of a user's mask no name and no hash."""
+    note = note_of_drawn(path)
+    if not note:
+        return {"source": "given by user"}
+    return {"source": SYNTHESISED, "mask_seed": note["seed"], "mask_weights_sha256": note["weights_sha256"]}
 
 
 def mask_files(masks_dir: str | os.PathLike | None) -> list[Path]:
@@ -83,7 +113,7 @@ def read_asked_mask(
     own, wanted = np.linalg.norm(affine[:3, :3], axis=0), np.asarray(spacing, np.float64)
     size = tuple(int(n) for n in image_size)
     if labels.shape == size and (np.abs(own / wanted - 1) <= SAME_SPACING).all():
-        return AskedMask(labels, affine)
+        return AskedMask(labels, affine, _origin(path))
     box = np.argwhere(labels > 0)
     middle = affine[:3, :3] @ ((box.min(0) + box.max(0)) / 2) + affine[:3, 3]
     grid = np.eye(4)
@@ -99,7 +129,7 @@ def read_asked_mask(
         logger.warning(
             f"{path}: {outside:.1%} of its structures lie outside the model's {times(size)} voxels and are cut off"
         )
-    return AskedMask(sampled, grid, round(outside, 4))
+    return AskedMask(sampled, grid, _origin(path), round(outside, 4))
 
 
 def _checked(path: str | os.PathLike, values: np.ndarray, classes: Mapping[str, int]) -> np.ndarray:

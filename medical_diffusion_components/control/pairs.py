@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from medical_diffusion_components.control.branch import ControlledDenoiser
 from medical_diffusion_components.control.mask_channels import MaskChannels
-from medical_diffusion_components.control.masks import AskedMask, mask_files, read_asked_mask, varied
+from medical_diffusion_components.control.masks import AskedMask, read_asked_mask, varied
 from medical_diffusion_components.control.sampling import draw_controlled
 from medical_diffusion_components.data.splits import SPLITS, split_patients
 from medical_diffusion_components.diffusion.generator import LatentDiffusionGenerator
@@ -26,8 +26,6 @@ from medical_diffusion_components.reports.volume_writer import NiftiVolumes, Syn
 from medical_diffusion_components.transforms.scale_as_prepared import WINDOW
 
 __all__ = ["PairSampling", "PairWriter"]
-
-GIVEN = "given by user"
 
 
 class PairWriter(SyntheticVolumeWriter):
@@ -170,8 +168,8 @@ class PairSampling:
         self.seed = seed
         self.device = device
 
-    def run(self, masks_dir: str | None, volumes_per_mask: int = 1) -> Path:
-        """Draw ``volumes_per_mask`` volumes from every mask at ``masks_dir``, and return the path of the datalist.
+    def run(self, masks: Sequence[Path], volumes_per_mask: int = 1) -> Path:
+        """Draw ``volumes_per_mask`` volumes from every mask, and return the path of the datalist.
 
         All masks are read before anything is written.
 
@@ -181,23 +179,18 @@ class PairSampling:
         if volumes_per_mask < 1:
             raise ValueError(f"expected at least one volume per mask, got {volumes_per_mask}")
         read = [
-            read_asked_mask(path, self.writer.classes, self.image_size, self.spacing, self.axcodes)
-            for path in mask_files(masks_dir)
+            read_asked_mask(path, self.writer.classes, self.image_size, self.spacing, self.axcodes) for path in masks
         ]
-        return self.draw(read, volumes_per_mask, GIVEN)
-
-    def draw(self, masks: Sequence[AskedMask], volumes_per_mask: int, source: str) -> Path:
-        """Draw from masks that are on the model's grid."""
         self.writer.prepare()
-        asked = list(enumerate(mask for mask in masks for _ in range(volumes_per_mask)))
+        asked = list(enumerate(mask for mask in read for _ in range(volumes_per_mask)))
         for number, mask in tqdm(share(asked), desc="pairs", unit="pair", disable=process_rank() > 0):
             first = number - number % volumes_per_mask
-            self._draw(self.seed + number, mask, {"source": source, "id": f"mask_{self.seed + first:06d}"})
+            self._draw(self.seed + number, mask, f"mask_{self.seed + first:06d}")
         path = self.writer.write_datalist()
         self.writer.draw_montage()
         return path
 
-    def _draw(self, seed: int, mask: AskedMask, origin: Mapping[str, str]) -> None:
+    def _draw(self, seed: int, mask: AskedMask, id: str) -> None:
         started = time.perf_counter()
         labels = varied(mask.labels, self.augment, self.spacing, seed, self.flip_axes)
         noise = self.noise(seed)[None].to(self.device)
@@ -207,7 +200,7 @@ class PairSampling:
         intensities = ((volume.clip(-1, 1) + 1) / 2 * (high - low) + low).astype(np.float32)
         facts = {
             "synthetic": True,
-            "mask": {**origin, "augmentation": self.augment, "cut_off": mask.cut_off},
+            "mask": {**mask.origin, "id": id, "augmentation": self.augment, "cut_off": mask.cut_off},
             "control_strength": self.controlled.strength,
         }
         self.writer.write_pair(seed, intensities, mask._replace(labels=labels), facts, time.perf_counter() - started)

@@ -14,30 +14,27 @@ from typing import Any
 import numpy as np
 import torch
 from monai.inferers import DiffusionInferer
-from monai.transforms import Compose
 from torch import Tensor
 
+from medical_diffusion_components.control.structures import load_labels
 from medical_diffusion_components.data.datasets import load_cases
 from medical_diffusion_components.distributed import share, wait_for_all
 from medical_diffusion_components.files import write_atomically
-from medical_diffusion_components.transforms.check_labels import CheckLabelsd
-from medical_diffusion_components.transforms.check_volume import CheckVolumed
 from medical_diffusion_components.transforms.load_latent import RandLoadLatentd
-from medical_diffusion_components.transforms.load_volume import LoadVolumed
 
 __all__ = ["ControlInferer", "RandLoadPaird", "WithMask", "cache_masks", "label_classes", "one_process", "paired_cases"]
 
 logger = logging.getLogger(__name__)
 
 
-def one_process() -> None:
-    """The training of a branch does not average gradients over processes.
+def one_process(file: str) -> None:
+    """Trainings of a branch and of masks do not average gradients over processes, and masks are drawn in turn.
 
     Raises:
         ValueError: ``torchrun`` has started several.
     """
     if (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
-        raise ValueError(f"train_control.yaml trains in one process, torchrun has started {processes}: run it without")
+        raise ValueError(f"{file} runs in one process, torchrun has started {processes}: run it without")
 
 
 def paired_cases(dataset_dir: str | os.PathLike, split: str) -> list[dict]:
@@ -106,13 +103,7 @@ def cache_masks(
     """
     if len(classes) > 256:
         raise ValueError(f"expected at most 256 classes, got {len(classes)}")
-    prepared = Compose(
-        [
-            LoadVolumed(keys=["image", "label"], axcodes=axcodes),
-            CheckVolumed(keys="image", spatial_size=image_size),
-            CheckLabelsd(keys="label", image_key="image", classes=classes),
-        ]
-    )
+    prepared = load_labels(classes, axcodes, image_size)
     key = hashlib.sha256(json.dumps([dict(classes), axcodes]).encode()).hexdigest()[:8]
     paths = [Path(entry["image"]).with_suffix(f".mask_{key}.npy") for entry in latents]
     for case, path in share(list(zip(cases, paths, strict=True))):

@@ -30,7 +30,7 @@ RUN_IDS = {
     "recording",
     "auditing",
 }
-RUN_IDS |= {"check", "editing", "pairing", "obeying", "releasing", "releasing_dataset"}
+RUN_IDS |= {"check", "drawing", "editing", "pairing", "obeying", "releasing", "releasing_dataset"}
 PROPERTY_IDS = {str(p["id"]).split(ID_SEP_KEY)[0] for p in (TrainProperties | InferProperties).values()}
 LABEL_IDS = {"displayable_configs", "preprocessing", "inferer", "postprocessing", "network_def"}
 NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")

@@ -1,4 +1,4 @@
-"""``train_control.yaml`` and ``pairs.yaml``: a branch for the generator in use, and pairs that a segmentation trains on."""
+"""``train_control.yaml``, ``train_masks.yaml`` and what they are for: pairs, from given and from synthesised masks."""
 
 from __future__ import annotations
 
@@ -89,6 +89,72 @@ def test_wrong_masks_and_branches_are_refused_by_name(bundle: Path, tmp_path: Pa
     save_weights(branch, tmp_path / "models" / "control.pt", note)
     assert "mask.nii: expected the labels that were trained" in last_line(bundle, "pairs.yaml", **settings)
     assert not (tmp_path / "output" / "pairs").exists()
+
+
+def allow_everything(models: Path) -> None:
+    """A generator of masks of one epoch draws nothing that is plausible."""
+    note = json.loads((models / "masks.json").read_text())
+    for limits in note["structures"].values():
+        limits |= {"voxels": [0, 10**9], "parts": 10**9}
+    (models / "masks.json").write_text(json.dumps(note))
+
+
+@controlled
+def test_masks_are_synthesised_and_pairs_are_drawn_from_them(bundle: Path, tmp_path: Path) -> None:
+    settings = with_generator(bundle, tmp_path)
+    run(bundle, "train_masks.yaml", **settings)
+    models, output = tmp_path / "models", tmp_path / "output"
+    note = json.loads((models / "masks.json").read_text())
+    assert note["data"].startswith("embedded") and list(note["structures"]) == list(note["knobs"]["classes"])
+    assert len(list((output / "masks_training" / "pictures").glob("masks_*.png"))) == 1
+    assert "Train the generator of masks for longer" in last_line(bundle, "masks.yaml", **settings)
+    allow_everything(models)
+    run(bundle, "masks.yaml", **settings)
+    assert len(list((output / "masks").glob("mask_*.nii.gz"))) == 3
+    parser = workflow(bundle, "pairs.yaml", **settings, label_classes=note["knobs"]["classes"]).parser
+    branch = {"generator": file_hash(models / "model.pt"), "knobs": {"classes": note["knobs"]["classes"]}}
+    save_weights(parser.get_parsed_content("branch"), models / "control.pt", branch)
+    run(bundle, "pairs.yaml", **settings, masks="synthesised")
+    listed = json.loads((output / "pairs" / "dataset.json").read_text())
+    entries = [entry for split in SPLITS for entry in listed[split]]
+    assert len({entry["patient_id"] for entry in entries}) == 3
+    for entry in entries:
+        said = json.loads((output / "pairs" / entry["image"].replace(".nii.gz", ".json")).read_text())["mask"]
+        assert said["source"] == "synthesised" and said["mask_weights_sha256"] == file_hash(models / "masks.pt")
+        drawn = nib.load(output / "masks" / f"mask_{said['mask_seed']:06d}.nii.gz")
+        np.testing.assert_array_equal(nib.load(output / "pairs" / entry["label"]).dataobj, np.asarray(drawn.dataobj))
+
+
+@one
+def test_a_resumed_generator_of_masks_equals_one_that_was_not_interrupted(bundle: Path, tmp_path: Path) -> None:
+    settings = with_generator(bundle, tmp_path, final_lr=1.0)
+    run(bundle, "train_masks.yaml", **settings | {"epochs": 2})
+    straight = load_tensors(tmp_path / "models" / "masks.pt")
+    shutil.rmtree(tmp_path / "output" / "masks_training")
+    run(bundle, "train_masks.yaml", **settings)
+    run(bundle, "train_masks.yaml", **settings | {"epochs": 2})
+    resumed = load_tensors(tmp_path / "models" / "masks.pt")
+    assert straight.keys() == resumed.keys()
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+
+
+@one
+def test_synthesised_masks_are_compared_with_those_of_the_training(bundle: Path, tmp_path: Path) -> None:
+    settings = with_generator(bundle, tmp_path)
+    run(bundle, "train_masks.yaml", **settings)
+    allow_everything(tmp_path / "models")
+    (cohort,) = (tmp_path / "output").glob("*cohort*")
+    listed = json.loads((cohort / "dataset.json").read_text())
+    cases = [case for split in SPLITS for case in listed[split]]
+    (cohort / "dataset.json").write_text(
+        json.dumps({**listed, "training": cases[:3], "validation": [], "test": cases[3:]})
+    )
+    run(bundle, "masks.yaml", **settings)
+    copied = sorted((tmp_path / "output" / "masks").glob("mask_*.nii.gz"))[1]
+    shutil.copyfile(cohort / cases[0]["label"], copied)
+    run(bundle, "evaluate_masks.yaml", **settings, dataset_dir=str(cohort))
+    report = json.loads((tmp_path / "output" / "masks_evaluation" / "mask_evaluation.json").read_text())
+    assert report["nearest_training"]["nearer_than_any_held_out"] == [copied.name]
 
 
 @one

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,12 @@ STAGES = (
     "evaluate_pairs.yaml",
     "inference.json",
 )
+MASK_STAGES = ("train_masks.yaml", "masks.yaml", "evaluate_masks.yaml")  # a generator of its own, of masks
+OWN_OF_MASKS = {
+    "codec",
+    "mask_block",
+    "weights",
+}  # made from the training's masks and for its generator, or as the note has it
 # What a sibling says otherwise on purpose. Files: spacing and pictures come from the data or from the weights' note;
 # montages take fewer steps than the reference sampler; overlays and preparation are their own subject.
 OWN_PER_FILE = {
@@ -82,8 +89,8 @@ def without_numbers(value: Any) -> Any:
     return re.sub(r"\d+(\.\d+)?", "0", value) if isinstance(value, str) else value
 
 
-def stages(bundle: Path) -> dict[str, dict]:
-    found = {file.name: read(file) for file in config_files(bundle) if file.name in STAGES}
+def stages(bundle: Path, names: Sequence[str] = STAGES) -> dict[str, dict]:
+    found = {file.name: read(file) for file in config_files(bundle) if file.name in names}
     found = {name: {id: by_default(value) for id, value in config.items()} for name, config in found.items()}
     # images in training and evaluation, starting noise in inference: two blocks that MONAI wants under one name
     for config in found.values():
@@ -97,9 +104,10 @@ def stages(bundle: Path) -> dict[str, dict]:
 @pytest.mark.parametrize("bundle", BUNDLES, ids=[bundle.name for bundle in BUNDLES])
 def test_the_configurations_of_a_bundle_agree(bundle: Path) -> None:
     """Networks, preprocessing, scheduler and every knob that two files have in common, by value."""
-    for (one, first), (other, second) in combinations(stages(bundle).items(), 2):
-        for id in first.keys() & second.keys() - OWN_PER_FILE:
-            assert first[id] == second[id], f"{id} in {one} and {other}"
+    for names, own in ((STAGES, OWN_PER_FILE), (MASK_STAGES, OWN_PER_FILE | OWN_OF_MASKS)):
+        for (one, first), (other, second) in combinations(stages(bundle, names).items(), 2):
+            for id in first.keys() & second.keys() - own:
+                assert first[id] == second[id], f"{id} in {one} and {other}"
 
 
 @for_bundles_with("train_autoencoder.yaml", "train.yaml")
@@ -111,7 +119,7 @@ def test_what_makes_the_generator_is_in_every_file_that_needs_it(bundle: Path) -
         assert found[file].keys() >= {"autoencoder_def", "preprocessing"}
 
 
-@pytest.mark.parametrize("file", [*STAGES, "multi_gpu_train.yaml", "release_dataset.yaml"])
+@pytest.mark.parametrize("file", [*STAGES, *MASK_STAGES, "multi_gpu_train.yaml", "release_dataset.yaml"])
 def test_latent_diffusion_bundles_differ_in_their_knobs_alone(file: str) -> None:
     configs = {bundle.name: read(bundle / "configs" / file) for bundle in LDM_BUNDLES}
     for (one, first), (other, second) in combinations(configs.items(), 2):
@@ -126,7 +134,7 @@ def test_the_fast_recipe_is_the_same_for_all_latent_diffusion_bundles() -> None:
     assert len(recipes) > 1 and set(recipes) == {recipes[0]}
 
 
-@pytest.mark.parametrize("file", [*STAGES, "multi_gpu_train.yaml", "release_dataset.yaml"])
+@pytest.mark.parametrize("file", [*STAGES, *MASK_STAGES, "multi_gpu_train.yaml", "release_dataset.yaml"])
 def test_latent_diffusion_bundles_explain_their_knobs_in_one_order(file: str) -> None:
     """Same order of ids, so that two bundles can be read side by side."""
     orders = [list(read(bundle / "configs" / file)) for bundle in LDM_BUNDLES]

@@ -1,0 +1,178 @@
+"""Synthesised masks: label maps that a mask generator draws, cleaned, held against the training's, and written down."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from medical_diffusion_components.control.structures import cleaned, implausible
+from medical_diffusion_components.data.datasets import is_synthetic, nifti_files
+from medical_diffusion_components.diffusion.generator import LatentDiffusionGenerator
+from medical_diffusion_components.diffusion.noise_latent import NoiseLatent
+from medical_diffusion_components.reports.montages import SampleMontage
+from medical_diffusion_components.reports.volume_writer import SyntheticVolumeWriter, note_path, noted
+from medical_diffusion_components.transforms.spacing_affine import SpacingAffine
+
+__all__ = ["DrawnMask", "MaskMontage", "MaskSampling", "draw_labels", "drawn_masks", "note_of_drawn"]
+
+logger = logging.getLogger(__name__)
+
+KIND = "label map"  # in a note
+TRIES = 10  # times as many masks are drawn as were asked for, before it is given up
+
+
+class DrawnMask(NamedTuple):
+    """A drawn label map (H, W, D) uint8, the share of its voxels that cleaning changed, and what is implausible in it."""
+
+    labels: np.ndarray
+    changed: float
+    problems: list[str]
+
+
+def note_of_drawn(path: str | Path) -> dict[str, Any]:
+    """The note that :class:`MaskSampling` wrote beside a label map; empty if it drew none there."""
+    note = json.loads(note_path(path).read_text()) if is_synthetic(path) else {}
+    return note if note.get("kind") == KIND else {}
+
+
+def drawn_masks(folder: str | Path) -> list[Path]:
+    """The label maps that ``masks.yaml`` drew.
+
+    Raises:
+        FileNotFoundError: there are none.
+        ValueError: a label map without the note that says which generator drew it.
+    """
+    files = nifti_files(Path(folder)) if Path(folder).is_dir() else []
+    if not files:
+        raise FileNotFoundError(f"expected synthesised masks in {folder}, but there are none: masks.yaml draws them")
+    if unknown := [file for file in files if not note_of_drawn(file)]:
+        raise ValueError(
+            f"{len(unknown)} of the {len(files)} label maps in {folder} have no note that they were synthesised, the first "
+            f"is {unknown[0].name}: masks of your own are given by --masks given --masks_dir"
+        )
+    return files
+
+
+@torch.no_grad()
+def draw_labels(generator: LatentDiffusionGenerator, noise: torch.Tensor) -> np.ndarray:
+    """Label maps (B, H, W, D) uint8 from starting noise (B, C, h, w, d): the class in which each voxel lies deepest."""
+    return generator.eval()(noise).argmax(1).to(torch.uint8).cpu().numpy()
+
+
+class MaskMontage(SampleMontage):
+    """Every so many epochs, draw label maps as they come, before any cleaning; settings as for the montage of samples."""
+
+    name = "masks"
+    generator: LatentDiffusionGenerator
+
+    def draw(
+        self, device: torch.device | str
+    ) -> tuple[dict[str, list[np.ndarray]], dict[str, list[np.ndarray]] | None]:
+        drawn = [draw_labels(self.generator, self.noise(n)[None].to(device))[0] for n in range(self.num_volumes)]
+        most = max(1, *(int(labels.max()) for labels in drawn))
+        return {"synthesised masks": [labels.astype(np.float32) / most * 2 - 1 for labels in drawn]}, None
+
+
+class MaskSampling:
+    """Draws label maps until there are enough that are plausible.
+
+    Args:
+        generator: of masks, with its weights.
+        folder: where the label maps go, ``mask_<seed>.nii.gz`` and a note beside each.
+        weights: file of the generator's weights; their note has the ``structures``' limits.
+        facts: what else goes into every note.
+        classes: name -> value.
+        limits: of the structures, as :func:`~medical_diffusion_components.control.structure_limits` makes them.
+        latent_shape: (C, h, w, d).
+        spacing: mm per voxel.
+        axcodes: where H, W and D point.
+        seed: of the first mask that is tried; the next have seed + 1, seed + 2, ...
+        device: where to sample.
+    """
+
+    def __init__(
+        self,
+        generator: LatentDiffusionGenerator,
+        folder: str | Path,
+        weights: str | Path,
+        facts: Mapping[str, Any],
+        classes: Mapping[str, int],
+        limits: Mapping[str, Mapping[str, Any]],
+        latent_shape: Sequence[int],
+        spacing: Sequence[float],
+        axcodes: str = "RAS",
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.generator = generator
+        self.classes = dict(classes)
+        self.writer = SyntheticVolumeWriter(folder, weights, facts, name="mask", window=(0, max(classes.values())))
+        self.limits = limits
+        self.noise = NoiseLatent(latent_shape)
+        self.place = SpacingAffine(spacing, axcodes)
+        self.seed = seed
+        self.device = device
+
+    def run(self, num_masks: int) -> list[Path]:
+        """Draw and write ``num_masks`` plausible masks, and return their paths.
+
+        Raises:
+            ValueError: fewer than one was asked for, or hardly any is plausible; what is wrong is said.
+        """
+        if num_masks < 1:
+            raise ValueError(f"expected at least one mask to draw, got {num_masks}")
+        self.writer.prepare()
+        refused: Counter[str] = Counter()
+        bar = tqdm(total=num_masks, desc="masks", unit="mask")
+        for seed in range(self.seed, self.seed + TRIES * num_masks):
+            started = time.perf_counter()
+            mask = self.draw(seed)
+            if mask.problems:
+                refused.update(mask.problems)
+                continue
+            self._write(seed, mask, time.perf_counter() - started)
+            bar.update()
+            if len(self.writer.written) == num_masks:
+                break
+        bar.close()
+        if refused:
+            causes = "; ".join(f"{problem} ({count} times)" for problem, count in refused.most_common(3))
+            logger.info(f"masks that were drawn and left out: {causes}")
+        if len(self.writer.written) < num_masks:
+            raise ValueError(
+                f"only {len(self.writer.written)} of {TRIES * num_masks} drawn masks are plausible, {num_masks} were "
+                f"asked for: {causes}. Train the generator of masks for longer"
+            )
+        self.writer.draw_montage()
+        return self.writer.written
+
+    def draw(self, seed: int) -> DrawnMask:
+        """The mask of a seed, cleaned and judged."""
+        labels = draw_labels(self.generator, self.noise(seed)[None].to(self.device))[0]
+        clean = cleaned(labels, self.limits, self.classes)
+        return DrawnMask(clean.labels, clean.changed, implausible(clean.labels, self.limits, self.classes))
+
+    def _write(self, seed: int, mask: DrawnMask, seconds: float) -> None:
+        path = self.writer.path(seed)
+        affine = self.place(torch.from_numpy(mask.labels[None])).affine.numpy()
+        note = {
+            "seed": seed,
+            "synthetic": True,
+            "kind": KIND,
+            "classes": self.classes,
+            "cleaned": round(mask.changed, 6),
+            **self.writer.facts,
+            "seconds": round(seconds, 3),
+        }
+        with noted(path, note):
+            self.writer.format.save(path, mask.labels, affine, note)
+        self.writer.written.append(path)

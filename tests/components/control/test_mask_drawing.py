@@ -1,0 +1,100 @@
+"""Masks are drawn until enough are plausible; each has a note, and only what has one counts as synthesised."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from medical_diffusion_components.control import (
+    MaskSampling,
+    chosen_masks,
+    drawn_masks,
+    read_asked_mask,
+    structure_limits,
+)
+from medical_diffusion_components.files import file_hash
+from medical_diffusion_components.weights import save_weights
+
+CLASSES = {"background": 0, "organ": 1}
+SIZE = (8, 6, 5)
+
+
+def labels(side: int) -> np.ndarray:
+    volume = np.zeros(SIZE, np.uint8)
+    volume[1 : 1 + side, 1:5, 1:4] = 1
+    return volume
+
+
+class InTurn(nn.Module):
+    """Draws an organ of the next side each time, with a speck."""
+
+    def __init__(self, sides: list[int]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.sides = iter(sides)
+
+    def forward(self, noise: torch.Tensor) -> torch.Tensor:
+        drawn = labels(next(self.sides))
+        drawn[7, 5, 4] = 1
+        return torch.nn.functional.one_hot(torch.from_numpy(drawn).long(), 2).movedim(-1, 0)[None].float()
+
+
+def sampling(folder: Path, sides: list[int]) -> MaskSampling:
+    generator = InTurn(sides)
+    save_weights(generator, folder / "masks.pt", {"data": "embedded cohort", "notice": "invented"})
+    limits = structure_limits([labels(4), labels(5)], CLASSES)
+    return MaskSampling(
+        generator, folder / "masks", folder / "masks.pt", {"steps": 2}, CLASSES, limits, (2, 4, 3, 5), (2, 2, 3), seed=7
+    )
+
+
+def test_implausible_masks_are_left_out_and_the_seeds_go_on(tmp_path: Path) -> None:
+    written = sampling(tmp_path, [4, 1, 5]).run(2)
+    assert [path.name for path in written] == ["mask_000007.nii.gz", "mask_000009.nii.gz"]
+    image = nib.load(written[1])
+    np.testing.assert_array_equal(np.asarray(image.dataobj), labels(5))  # the speck is gone
+    assert image.get_data_dtype() == np.uint8
+    np.testing.assert_allclose(nib.affines.voxel_sizes(image.affine), (2, 2, 3))
+    note = json.loads((tmp_path / "masks" / "mask_000009.json").read_text())
+    assert note["seed"] == 9 and note["synthetic"] is True and note["steps"] == 2 and note["notice"] == "invented"
+    assert note["weights_sha256"] == file_hash(tmp_path / "masks.pt")
+    assert note["cleaned"] == pytest.approx(1 / np.prod(SIZE), abs=1e-6)
+    assert (tmp_path / "masks" / "montage.png").is_file()
+
+
+def test_a_generator_of_implausible_masks_is_given_up(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"only 0 of 10 drawn masks .* organ: fewer voxels than in training \(10 times\)"
+    ):
+        sampling(tmp_path, [1] * 10).run(1)
+    with pytest.raises(ValueError, match="expected at least one mask to draw, got 0"):
+        sampling(tmp_path, []).run(0)
+
+
+def test_pairs_know_a_synthesised_mask_by_its_note(tmp_path: Path) -> None:
+    (drawn,) = sampling(tmp_path, [4]).run(1)
+    assert drawn_masks(tmp_path / "masks") == [drawn] == chosen_masks("synthesised", None, tmp_path / "masks")
+    origin = read_asked_mask(drawn, CLASSES, SIZE, (2, 2, 3)).origin
+    assert origin == {"source": "synthesised", "mask_seed": 7, "mask_weights_sha256": file_hash(tmp_path / "masks.pt")}
+    own = tmp_path / "own" / "mask.nii"
+    own.parent.mkdir()
+    nib.save(nib.Nifti1Image(labels(4), np.diag([2.0, 2, 3, 1])), own)
+    (own.parent / "mask.json").write_text(json.dumps({"weights_sha256": "of a segmentation"}))
+    assert read_asked_mask(own, CLASSES, SIZE, (2, 2, 3)).origin == {"source": "given by user"}
+    with pytest.raises(ValueError, match="1 of the 1 label maps in .* have no note that they were synthesised"):
+        chosen_masks("synthesised", own.parent, tmp_path / "masks")
+
+
+def test_what_masks_there_are_not_is_said(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"but there are none: masks.yaml draws them"):
+        chosen_masks("synthesised", None, tmp_path / "masks")
+    with pytest.raises(ValueError, match="expected label maps: give --masks_dir"):
+        chosen_masks("given", None, tmp_path / "masks")
+    with pytest.raises(ValueError, match="expected masks to be given or synthesised, got 'drawn'"):
+        chosen_masks("drawn", None, tmp_path / "masks")
