@@ -67,7 +67,7 @@ _HEADERS = {
     "train_masks.yaml": "Masks of {bundle}: trains a small diffusion model that synthesises label maps; pairs.yaml draws "
     "volumes from them.",
     "masks.yaml": "Masks from {bundle}: synthesises label maps, from which pairs.yaml draws volumes.",
-    "evaluate_masks.yaml": "Comparison of masks from {bundle} with the training's: copies, volumes of the structures, variety.",
+    "evaluate_masks.yaml": "Comparison of masks from {bundle} with the training's: copies, volumes, variety.",
     "pairs.yaml": "Pairs from masks by {bundle}: synthetic volumes drawn from label maps, listed for the training of a "
     "segmentation.",
     "evaluate_pairs.yaml": "Obedience of {bundle} to masks: whether a segmentation finds in synthetic volumes what their "
