@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -38,13 +39,13 @@ class DrawnMask(NamedTuple):
     problems: list[str]
 
 
-def note_of_drawn(path: str | Path) -> dict[str, Any]:
+def note_of_drawn(path: str | os.PathLike) -> dict[str, Any]:
     """The note that :class:`MaskSampling` wrote beside a label map; empty if it drew none there."""
-    note = json.loads(note_path(path).read_text()) if is_synthetic(path) else {}
+    note = json.loads(note_path(Path(path)).read_text()) if is_synthetic(path) else {}
     return note if note.get("kind") == KIND else {}
 
 
-def drawn_masks(folder: str | Path) -> list[Path]:
+def drawn_masks(folder: str | os.PathLike) -> list[Path]:
     """The label maps that ``masks.yaml`` drew.
 
     Raises:
