@@ -96,13 +96,6 @@ class Curves:
         self.settings = dict(read_knob(text) for text in args.set)
         self.first_stage = args.first_stage or self.folder / "first_stage" / "models" / "model_autoencoder.pt"
 
-    def cohort(self) -> str:
-        """The training cohort's folder; written on the first call."""
-        from medical_diffusion_components.cohorts import resolve_dataset
-
-        size = tuple(self.settings.get("image_size", (64, 64, 64)))
-        return resolve_dataset(None, str(self.folder / "judge"), self.args.subjects, size)
-
     def runs(self) -> list[Run]:
         """All trainings, seed by seed and the short ones first, so that what is done when it is stopped can be compared."""
         found = []
@@ -131,7 +124,8 @@ class Curves:
 
     def _train(self, stage: str, folder: Path, meter: Path, targets: Mapping[str, int], **settings: Any) -> None:
         places = {"output_dir": str(folder / "output"), "models_dir": str(folder / "models")}
-        settings = {"dataset_dir": self.cohort(), "checkpoint_minutes": FOR_EVER, **places, **settings, **self.settings}
+        cohort = {"num_embedded_subjects": self.args.subjects}  # each folder writes its own, the same
+        settings = {**cohort, "checkpoint_minutes": FOR_EVER, **places, **settings, **self.settings}
         weights = str(folder / "models" / "model.pt")
         job = {"stage": stage, "overlays": ["demo.yaml"], "settings": settings, "meter": str(meter), "weights": weights}
         print(f"{folder.name}: training", flush=True)
