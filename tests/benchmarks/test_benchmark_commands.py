@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -85,7 +86,14 @@ def command(script: Path) -> list[str]:
 
 def run(arguments: list[str], folder: Path = REPOSITORY) -> str:
     paths = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
-    done = python(*arguments, cwd=folder, env={**os.environ, "PYTHONPATH": paths}, timeout=900)
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
@@ -99,7 +107,9 @@ def test_the_docstring_of_every_benchmark_gives_a_command_for_itself() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS, ids=[script.stem for script in SCRIPTS])
 def test_help_names_every_option_of_the_command_in_the_docstring(script: Path) -> None:
-    _, _, options = run([str(script), "--help"]).partition("\noptions:")
+    done = python(str(script), "--help")
+    assert done.returncode == 0, done.stderr[-2000:]
+    _, _, options = done.stdout.partition("\noptions:")
     for option in re.findall(r"(?<![\w-])--\w+", shown_command(script)):
         assert re.search(rf"^ +{option}\b", options, re.MULTILINE), option
 
