@@ -19,7 +19,8 @@ import pytest
 import torchio
 from bundle_folders import Trained, for_bundles_with, last_line, run, tree
 from monai.data import load_decathlon_datalist
-from several_processes import bundle_arguments, environment, torchrun
+from several_processes import bundle_arguments, environment
+from warm_processes import MONAI_BUNDLE, torchrun
 
 from medical_diffusion_components.data import load_cases
 from medical_diffusion_components.files import file_hash
@@ -225,13 +226,7 @@ def test_two_processes_release_what_one_does(bundle: Path, settings: Callable[..
     alone = release(bundle, settings(bundle, audited=False, num_volumes=5))
     overrides = settings(bundle, audited=False, num_volumes=5, output_dir=str(tmp_path / "two"))
     arguments = bundle_arguments(bundle, "releasing_dataset", ["release_dataset.yaml"], overrides)
-    done = subprocess.run(
-        torchrun(2, "-m", "monai.bundle", *arguments),
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = torchrun(2, MONAI_BUNDLE, *arguments, env=environment())
     assert done.returncode == 0, done.stderr[-2000:]
     assert tree(tmp_path / "two" / "dataset") == tree(alone)
 
