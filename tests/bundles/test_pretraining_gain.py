@@ -118,13 +118,14 @@ def test_a_scale_gives_every_arm_the_same_number_of_batches(cohort: Path, tmp_pa
             num_pretraining=77,
             labelled=[1],
             bundle_root=str(BUNDLE),
-            changed={},  # asks the running workflow, and none is running here
+            pairs_dir=str(cohort),
+            changed={"pairs_dir": str(cohort)},  # asks the running workflow, and none is running here
         )
         started.initialize()
         study = started.parser.get_parsed_content("study")
-    assert list(study.arms) == ["scratch", "synthetic", "real", "copies"], (
-        "without pairs, and real is the training split"
-    )
+    assert list(study.arms) == ["scratch", "synthetic", "real", "copies", "pairs", "both"], "real is the training split"
+    given = {arm: study.arms[arm].finetune.get("pairs_dir", study.settings["pairs_dir"]) for arm in study.arms}
+    assert given == {**dict.fromkeys(study.arms), "pairs": str(cohort), "both": str(cohort)}
     tuning = study.settings["iterations_per_epoch"] * study.settings["epochs"]
     before = study.pretrain_settings["epochs"] * 77
     longer = study.settings["iterations_per_epoch"] * study.arms["scratch"].finetune["epochs"]
