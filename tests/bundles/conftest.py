@@ -39,6 +39,23 @@ def trained(shared: Path) -> Callable[[Path], Trained]:
 
 
 @pytest.fixture(scope="session")
+def audited_output(shared: Path, trained: Callable[[Path], Trained]) -> Callable[[Path], Path]:
+    """Bundle -> the outputs of its trained form after an audit of its samples, which must not be changed either."""
+
+    def audit(bundle: Path) -> Path:
+        done, folder = trained(bundle), shared / "audited" / bundle.name
+        folder.parent.mkdir(exist_ok=True)
+        with FileLock(str(folder) + ".lock"):
+            if not folder.exists():
+                unfinished = Path(shutil.copytree(done.output, f"{folder}_unfinished"))
+                run(bundle, "audit.yaml", **done.overrides | {"output_dir": str(unfinished)})
+                unfinished.rename(folder)
+        return folder
+
+    return audit
+
+
+@pytest.fixture(scope="session")
 def nifti_folder(shared: Path) -> Path:
     """A user's own data: ten plain NIfTI files, left-anterior-superior, with two voxel sizes; must not be changed."""
     folder = shared / "own_data"

@@ -85,10 +85,12 @@ def test_planted_training_volumes_are_found_and_withheld(bundle: Path, trained: 
 
 @pytest.mark.slow
 @one
-def test_no_output_names_a_case_and_all_say_what_the_test_cannot(bundle: Path, trained: Train, tmp_path: Path) -> None:
+def test_no_output_names_a_case_and_all_say_what_the_test_cannot(
+    bundle: Path, trained: Train, audited_output: Callable, tmp_path: Path
+) -> None:
     done = trained(bundle)
     with_plants(done, tmp_path / "samples")
-    output = shutil.copytree(done.output, tmp_path / "output")
+    output = Path(shutil.copytree(audited_output(bundle), tmp_path / "output"))
     settings = {**done.overrides, "samples_dir": str(tmp_path / "samples"), "output_dir": str(output)}
     printed = run(bundle, "audit.yaml", **settings)
     cases = {path.name.split(".")[0] for path in training_volumes(done)}
@@ -113,11 +115,11 @@ def test_the_filter_reads_volumes_as_the_audit_does(bundle: Path) -> None:
 
 @pytest.mark.slow
 @one
-def test_withheld_volumes_are_not_written_and_others_are_drawn(bundle: Path, trained: Train, tmp_path: Path) -> None:
-    done = trained(bundle)
-    output = Path(shutil.copytree(done.output, tmp_path / "output"))
-    settings = {**done.overrides, "output_dir": str(output)}
-    run(bundle, "audit.yaml", **settings)
+def test_withheld_volumes_are_not_written_and_others_are_drawn(
+    bundle: Path, trained: Train, audited_output: Callable, tmp_path: Path
+) -> None:
+    output = Path(shutil.copytree(audited_output(bundle), tmp_path / "output"))
+    settings = {**trained(bundle).overrides, "output_dir": str(output)}
     # a calibration under which about one in three of this generator's volumes passes
     state = load_tensors(output / "audit" / "copy_test.pt")
     nearest = [json.loads(note.read_text())["audit"]["similarity"] for note in (output / "samples").glob("*.json")]
@@ -136,11 +138,11 @@ def test_withheld_volumes_are_not_written_and_others_are_drawn(bundle: Path, tra
 
 @pytest.mark.slow
 @one
-def test_too_few_released_volumes_are_an_error(bundle: Path, trained: Train, tmp_path: Path) -> None:
-    done = trained(bundle)
-    output = Path(shutil.copytree(done.output, tmp_path / "output"))
-    settings = {**done.overrides, "output_dir": str(output)}
-    run(bundle, "audit.yaml", **settings)
+def test_too_few_released_volumes_are_an_error(
+    bundle: Path, trained: Train, audited_output: Callable, tmp_path: Path
+) -> None:
+    output = Path(shutil.copytree(audited_output(bundle), tmp_path / "output"))
+    settings = {**trained(bundle).overrides, "output_dir": str(output)}
     state = load_tensors(output / "audit" / "copy_test.pt")
     state["calibration"].fill_(-1)  # every volume is more similar than all held-out ones
     save_tensors(state, output / "audit" / "copy_test.pt")
@@ -174,11 +176,11 @@ def test_an_empty_folder_of_samples_ends_with_the_reason(bundle: Path, trained: 
 @pytest.mark.slow
 @one
 def test_an_evaluation_says_what_the_audit_of_the_same_volumes_found(
-    bundle: Path, trained: Train, tmp_path: Path
+    bundle: Path, trained: Train, audited_output: Callable, tmp_path: Path
 ) -> None:
     done = trained(bundle)
     with_plants(done, tmp_path / "samples")
-    output = shutil.copytree(done.output, tmp_path / "output")
+    output = Path(shutil.copytree(audited_output(bundle), tmp_path / "output"))
     settings = {**done.overrides, "samples_dir": str(tmp_path / "samples"), "output_dir": str(output)}
     run(bundle, "audit.yaml", **settings)
     printed = run(bundle, "evaluate.yaml", **settings, compare_dir=str(done.output / "samples"))

@@ -17,10 +17,10 @@ import numpy as np
 import pandas
 import pytest
 import torchio
-from bundle_folders import Trained, for_bundles_with, last_line, run, tree
+from bundle_folders import Trained, for_bundles_with, for_each_kind_with, last_line, run, tree
 from monai.data import load_decathlon_datalist
 from several_processes import bundle_arguments, environment
-from warm_processes import MONAI_BUNDLE, torchrun
+from warm_processes import MONAI_BUNDLE, python, torchrun
 
 from medical_diffusion_components.data import load_cases
 from medical_diffusion_components.files import file_hash
@@ -28,7 +28,7 @@ from medical_diffusion_components.weights import load_tensors, save_tensors
 
 pytestmark = pytest.mark.slow  # all of these train
 
-every = for_bundles_with("release_dataset.yaml")
+kinds = for_each_kind_with("release_dataset.yaml")  # one with and one without a layout of BIDS
 one = for_bundles_with("release_dataset.yaml", at_most=1)
 Train = Callable[[Path], Trained]
 DATE = "2026-01-02"
@@ -47,13 +47,11 @@ def settings(trained: Train, tmp_path: Path) -> Callable[..., dict]:
 
 
 @pytest.fixture
-def audited(settings: Callable[..., dict], trained: Train, tmp_path: Path) -> Callable[..., dict]:
+def audited(settings: Callable[..., dict], audited_output: Callable, tmp_path: Path) -> Callable[..., dict]:
     """The same, after an audit in which about half of the volumes pass."""
 
     def make(bundle: Path, **others) -> dict:
-        done = trained(bundle)
-        output = Path(shutil.copytree(done.output, tmp_path / "output"))
-        run(bundle, "audit.yaml", **done.overrides | {"output_dir": str(output)})
+        output = Path(shutil.copytree(audited_output(bundle), tmp_path / "output"))
         state = load_tensors(output / "audit" / "copy_test.pt")
         notes = [json.loads(note.read_text()) for note in (output / "samples").glob("synthetic_*.json")]
         middle = sorted(note["audit"]["similarity"] for note in notes)[1]
@@ -78,7 +76,7 @@ def check_sums(folder: Path) -> None:
     assert listed == {name: file_hash(folder / name) for name in tree(folder) if name != "SHA256SUMS"}
 
 
-@every
+@kinds
 def test_a_data_set_without_an_audit_says_so_everywhere(bundle: Path, settings: Callable[..., dict]) -> None:
     overrides = settings(bundle)
     assert "found none: run audit.yaml first" in last_line(bundle, "release_dataset.yaml", **overrides)
@@ -175,10 +173,8 @@ def test_killed_at_any_time_it_ends_with_the_same_bytes(
     whole = release(bundle, {**overrides, "samples_dir": str(tmp_path / "whole"), "release_dir": str(tmp_path / "set")})
     killed, places = {**overrides, "samples_dir": str(tmp_path / "killed")}, [Path(__file__).parent, bundle.parents[1]]
     for moment in ("save:3", "croissant:0", "file_hash:5"):
-        command = [sys.executable, "-c", KILLED, str(bundle), json.dumps(killed), moment, *map(str, places)]
-        done = subprocess.run(
-            command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
-        )
+        command = ["-c", KILLED, str(bundle), json.dumps(killed), moment, *map(str, places)]
+        done = python(*command)
         assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
         assert not (Path(overrides["output_dir"]) / "dataset").exists(), "whole or not at all"
     resumed = release(bundle, killed)
@@ -245,7 +241,7 @@ def test_dicom_series_are_released_and_read_again(bundle: Path, settings: Callab
     assert torchio.ScalarImage(cases[0]["image"]).spatial_shape == read_series(cases[0]["image"]).array.shape
 
 
-@for_bundles_with("release_dataset.yaml", "audit.yaml")
+@kinds
 def test_the_layout_is_bids_where_the_bundle_names_a_suffix(bundle: Path, settings: Callable[..., dict]) -> None:
     folder = release(bundle, settings(bundle, audited=False))
     if not (folder / "dataset_description.json").is_file():

@@ -5,7 +5,6 @@ What holds for every training alike (killed ranks, resuming) is in test_multi_gp
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ import several_processes
 import torch
 from bundle_folders import REPOSITORY, read, run, tiny
 from monai.bundle import ConfigParser
-from several_processes import NOTES, bundle_arguments, environment, notes, taking_notes, torchrun
+from several_processes import NOTES, bundle_arguments, environment, notes, taking_notes
+from warm_processes import torchrun
 
 from medical_diffusion_components.cohorts.template import write_template_cohort
 
@@ -60,9 +60,8 @@ def test_losses_validation_and_weights_are_those_of_one_process(bundle: Path, da
     two.mkdir()
     configs = ["train.yaml", "multi_gpu_train.yaml"]
     arguments = bundle_arguments(bundle, "training", configs, settings(bundle, two, data, 2))
-    command = torchrun(2, several_processes.__file__, *arguments)
     variables = environment(**{NOTES: str(two / "notes")})
-    done = subprocess.run(command, cwd=two, capture_output=True, text=True, timeout=600, env=variables)
+    done = torchrun(2, several_processes.__file__, *arguments, cwd=two, env=variables)
     assert done.returncode == 0, done.stderr[-3000:]
 
     alone, *ranks = (notes(folder / "notes", "iterations", rank) for folder, rank in ((one, 0), (two, 0), (two, 1)))
