@@ -114,14 +114,16 @@ def printable(text: str) -> str:
 
 
 def check_writable(folder: str | os.PathLike) -> None:
-    """Make a folder and try it, before work is done whose results could not be kept.
+    """Try a folder, or the one in which it would be made, before work is done whose results could not be kept.
 
     Raises:
         OSError: it cannot be made, or nothing can be written into it.
     """
+    place = Path(folder).absolute()
+    while not place.exists():
+        place = place.parent
     try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=os.fspath(folder)):
+        with tempfile.TemporaryFile(dir=place):
             pass
     except OSError as error:
         raise type(error)(error.errno, f"cannot write to {os.fspath(folder)}: {error.strerror}") from error

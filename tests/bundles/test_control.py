@@ -105,15 +105,16 @@ def test_masks_are_synthesised_and_pairs_are_drawn_from_them(bundle: Path, tmp_p
     run(bundle, "train_masks.yaml", **settings)
     models, output = tmp_path / "models", tmp_path / "output"
     note = json.loads((models / "masks.json").read_text())
-    assert note["data"].startswith("embedded") and list(note["structures"]) == list(note["knobs"]["classes"])
+    assert note["data"].startswith("embedded") and list(note["structures"]) == list(note["knobs"]["label_classes"])
     assert len(list((output / "masks_training" / "pictures").glob("masks_*.png"))) == 1
     allow(models, fewest=10**8)
     assert "Train the generator of masks for longer" in last_line(bundle, "masks.yaml", **settings)
     allow(models, fewest=0)
     run(bundle, "masks.yaml", **settings)
     assert len(list((output / "masks").glob("mask_*.nii.gz"))) == 3
-    parser = workflow(bundle, "pairs.yaml", **settings, label_classes=note["knobs"]["classes"]).parser
-    branch = {"generator": file_hash(models / "model.pt"), "knobs": {"classes": note["knobs"]["classes"]}}
+    classes = note["knobs"]["label_classes"]
+    parser = workflow(bundle, "pairs.yaml", **settings, label_classes=classes).parser
+    branch = {"generator": file_hash(models / "model.pt"), "knobs": {"classes": classes}}
     save_weights(parser.get_parsed_content("branch"), models / "control.pt", branch)
     run(bundle, "pairs.yaml", **settings, masks="synthesised")
     listed = json.loads((output / "pairs" / "dataset.json").read_text())
@@ -148,7 +149,7 @@ def test_synthesised_masks_are_compared_with_those_of_the_training(bundle: Path,
     listed = json.loads((cohort / "dataset.json").read_text())
     cases = [case for split in SPLITS for case in listed[split]]
     (cohort / "dataset.json").write_text(
-        json.dumps({**listed, "training": cases[:3], "validation": [], "test": cases[3:]})
+        json.dumps({**listed, "training": cases[:3], "validation": cases[3:4], "test": cases[4:]})
     )
     run(bundle, "masks.yaml", **settings)
     copied = sorted((tmp_path / "output" / "masks").glob("mask_*.nii.gz"))[1]

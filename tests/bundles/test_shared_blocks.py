@@ -27,6 +27,7 @@ MASK_STAGES = ("train_masks.yaml", "masks.yaml", "evaluate_masks.yaml")  # a gen
 OWN_OF_MASKS = {
     "codec",
     "mask_block",
+    "mask_code_channels",
     "weights",
 }  # made from the training's masks and for its generator, or as the note has it
 # What a sibling says otherwise on purpose. Files: spacing and pictures come from the data or from the weights' note;

@@ -51,6 +51,7 @@ def test_a_folder_that_cannot_be_written_is_named_before_anything_else(command: 
         COMMANDS[command](unwritable)
 
 
-def test_trying_a_folder_makes_it_and_leaves_nothing_in_it(tmp_path: Path) -> None:
+def test_trying_a_folder_leaves_nothing_behind(tmp_path: Path) -> None:
     check_writable(tmp_path / "a" / "b")
-    assert list((tmp_path / "a" / "b").iterdir()) == []
+    check_writable(tmp_path)
+    assert list(tmp_path.iterdir()) == []
