@@ -233,7 +233,8 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
         known = result["rows"][0][column.heading] if result["rows"] else {}
         if (floor := known.get("real", known.get("floor"))) is not None:
             axis.axhline(floor, color="grey", linestyle=":", label="held-out volumes")
-        axis.set(title=column.heading, xlabel=f"{result['minutes_of']} minutes", xscale="log")
+        axis.set(title=column.heading, xlabel=f"{result['minutes_of']} minutes")
+        axis.set_xlim(left=0)
         axis.title.set_fontsize(9)
     figure.axes[0].legend(fontsize=8)
     FigureCanvasAgg(figure).print_png(path)
