@@ -9,8 +9,8 @@ The second form trains nothing: it judges weights that are finished, such as tho
 subjects that neither was trained on, and reads from the notes beside them how many volumes they were trained on.
 `--subjects` is the largest number that any of them was trained with, so that the test split is new to all.
 
-The command resumes: interrupted and repeated, it goes on from the last finished epoch, and what is done is not done
-again. `--finished_only` trains nothing more and judges what is there; the table names the trainings that are missing.
+After an interruption, repeat the command: it resumes after the last finished epoch and keeps every result.
+`--finished_only` trains nothing more and judges what is there; the table names the trainings that are missing.
 
 1. One cohort is written, with further subjects that no training sees.
 2. `adni_ldm` is trained for each seed, first stage and diffusion, as its configuration says. What it cost (processor time

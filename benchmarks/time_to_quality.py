@@ -9,8 +9,8 @@ change, so one training with the weights kept after each number of `--epochs` gi
 falls towards the end of a training, so each number of `--fast_epochs` is a training of its own. A point is what a user
 has who stops there: the weights that were best on held-out latents so far.
 
-The command resumes: interrupted and repeated, it goes on from the last finished epoch, and what is done is not done
-again. `--finished_only` trains nothing more and judges what is there.
+After an interruption, repeat the command: it resumes after the last finished epoch and keeps every result.
+`--finished_only` trains nothing more and judges what is there.
 
 Time is processor time of the second stage's process, start and validation included; where there is a GPU, by the clock.
 That of the first stage, which is the same for all, is stated apart. Each point makes `--volumes` volumes with 20 steps of

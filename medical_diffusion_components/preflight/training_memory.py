@@ -52,7 +52,6 @@ def training_memory(
     bundle_root: str | os.PathLike,
     image_size: Sequence[int],
     changed: Mapping[str, Any] = MappingProxyType({}),
-    **knobs: Any,
 ) -> dict[str, float]:
     """GB of a training step by stage, at ``image_size`` and otherwise as a bundle's own configurations say.
 
@@ -60,10 +59,9 @@ def training_memory(
         bundle_root: its ``configs`` hold ``train.yaml`` and, for latent diffusion, ``train_autoencoder.yaml``.
         image_size: voxels H, W, D of the prepared volumes; of crops, the configuration's ``roi_size`` counts.
         changed: what a run has in place of what the files say; expressions do not count.
-        knobs: the same, by name.
     """
     configs = Path(bundle_root) / "configs"
-    own = {id: value for id, value in {**changed, **knobs}.items() if not isinstance(value, str)}
+    own = {id: value for id, value in changed.items() if not isinstance(value, str)}
     train = {**ConfigParser.load_config_file(configs / "train.yaml"), **own}
     if "roi_size" in train:
         return {"Swin UNETR": swin_unetr_gb(train["roi_size"], train["batch_size"], train["feature_size"])}

@@ -47,7 +47,7 @@ def test_a_bundles_own_knobs_are_taken_unless_others_are_given():
         "first stage": first_stage_gb([64, 64, 64], 2),
         "diffusion": diffusion_gb([32, 32, 32], 10, 32),
     }
-    assert training_memory(bundle, [64, 64, 64], batch_size=3)["diffusion"] == diffusion_gb([32, 32, 32], 3, 32)
+    assert training_memory(bundle, [64, 64, 64], {"batch_size": 3})["diffusion"] == diffusion_gb([32, 32, 32], 3, 32)
     changed = {"denoiser_patch": [2, 2, 2], "denoiser_channels": 8, "base_channels": 4, "batch_size": "$3 * 1"}
     assert training_memory(bundle, [64, 64, 64], {**changed, "autoencoder_batch_size": 1, "train::x": 2}) == {
         "first stage": first_stage_gb([64, 64, 64], 1, 4),
