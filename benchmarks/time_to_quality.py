@@ -37,7 +37,6 @@ from medical_diffusion_components.files import write_atomically, write_json
 
 NAME = "time_to_quality"
 CONFIGS = BUNDLES / "adni_ldm" / "configs"
-OF_THE_FIRST_STAGE = {"perceptual_weight"}  # in fast.yaml
 FOR_EVER = 1.0e9  # minutes between two checkpoints within an epoch: they fall on its end, where the meter is read
 SAMPLING = {"sampler": "dpmpp_2m", "num_inference_steps": 20}
 PLANES = ("slices_yz", "slices_zx", "slices_xy")
@@ -80,7 +79,7 @@ def recipe(name: str) -> dict[str, Any]:
 
     fast, paper = (ConfigParser.load_config_file(CONFIGS / file) for file in ("fast.yaml", "train.yaml"))
     of = {"fast": fast, "paper": paper}[name]
-    return {id: of[id] for id in fast.keys() - OF_THE_FIRST_STAGE - {"epochs"}}
+    return {id: of[id] for id in fast.keys() - {"epochs"}}
 
 
 class Curves:
