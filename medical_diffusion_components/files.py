@@ -8,10 +8,16 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Concatenate, NamedTuple, ParamSpec
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = [
     "PACKAGE_NAME",
@@ -21,6 +27,7 @@ __all__ = [
     "files_below",
     "folder_setting",
     "printable",
+    "unfinished_folder",
     "versions",
     "write_atomically",
     "write_folder_atomically",
@@ -28,6 +35,7 @@ __all__ = [
 ]
 
 PACKAGE_NAME = "medical-diffusion-bundles"
+_PART = ".part_"  # in front of the name of what is not finished
 
 P = ParamSpec("P")
 
@@ -146,25 +154,89 @@ def write_atomically(
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=f"_{path.name}")
-        os.close(handle)
+        temporary, lock = _unfinished_file(path)
     except OSError as error:
         raise type(error)(error.errno, f"cannot write {path}: {error.strerror}") from error
-    temporary = Path(name)
     try:
         write(temporary, *args, **kwargs)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
+    except BaseException as error:  # not in any case: once it is renamed, another process may have one of that name
+        temporary.unlink(missing_ok=True)
+        if not isinstance(error, (OSError, RuntimeError)):
+            raise
         # torch reports a full disk as a RuntimeError about positions
         cause = error.__context__ if isinstance(error.__context__, OSError) else error
         free = shutil.disk_usage(path.parent).free / 2**20
         raise OSError(f"cannot write {path} ({free:,.0f} MiB free on its disk): {cause}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        _release(lock)
     return path
+
+
+def _unfinished_file(path: Path) -> tuple[Path, int | None]:
+    """An empty file beside ``path``, and its lock.
+
+    Its name follows from that of ``path``, so that whoever writes ``path`` again takes over what a killed process left.
+    Where another process is writing ``path``, or the disk knows no locks, the name is a random one.
+    """
+    own = path.with_name(f"{_PART}{path.name}")
+    lock = _claim(own, os.O_RDWR | os.O_CREAT)
+    if lock is not None:
+        os.truncate(lock, 0)
+        return own, lock
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=f"_{path.name}")
+    os.close(handle)
+    return Path(name), None
+
+
+@contextmanager
+def unfinished_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """An empty folder beside ``path``, removed at the end; what a killed process left in it is removed at the beginning.
+
+    As with files, it has a random name where another process has it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    own = path.with_name(f"{_PART}{path.name}")
+    with suppress(OSError):
+        own.mkdir(exist_ok=True)
+    lock = _claim(own, os.O_RDONLY)
+    if lock is None:
+        own = Path(tempfile.mkdtemp(dir=path.parent, prefix=".", suffix=f"_{path.name}"))
+    try:
+        for left in own.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        yield own
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+        _release(lock)
+
+
+def _claim(place: Path, flags: int) -> int | None:
+    """A descriptor that holds the lock of a file or folder until it is closed, as when its process is killed; None if
+    another one holds it, or there are no locks."""
+    if fcntl is None:
+        return None
+    try:
+        handle = os.open(place, flags, 0o600)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(handle), os.stat(place)):  # not renamed meanwhile by the one who held it
+            return handle
+    except OSError:
+        pass
+    os.close(handle)
+    return None
+
+
+def _release(lock: int | None) -> None:
+    if lock is not None:
+        os.close(lock)
 
 
 def write_folder_atomically(path: str | os.PathLike, write: Callable[[Path], object]) -> Path:
@@ -177,13 +249,12 @@ def write_folder_atomically(path: str | os.PathLike, write: Callable[[Path], obj
         OSError: the folder cannot be made or written, or the disk is full; what was at ``path`` is untouched.
     """
     path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = tempfile.TemporaryDirectory(dir=path.parent, prefix=".", suffix=f"_{path.name}")
-    except OSError as error:
-        raise type(error)(error.errno, f"cannot write {path}: {error.strerror}") from error
-    with beside as name:
-        new, old = Path(name) / "new", Path(name) / "old"
+    with ExitStack() as stack:
+        try:
+            beside = stack.enter_context(unfinished_folder(path))
+        except OSError as error:
+            raise type(error)(error.errno, f"cannot write {path}: {error.strerror}") from error
+        new, old = beside / "new", beside / "old"
         new.mkdir()
         try:
             write(new)

@@ -58,6 +58,8 @@ def volumes_by_id(folder: str | Path) -> dict[str, str]:
 
 
 def _key(path: Path) -> bytes:
+    if path.is_file() and path.stat().st_size == 0 and not path.with_name(LIST).exists():
+        path.unlink()  # of a process that was killed as it made the key, before any name was given
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from medical_diffusion_components.data.splits import SPLITS, split_patients
-from medical_diffusion_components.files import write_json
+from medical_diffusion_components.files import unfinished_folder, write_json
 from medical_diffusion_components.threads import one_thread
 
 __all__ = ["checked_size", "save_case", "split_entries", "with_conditions", "write_cohort", "write_subjects"]
@@ -59,12 +57,10 @@ def write_cohort(
     folder = Path(folder).expanduser()
     if _holds_cohort(folder, name, parameters, cases):
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        unfinished.chmod(0o755)  # mkdtemp keeps others out
+    with unfinished_folder(folder) as beside:
+        unfinished = beside / "new"
         for kind in KINDS:
-            (unfinished / kind).mkdir()
+            (unfinished / kind).mkdir(parents=True)
         datalist = {**fill(unfinished), _key(name): parameters}
         write_json(unfinished / "dataset.json", datalist)
         try:
@@ -72,8 +68,6 @@ def write_cohort(
         except OSError:  # another process was first: its cohort must be this one
             if not _holds_cohort(folder, name, parameters, cases):
                 raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return folder
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,13 @@ from medical_diffusion_components.data.conditions import Conditions
 from medical_diffusion_components.data.datasets import is_synthetic, nifti_files
 from medical_diffusion_components.distributed import gathered, process_rank
 from medical_diffusion_components.engine_state import running
-from medical_diffusion_components.files import check_writable, files_below, write_atomically, write_json
+from medical_diffusion_components.files import (
+    check_writable,
+    files_below,
+    unfinished_folder,
+    write_atomically,
+    write_json,
+)
 from medical_diffusion_components.weights import made_with
 
 __all__ = ["NiftiVolumes", "SyntheticVolumeWriter", "VolumeFormat", "note_path", "noted", "volume_format"]
@@ -224,9 +229,8 @@ class SyntheticVolumeWriter:
 
     def _verdict(self, path: Path, voxels: np.ndarray, affine: np.ndarray, note: Mapping[str, Any]) -> Any:
         """What the release filter says of a volume, as the audit reads it: from a NIfTI file, whatever the format."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.folder, prefix=".") as folder:
-            candidate = NiftiVolumes().path(Path(folder), path.name.removesuffix(".nii.gz"))
+        with unfinished_folder(path.with_name(f"{path.name}.judged")) as folder:
+            candidate = NiftiVolumes().path(folder, path.name.removesuffix(".nii.gz"))
             write_json(note_path(candidate), note)
             NiftiVolumes().save(candidate, voxels, affine, note)
             return self.release(candidate)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import hmac
+import stat
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,14 @@ def test_at_home_the_list_says_which_volume_is_which(tmp_path: Path) -> None:
     assert volumes_by_id(tmp_path) == dict(zip(ids, training.hashes))
     with (tmp_path / "at_home" / "training_volumes.csv").open(newline="") as file:
         assert [row["case_id"] for row in csv.DictReader(file)] == ["one", "two, or so"]
+
+
+def test_the_empty_key_of_a_killed_process_is_made_again(tmp_path: Path) -> None:
+    (tmp_path / "at_home").mkdir()
+    (tmp_path / "at_home" / "key.txt").touch()
+    first = training_ids(volumes("one"), tmp_path)
+    assert first == training_ids(volumes("one"), tmp_path)
+    assert stat.S_IMODE((tmp_path / "at_home" / "key.txt").stat().st_mode) == 0o600
 
 
 def test_a_damaged_key_is_refused(tmp_path: Path) -> None:
