@@ -10,7 +10,7 @@ from pathlib import PurePath
 
 __all__ = ["case_ids", "short_hash", "without_uids"]
 
-_UID = re.compile(r"(?<![\w.])[0-2]\.\d+(?:\.\d+){2,}(?!\w)")  # of DICOM, within a text
+_UID = re.compile(r"(?<![\w.])(?:[0-2]\.\d+(?:\.\d+){2,}|2\.25\.\d+)(?!\w)")  # of DICOM, within a text
 _LONGEST = 150  # characters: with what is added to it, a file's name stays below the 255 bytes of most disks
 
 

@@ -120,7 +120,8 @@ def test_numbers_that_float32_rounds_to_few_are_not_called_labels(tmp_path):
         assert case["status"] == "refused" and "expected intensities up to 1.68e+07" in case["text"]
 
 
-def test_reports_hold_no_identifier_of_a_header(tmp_path):
+@pytest.mark.parametrize("root", ["1.2.826.0.1.6.", "2.25.826000000016"])  # 2.25: of a UUID, with two dots alone
+def test_reports_hold_no_identifier_of_a_header(tmp_path, root):
     for name, number in (("a", 5), ("b", 5)):
         write_series(
             tmp_path / "raw" / name,
@@ -129,13 +130,13 @@ def test_reports_hold_no_identifier_of_a_header(tmp_path):
             modality="MR",
             patient_id="MILLER^ANNA",
             study_uid="1.2.826.0.1.5",
-            series_uid=f"1.2.826.0.1.6.{name == 'a':d}",
+            series_uid=f"{root}{name == 'a':d}",
         )
     sorted((tmp_path / "raw" / "a").iterdir())[2].unlink()
     prepare(tmp_path)
     shown = (tmp_path / "out" / "report.md").read_text() + (tmp_path / "out" / "report.json").read_text()
-    assert "missing_slices" in shown and short_hash("1.2.826.0.1.6.1") in shown
-    assert "1.2.826" not in shown and "MILLER" not in shown and str(tmp_path) not in shown
+    assert "missing_slices" in shown and short_hash(f"{root}1") in shown
+    assert "1.2.826" not in shown and root not in shown and "MILLER" not in shown and str(tmp_path) not in shown
 
 
 def test_a_name_that_is_no_text_can_be_reported(tmp_path, capsys):
