@@ -12,7 +12,7 @@ from scipy.stats import ks_2samp
 from tqdm import tqdm
 
 from medical_diffusion_components.control.structures import label_maps
-from medical_diffusion_components.files import versions, write_atomically, write_json
+from medical_diffusion_components.files import check_writable, versions, write_atomically, write_json
 from medical_diffusion_components.pages.page import Gallery, PageCase, PageVolume, write_page
 from medical_diffusion_components.transforms.load_volume import LoadVolume
 
@@ -102,6 +102,7 @@ class MaskEvaluation:
 
     def run(self) -> dict[str, Any]:
         """Compare, write the report, and return the content of ``mask_evaluation.json``."""
+        check_writable(self.folder)
         load = LoadVolume(self.axcodes)
         drawn = [load(path).as_tensor()[0].numpy().astype(np.uint8) for path in self.drawn]
         held_out = list(label_maps(self.held_out, self.classes, self.axcodes, self.image_size))

@@ -19,7 +19,7 @@ from monai.transforms import Compose
 from tqdm import tqdm
 
 from medical_diffusion_components.data.splits import SPLITS
-from medical_diffusion_components.files import versions, write_atomically, write_json
+from medical_diffusion_components.files import check_writable, versions, write_atomically, write_json
 from medical_diffusion_components.networks.scriptable_swin import ScriptableSwinUNETR
 from medical_diffusion_components.pages.page import Gallery, PageCase, PageVolume, write_page
 from medical_diffusion_components.reports.segmentation_report import mean_over_patients
@@ -163,6 +163,7 @@ class MaskObedience:
 
     def run(self) -> dict[str, Any]:
         """Segment everything, write the report and return the content of ``mask_obedience.json``."""
+        check_writable(self.folder)
         drawn = [self._judged(case) for case in tqdm(self.pairs, desc="synthetic", unit="volume")]
         held_out = [self._judged(case) for case in tqdm(self.real, desc="held out", unit="volume")]
         rows = {

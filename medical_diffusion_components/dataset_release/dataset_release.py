@@ -36,7 +36,13 @@ from medical_diffusion_components.dataset_release.layout import (
     write_volumes,
 )
 from medical_diffusion_components.distributed import process_rank
-from medical_diffusion_components.files import file_hash, files_below, write_folder_atomically, write_json
+from medical_diffusion_components.files import (
+    check_writable,
+    file_hash,
+    files_below,
+    write_folder_atomically,
+    write_json,
+)
 from medical_diffusion_components.reports.drawing import montage, save_montage
 from medical_diffusion_components.weights import WeightsError, made_with, provenance
 from medical_diffusion_components.workflow.lookup import bundle_modality, bundle_version
@@ -135,6 +141,7 @@ class DatasetRelease:
             raise WeightsError(f"expected weights at {self.weights}, but there is no such file")
         made = {**provenance(self.weights), **made_with(self.weights)}
         check_replaceable(self.release_dir)
+        check_writable(self.release_dir.parent)
         audit = check_audit(self.reports_dir / "audit", made["weights_sha256"], self.audited)
         licence = licence_of(self.licence, made)
         splits_of(range(self.num_volumes), *self.shares)  # too few volumes: said before any is drawn

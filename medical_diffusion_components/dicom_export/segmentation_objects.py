@@ -25,7 +25,7 @@ from medical_diffusion_components.dicom.headers import MIN_SLICES
 from medical_diffusion_components.dicom.series import SeriesGroup, find_series, read_volume
 from medical_diffusion_components.dicom.writing import derived_uid
 from medical_diffusion_components.engine_state import running
-from medical_diffusion_components.files import PACKAGE_NAME, file_hash, versions, write_atomically
+from medical_diffusion_components.files import PACKAGE_NAME, check_writable, file_hash, versions, write_atomically
 
 __all__ = ["DicomCases", "SegmentationObjects"]
 
@@ -68,6 +68,7 @@ class DicomCases:
 
     def cases(self) -> list[dict[str, str]]:
         """Write the volumes and list them with ``image`` and ``case_id``."""
+        check_writable(self.folder)
         return [{"image": str(self._written(name, group)), "case_id": name} for name, group in self.groups.items()]
 
     def _written(self, name: str, group: SeriesGroup) -> Path:

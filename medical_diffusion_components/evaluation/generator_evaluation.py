@@ -31,7 +31,7 @@ from medical_diffusion_components.evaluation.obedience import Obedience, Obedien
 from medical_diffusion_components.evaluation.older_figures import older_figures
 from medical_diffusion_components.evaluation.report import headline, markdown, rounded
 from medical_diffusion_components.evaluation.spaces import check_judges
-from medical_diffusion_components.files import file_hash, versions, write_atomically, write_json
+from medical_diffusion_components.files import check_writable, file_hash, versions, write_atomically, write_json
 from medical_diffusion_components.metrics.diversity import pair_similarities, published_ms_ssim
 from medical_diffusion_components.pages.dot_plot import dot_plot
 
@@ -125,6 +125,7 @@ class GeneratorEvaluation:
         Args:
             first_stage_metrics: PSNR, SSIM and codebook use of reconstructions, for the same report.
         """
+        check_writable(self.folder)
         cases = {"synthetic": self.synthetic(), "reference": self.reference, "training": self.training}
         cases |= {name: sampled() for name, sampled in self.guided.items()}
         if self.baseline is not None:

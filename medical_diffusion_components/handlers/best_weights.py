@@ -14,7 +14,7 @@ from monai.engines import Evaluator
 from torch import nn
 
 from medical_diffusion_components.engine_state import running
-from medical_diffusion_components.files import write_atomically
+from medical_diffusion_components.files import check_writable, write_atomically
 from medical_diffusion_components.weights import AT_HOME, load_weights, save_weights
 
 __all__ = ["BestWeights", "ForgetBest", "KeepUnlessBetter", "LatestWeights", "PublishWeights"]
@@ -38,6 +38,7 @@ class BestWeights:
         self.measuring = False
 
     def attach(self, evaluator: Evaluator) -> None:
+        check_writable(self.path.parent)  # now: the first validation comes after an epoch
         evaluator.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def measure_former(self, evaluator: Evaluator) -> float | None:
@@ -159,6 +160,7 @@ class PublishWeights:
         self.target = Path(target)
 
     def attach(self, engine: Engine) -> None:
+        check_writable(self.target.parent)
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
@@ -192,6 +194,7 @@ class LatestWeights:
         self.every_epochs = every_epochs
 
     def attach(self, engine: Engine) -> None:
+        check_writable(self.path.parent)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:

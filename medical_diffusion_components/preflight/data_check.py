@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from medical_diffusion_components.data.splits import SPLITS
-from medical_diffusion_components.files import folder_setting
+from medical_diffusion_components.files import check_writable, folder_setting
 from medical_diffusion_components.preflight.check_report import CheckReport, write_check
 from medical_diffusion_components.preflight.headers import read_facts, without_identifiers
 from medical_diffusion_components.preflight.look import look_at, within_budget
@@ -73,6 +73,7 @@ class DataCheck:
         Raises:
             FileNotFoundError, ValueError: the folder or the manifest cannot be used, as for `prepare`.
         """
+        check_writable(self.report_dir)
         with tempfile.TemporaryDirectory(prefix="check_") as scratch:  # for the index of headers
             allowed = self.preparation(dataset_dir=scratch).max_refused_share
             preparation = self.preparation(dataset_dir=scratch, max_refused_share=1.0)  # too many are reported below

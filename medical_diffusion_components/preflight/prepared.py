@@ -13,7 +13,7 @@ import torch
 
 from medical_diffusion_components.data.datasets import load_cases
 from medical_diffusion_components.data.splits import SPLITS
-from medical_diffusion_components.files import file_hash, folder_setting
+from medical_diffusion_components.files import check_writable, file_hash, folder_setting
 from medical_diffusion_components.preflight.check_report import SHEET, CheckReport, write_check
 from medical_diffusion_components.preflight.contact_sheet import contact_sheet
 from medical_diffusion_components.preflight.headers import on_ras_axes, read_facts, without_identifiers
@@ -73,6 +73,7 @@ class TrainingCheck:
         Raises:
             FileNotFoundError, NotADirectoryError, ValueError: as of ``load_cases``.
         """
+        check_writable(self.report_dir)
         cases = {split: load_cases(self.dataset_dir, split) for split in SPLITS}
         survey = survey_of(
             {case["case_id"]: Path(case["image"]) for listed in cases.values() for case in listed}, self.dataset_dir

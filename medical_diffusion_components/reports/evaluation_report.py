@@ -14,7 +14,7 @@ from torch import nn
 from medical_diffusion_components.data.training_of_weights import without_hashes
 from medical_diffusion_components.diffusion.noise_latent import NoiseLatent
 from medical_diffusion_components.engine_state import running
-from medical_diffusion_components.files import versions, write_json
+from medical_diffusion_components.files import check_writable, versions, write_json
 from medical_diffusion_components.reports.drawing import save_montage
 from medical_diffusion_components.reports.montages import VolumePictures
 
@@ -62,6 +62,7 @@ class EvaluationReport:
         self.pictures = VolumePictures(rows, num_volumes, spacing, axcodes)
 
     def attach(self, evaluator: Engine) -> None:
+        evaluator.add_event_handler(Events.STARTED, lambda _: check_writable(self.folder))
         evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
         evaluator.add_event_handler(Events.COMPLETED, self)
 

@@ -13,7 +13,7 @@ import numpy as np
 from ignite.engine import Engine, Events
 
 from medical_diffusion_components.engine_state import running
-from medical_diffusion_components.files import versions, write_atomically, write_json
+from medical_diffusion_components.files import check_writable, versions, write_atomically, write_json
 from medical_diffusion_components.metrics.bootstrap import bootstrap_mean
 from medical_diffusion_components.reports.drawing import save_montage
 from medical_diffusion_components.reports.segmentation_montage import SegmentationPictures
@@ -95,6 +95,7 @@ class SegmentationReport:
         self.predicted: list[list[bool]] = []  # and whether the prediction has it
 
     def attach(self, evaluator: Engine) -> None:
+        evaluator.add_event_handler(Events.STARTED, lambda _: check_writable(self.folder))
         evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
         evaluator.add_event_handler(Events.COMPLETED, self)
 
