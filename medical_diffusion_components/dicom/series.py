@@ -20,6 +20,14 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+from pydicom.uid import (
+    EnhancedCTImageStorage,
+    EnhancedMRImageStorage,
+    EnhancedPETImageStorage,
+    LegacyConvertedEnhancedCTImageStorage,
+    LegacyConvertedEnhancedMRImageStorage,
+    LegacyConvertedEnhancedPETImageStorage,
+)
 
 from medical_diffusion_components.dicom.checks import (
     SAME_DIRECTION,
@@ -45,6 +53,14 @@ __all__ = [
     "select_series",
 ]
 
+_ENHANCED = {  # their slices have no position of their own where it is looked for, even if there is one a file
+    EnhancedCTImageStorage,
+    EnhancedMRImageStorage,
+    EnhancedPETImageStorage,
+    LegacyConvertedEnhancedCTImageStorage,
+    LegacyConvertedEnhancedMRImageStorage,
+    LegacyConvertedEnhancedPETImageStorage,
+}
 _SAME_ECHO = 1e-3  # ms
 _NO_MAGNITUDE = {
     "P",
@@ -258,10 +274,11 @@ def check_group(group: SeriesGroup) -> Stack:
     for reason, text in group.doubts:
         raise SeriesRefused(reason, text)
     for header in group.slices:
-        if (header.frames or 1) != 1:
+        if (header.frames or 1) != 1 or header.sop_class in _ENHANCED:
             raise SeriesRefused(
                 Refusal.MULTI_FRAME,
-                f"expected one slice a file, got {header.frames:g} frames: convert to single slices",
+                f"expected one slice a file, got {header.frames or 1:g} frames of an enhanced or multi-frame object: "
+                "convert to single slices, or to NIfTI, as with dcm2niix",
             )
         if header.problem:
             raise SeriesRefused(Refusal.MISSING_TAG, f"{header.problem} in file {header.number} of the folder")

@@ -25,6 +25,7 @@ __all__ = [
     "parse_select",
     "participant_conditions",
     "read_participants",
+    "subject_of_folder",
 ]
 
 CARRIED = ("age", "sex", "group")  # columns of participants.tsv that go into dataset.json
@@ -55,6 +56,11 @@ def entities_of(inside: str) -> Entities:
     subject = f"sub-{values['sub']}" if "sub" in values else ""
     session = f"ses-{values['ses']}" if "ses" in values else ""
     return Entities(subject, session, values)
+
+
+def subject_of_folder(inside: str) -> str:
+    """The subject that the folders of a path name, whatever its file is called."""
+    return entities_of(str(PurePosixPath(inside).parent / "file")).subject
 
 
 def is_derivative(inside: str, bids_roots: Iterable[str]) -> bool:
@@ -137,6 +143,8 @@ def read_table(path: Path) -> str:
         ValueError: it is neither.
     """
     content = path.read_bytes()
+    if content.startswith(b"PK"):
+        raise ValueError(f"{path.name}: expected a text, got a file of a spreadsheet program: save it as CSV in UTF-8")
     try:
         return content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError as error:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from medical_diffusion_components.preparation.case import CaseResult
 from medical_diffusion_components.preparation.inventory import Inventory
+from medical_diffusion_components.preparation.patients import SIGNS
 
 __all__ = ["Checked", "leave_duplicates"]
 
@@ -28,6 +30,9 @@ def leave_duplicates(results: Sequence[CaseResult], inventory: Inventory, datase
 
     Without a manifest, a DICOM series is kept before a file, then the lower case id; the other's files are removed. With a
     manifest both stay, and it is a contradiction if they are in two splits.
+
+    One volume under two patients is a sign that they are one: unless the user has told whose scans are whose, they are
+    taken for one. Under three or more it is rather a template, and they are not; a remark says either.
     """
     results = sorted(results, key=lambda result: result.case_id)
     is_dicom = {case.case_id: bool(case.scan and case.scan.files) for case in inventory.cases}
@@ -35,6 +40,7 @@ def leave_duplicates(results: Sequence[CaseResult], inventory: Inventory, datase
     replaced: dict[str, CaseResult] = {}
     contradiction = None
     kept: list[tuple[CaseResult, np.ndarray]] = []
+    patients: dict[str, set[str]] = defaultdict(set)  # of the volume that was kept as this case
     for result in order:
         signature = np.array([value for output in result.outputs for value in output.get("signature", ())])
         twin = next((other for other, known in kept if _same(known, signature)), None)
@@ -43,6 +49,7 @@ def leave_duplicates(results: Sequence[CaseResult], inventory: Inventory, datase
                 kept.append((result, signature))
         elif result.split is None:
             text = f"the same volume as case {twin.case_id}"
+            patients[twin.case_id] |= {twin.patient_id, result.patient_id}
             replaced[result.case_id] = result._replace(status="aside", reason="same_volume", text=text, outputs=())
             for output in result.outputs:
                 for key in ("image", "label"):
@@ -53,7 +60,31 @@ def leave_duplicates(results: Sequence[CaseResult], inventory: Inventory, datase
             inventory.remarks.append(text)
             if twin.split != result.split:
                 contradiction = contradiction or f"{text}: the manifest must put them into one split, or leave one out"
-    return Checked([replaced.get(result.case_id, result) for result in results], contradiction)
+    results = [replaced.get(result.case_id, result) for result in results]
+    return Checked(_joined(results, patients, inventory), contradiction)
+
+
+def _joined(results: list[CaseResult], patients: Mapping[str, set[str]], inventory: Inventory) -> list[CaseResult]:
+    """The results, with one patient in the place of two that have a volume in common; a remark says so."""
+    told = bool(inventory.decided_by.keys() & {SIGNS["table"], SIGNS["pattern"]})
+    for case_id, same in sorted(patients.items()):
+        with_scans = sorted(same & {result.patient_id for result in results if result.outputs})
+        if len(with_scans) < 2:
+            continue
+        text = f"case {case_id} is the same volume as scans of other patients ({', '.join(with_scans[:4])})"
+        if told or len(with_scans) > 2:
+            inventory.remarks.append(
+                f"{text}: a template, or a scan that was filed twice. They stay different patients"
+            )
+            continue
+        inventory.remarks.append(
+            f"{text}: they are taken for one patient. If they are two, remove the scan that is not theirs, or say so with "
+            "--patients"
+        )
+        one, other = with_scans
+        results = [r._replace(patient_id=one) if r.patient_id == other else r for r in results]
+        patients = {key: {one if name == other else name for name in names} for key, names in patients.items()}
+    return results
 
 
 def _same(one: np.ndarray, other: np.ndarray) -> bool:

@@ -107,6 +107,8 @@ def why_no_scan(path: Path) -> str:
         return "unfinished download"
     if holds_nifti(path):
         return "NIfTI by its content, not by its name: rename it to .nii or .nii.gz"
+    if name.endswith(".hdr") and path.stat().st_size == _NIFTI_HEADER:
+        return "header whose voxels (.img) are not there"
     if name.endswith(_ARCHIVES):
         return "archive, not opened"
     if name.endswith(_NOT_READ):

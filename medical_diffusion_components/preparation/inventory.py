@@ -25,6 +25,7 @@ from medical_diffusion_components.preparation.bids import (
     read_participants,
     remark_on_unlisted,
     remark_on_values,
+    subject_of_folder,
 )
 from medical_diffusion_components.preparation.case_ids import case_ids, short_hash
 from medical_diffusion_components.preparation.dicom_index import DAMAGED, NO_DICOM, IndexedFile, index_dicom
@@ -261,7 +262,8 @@ def _volumes(inventory: Inventory, paths: Sequence[Path]) -> list[_Found]:
             continue
         inside = path.relative_to(inventory.root).as_posix()
         name = re.sub(VOLUME_ENDING, "", inside, flags=re.IGNORECASE)
-        found.append(_Found(name, inside, RawScan(str(path)), own, {"subject": entities_of(inside).subject}))
+        signs = {"subject": entities_of(inside).subject, "folder": subject_of_folder(inside)}
+        found.append(_Found(name, inside, RawScan(str(path)), own, signs))
     return found
 
 

@@ -11,6 +11,7 @@ import csv
 import hashlib
 import os
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -41,6 +42,8 @@ SIGNS = {
     "file": "nothing: each scan is taken for a patient of its own",
 }
 
+_FOLDER = "folder"  # the sign of the subject whose folder a scan lies in: of the same kind as that in its name
+
 
 class Grouping(NamedTuple):
     """Patient of each scan, in the scans' order; number of patients by what distinguished them; remarks."""
@@ -54,8 +57,8 @@ def group_patients(signs: Sequence[Mapping[str, str]]) -> Grouping:
     """Group scans by their signs.
 
     Args:
-        signs: of each scan: kind (a key of ``SIGNS``, or ``person``) -> value; ``file`` at least. With ``table`` or
-            ``pattern`` the others do not count.
+        signs: of each scan: kind (a key of ``SIGNS``, ``folder``, or ``person``) -> value; ``file`` at least. With
+            ``table`` or ``pattern`` the others do not count.
     """
     signs = [_decisive(own) for own in signs]
     parent = list(range(len(signs)))
@@ -67,8 +70,10 @@ def group_patients(signs: Sequence[Mapping[str, str]]) -> Grouping:
 
     first: dict[tuple[str, str], int] = {}
     for scan, own in enumerate(signs):
-        for sign in ((kind, _alike(kind, value)) for kind, value in own.items() if kind in SIGNS):
-            parent[top(scan)] = top(first.setdefault(sign, scan))
+        for kind, value in own.items():
+            if kind in SIGNS or kind == _FOLDER:
+                kind = "subject" if kind == _FOLDER else kind
+                parent[top(scan)] = top(first.setdefault((kind, _alike(kind, value)), scan))
     groups: dict[int, list[int]] = defaultdict(list)
     for scan in range(len(signs)):
         groups[top(scan)].append(scan)
@@ -107,7 +112,7 @@ class PatientTable:
         Raises:
             ValueError: no line names it, or two lines do and give it to two patients.
         """
-        places = [place for name in names for place in (name, *map(str, PurePosixPath(name).parents))]
+        places = [place for name in map(_composed, names) for place in (name, *map(str, PurePosixPath(name).parents))]
         found = [place for place in dict.fromkeys(places) if place in self.lines]
         if not found:
             raise ValueError(f"the table given as --patients has no line for {names[0]!r}")
@@ -172,7 +177,12 @@ def read_patient_table(path: str | os.PathLike, root: str | os.PathLike = "") ->
 def _inside(name: str, root: Path) -> str:
     """What a line of a table names, as a path inside the folder."""
     place = PurePosixPath(os.path.normpath(name.replace("\\", "/")))
-    return str(place.relative_to(root) if root.is_absolute() and place.is_relative_to(root) else place)
+    return _composed(str(place.relative_to(root) if root.is_absolute() and place.is_relative_to(root) else place))
+
+
+def _composed(name: str) -> str:
+    """A name whose accents are one with their letters: disks of a Mac part them, and keyboards do not."""
+    return unicodedata.normalize("NFC", name)
 
 
 def patient_of_pattern(pattern: str, inside: str) -> str:
@@ -217,7 +227,14 @@ def _remarks(signs: Sequence[Mapping[str, str]], patients: Sequence[str], torn: 
     if torn:
         remarks.append(
             f"{torn} patients have several PatientIDs within one study, frame of reference or subject, or PatientIDs that "
-            "differ in leading zeros alone: each is taken as one patient"
+            "differ in leading zeros alone: each is taken as one patient. If anonymisation wrote one identifier "
+            "everywhere, tell patients apart with --patients or --patient_pattern"
+        )
+    named = [{_alike("subject", own[key]) for key in (_FOLDER, "subject") if key in own} for own in signs]
+    if strays := [own for own, subjects in zip(signs, named) if len(subjects) > 1]:
+        remarks.append(
+            f"{len(strays)} scans are named for another subject than their folder (the first for {strays[0]['subject']}, "
+            f"in the folder of {strays[0][_FOLDER]}): the two are taken for one patient. If they are two, move the file"
         )
     spelt: dict[str, set[str]] = defaultdict(set)
     for own in signs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 from collections.abc import Hashable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +22,8 @@ from medical_diffusion_components.orientation import world_axes
 from medical_diffusion_components.transforms.volume_error import NamesItsFailure, VolumeError
 
 __all__ = ["LoadVolume", "LoadVolumed"]
+
+_GZIP = b"\x1f\x8b"
 
 
 class LoadVolume(Transform):
@@ -104,7 +107,10 @@ def _wrong_name(path: Path) -> str:
     """What is wrong with the name of a file whose content is compressed and its name does not say so, or the reverse."""
     with path.open("rb") as file:
         start = file.read(2)
-    is_gzip, named_gzip = start == b"\x1f\x8b", path.suffix.lower() == ".gz"
+    is_gzip, named_gzip = start == _GZIP, path.suffix.lower() == ".gz"
+    if is_gzip and named_gzip:
+        with suppress(Exception), gzip.open(path) as unpacked:  # why it cannot be unpacked is known
+            return "it is compressed twice: unpack it once" if unpacked.read(2) == _GZIP else ""
     if is_gzip == named_gzip or not start:
         return ""
     return f"it {'is' if is_gzip else 'is not'} compressed: rename it to {'.nii.gz' if is_gzip else '.nii'}"

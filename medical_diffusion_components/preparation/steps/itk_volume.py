@@ -11,6 +11,7 @@ from monai.data import MetaTensor
 from monai.utils import ImageMetaKey
 
 from medical_diffusion_components.preparation.segments import read_nrrd_header
+from medical_diffusion_components.preparation.steps.nifti_header import IDENTITY
 from medical_diffusion_components.transforms.volume_error import VolumeError
 
 __all__ = ["check_itk_header", "read_with_itk"]
@@ -85,6 +86,7 @@ def read_with_itk(path: str | os.PathLike) -> MetaTensor:
         raise VolumeError(f"{path}: cannot be read as a {what} volume of one layer: {cause}") from error
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = direction * spacing, origin
-    meta = {ImageMetaKey.FILENAME_OR_OBJ: path, REMARKS_KEY: check_itk_header(path)}
+    lost = (IDENTITY,) if np.array_equal(affine, np.eye(4)) else ()
+    meta = {ImageMetaKey.FILENAME_OR_OBJ: path, REMARKS_KEY: (*check_itk_header(path), *lost)}
     volume = torch.from_numpy(np.ascontiguousarray(voxels, dtype=np.float32)[None])
     return MetaTensor(volume, affine=torch.from_numpy(_TO_RAS @ affine), meta=meta)

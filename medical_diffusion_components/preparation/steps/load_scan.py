@@ -31,6 +31,7 @@ __all__ = ["LoadScan", "LoadScand", "RawScan", "check_file"]
 PADDING_KEY, PADDING_LIMIT_KEY = "padding_value", "padding_limit"
 _PLANES = ("sagittal", "coronal", "axial")  # their slices follow one another to the right, to the front, upwards
 _MIN_SLICES = 3
+_OBLIQUE = 30.0  # degrees: at 45 two planes are as near
 _THICK = 1.5  # times the next spacing: slices that are thicker have a plane
 _BLOCK = 1 << 20
 _SMALLEST_SPACING = 1e-4  # mm
@@ -120,6 +121,8 @@ class LoadScan(Transform):
         else:
             volume = self._read_nifti(scan.path)
         self.check_header(scan.path, tuple(volume.shape[1:]), np.asarray(volume.affine))
+        if _tilt(np.asarray(volume.affine)) > _OBLIQUE:
+            volume.meta[REMARKS_KEY] = (*volume.meta.get(REMARKS_KEY, ()), "oblique_slices")
         oriented = self.orient(_with_three_axes(volume))
         assert isinstance(oriented, MetaTensor)
         return oriented
@@ -234,6 +237,15 @@ def acquisition_plane(affine: np.ndarray) -> str | None:
     if spacing[thickest] < _THICK * np.sort(spacing)[1]:
         return None
     return _PLANES[int(np.argmax(np.abs(affine[:3, thickest])))]
+
+
+def _tilt(affine: np.ndarray) -> float:
+    """Degrees between the normal of slices that have a plane and the axis of that plane; 0 for those without."""
+    if acquisition_plane(affine) is None:
+        return 0.0
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    thickest = int(np.argmax(spacing))
+    return float(np.degrees(np.arccos(min(1.0, np.abs(affine[:3, thickest]).max() / spacing[thickest]))))
 
 
 def _as_stored(path: str) -> torch.Tensor:

@@ -14,8 +14,9 @@ import numpy as np
 
 from medical_diffusion_components.transforms.volume_error import VolumeError
 
-__all__ = ["NiftiHeader", "check_nifti_header"]
+__all__ = ["IDENTITY", "NiftiHeader", "check_nifti_header"]
 
+IDENTITY = "identity_affine"  # the remark on a header such as programs write where none is given to them
 _ALLOWED = 0.01  # of a voxel, at the corners of the volume
 _SPACING = 0.01  # by which the sizes of voxels may differ that a header states twice
 _STATISTICS = range(2, 25)  # intent codes of the values of a test
@@ -64,6 +65,8 @@ def check_nifti_header(
             remarks.append(f"affine_from_{affine_from}")
     elif sform is not None:
         _compare_spacing(path, sform, np.abs(np.asarray(header["pixdim"][1:4], dtype=float)), affine_from, remarks)
+    if not remarks and np.array_equal(np.abs(affine), np.eye(4)):  # of nibabel, or of ITK
+        remarks.append(IDENTITY)
     code = int(header["xyzt_units"]) % 8
     if code not in _UNITS:
         raise VolumeError(f"{path}: expected a unit of length (0 to 3) in xyzt_units, got {code}: mend the header")

@@ -6,7 +6,12 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_writing import write_series
-from pydicom.uid import EnhancedCTImageStorage, JPEGBaseline8Bit, JPEGLSNearLossless
+from pydicom.uid import (
+    EnhancedCTImageStorage,
+    JPEGBaseline8Bit,
+    JPEGLSNearLossless,
+    LegacyConvertedEnhancedCTImageStorage,
+)
 
 from medical_diffusion_components.dicom.series import Refusal, SeriesRefused, find_series, read_series
 
@@ -212,6 +217,18 @@ def test_enhanced_multi_frame_objects_are_refused_as_such(series, case):
     dataset.save_as(paths[0])
     assert len(find_series(case)) == 1
     with pytest.raises(SeriesRefused, match="got 30 frames") as caught:
+        read_series(case)
+    assert caught.value.reason is Refusal.MULTI_FRAME
+
+
+def test_enhanced_objects_of_one_frame_are_refused_as_such_and_not_for_what_they_lack(series, case):
+    for path in series():
+        dataset = pydicom.dcmread(path)
+        dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = LegacyConvertedEnhancedCTImageStorage
+        dataset.NumberOfFrames = 1
+        del dataset.ImagePositionPatient, dataset.ImageOrientationPatient, dataset.PixelSpacing
+        dataset.save_as(path)
+    with pytest.raises(SeriesRefused, match="1 frames of an enhanced .* dcm2niix") as caught:
         read_series(case)
     assert caught.value.reason is Refusal.MULTI_FRAME
 

@@ -334,3 +334,16 @@ def test_a_folder_of_maps_alone_is_what_somebody_wants(tmp_path):
     for name in ("a_ADC", "b_ADC"):
         nifti(tmp_path / f"{name}.nii.gz")
     assert not any("named like computed maps" in remark for remark in take_inventory(tmp_path).remarks)
+
+
+def test_a_header_without_its_voxels_is_called_so(tmp_path):
+    nib.save(
+        nib.Nifti1Pair(np.random.default_rng(0).normal(size=(6, 5, 4)).astype(np.float32), AFFINE), tmp_path / "a.hdr"
+    )
+    (tmp_path / "a.img").unlink()
+    nifti(tmp_path / "b.nii.gz")
+    (tmp_path / "panorama.hdr").write_bytes(b"#?RADIANCE")
+    assert take(tmp_path).num_aside == {
+        "header whose voxels (.img) are not there": 1,
+        "other file (text, table, picture)": 1,
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 import nibabel as nib
 import numpy as np
@@ -203,3 +204,32 @@ def test_patient_ids_that_differ_in_leading_zeros_alone_are_one_patient_and_that
     found, remarks = patients(tmp_path)
     assert found["a"] == found["b"] and found["d"] == found["e"] and len(set(found.values())) == 3
     assert any(remark.startswith("2 patients have") and "leading zeros alone" in remark for remark in remarks)
+
+
+def test_a_scan_named_for_another_subject_than_its_folder_joins_the_two_and_that_is_said(tmp_path):
+    for name in ("sub-01/anat/sub-01_T1w", "sub-01/anat/sub-04_T1w", "sub-04/anat/sub-04_T1w", "sub-2/anat/sub-02_T1w"):
+        nifti(tmp_path / f"{name}.nii.gz")
+    found, remarks = patients(tmp_path)
+    assert sorted(found.values()) == ["sub-01", "sub-01", "sub-01", "sub-02"]
+    (said,) = [remark for remark in remarks if "another subject than their folder" in remark]
+    assert said.startswith("1 scans") and "for sub-04, in the folder of sub-01" in said
+
+
+def test_accents_of_a_table_may_be_written_as_a_mac_or_as_a_keyboard_writes_them(tmp_path):
+    composed, parted = (unicodedata.normalize(form, "M\u00fcller") for form in ("NFC", "NFD"))
+    assert composed != parted
+    for on_disk, in_table in ((parted, composed), (composed, parted)):
+        root = tmp_path / f"raw_{len(on_disk)}"
+        nifti(root / on_disk / "T1.nii.gz")
+        table = tmp_path / "who.csv"
+        table.write_text(f"file,patient\n{in_table},7\n")
+        inventory = take_inventory(root, Selection(patients=table))
+        assert [case.patient_id for case in inventory.cases] == ["7"] and inventory.remarks == []
+
+
+def test_a_spreadsheet_in_the_place_of_a_table_is_called_so(tmp_path):
+    nifti(tmp_path / "raw" / "a.nii.gz")
+    table = tmp_path / "who.xlsx"
+    table.write_bytes(b"PK\3\4" + bytes(200))
+    with pytest.raises(ValueError, match="who.xlsx: expected a text, got a file of a spreadsheet program"):
+        take_inventory(tmp_path / "raw", Selection(patients=table))

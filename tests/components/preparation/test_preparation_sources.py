@@ -213,3 +213,37 @@ def test_broken_links_above_the_allowed_share_are_an_error_before_anything_is_ma
 def test_a_folder_that_the_command_line_took_for_something_else_is_explained(tmp_path, value):
     with pytest.raises(ValueError, match=r"Write \./ before the name"):
         Preparation(value, tmp_path / "out", steps(), THREADS)
+
+
+def bids(tmp_path, subject, session, seed):
+    name = f"sub-{subject}_ses-{session}_T1w.nii.gz"
+    return write_scan(tmp_path / "raw" / f"sub-{subject}" / f"ses-{session}" / "anat" / name, seed)
+
+
+def test_two_patients_who_share_a_volume_are_one_and_that_is_said(tmp_path):
+    for number, subject in enumerate(("01", "02", "03", "04")):
+        bids(tmp_path, subject, 2, number)
+    shared = bids(tmp_path, "01", 1, 9)
+    shutil.copy(shared, bids(tmp_path, "02", 1, 9))
+    report = prepare(tmp_path)
+    owners = {result.case_id[:12]: result.patient_id for result in report.results}
+    assert owners["sub-01_ses-2"] == owners["sub-02_ses-2"] == "sub-01" and owners["sub-03_ses-2"] == "sub-03"
+    listed = [entry for split in SPLITS for entry in load_cases(tmp_path / "out", split)]
+    assert {entry["patient_id"] for entry in listed} == {"sub-01", "sub-03", "sub-04"} and len(listed) == 5
+    (said,) = [remark for remark in report.inventory.remarks if "are taken for one patient" in remark]
+    assert "is the same volume as scans of other patients (sub-01, sub-02)" in said
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_volume_of_three_patients_or_of_two_that_are_told_apart_joins_none(tmp_path, told):
+    subjects = ("01", "02", "03", "04")
+    for number, subject in enumerate(subjects):
+        bids(tmp_path, subject, 2, number)
+    for subject in subjects[: 2 if told else 3]:
+        bids(tmp_path, subject, 1, 9)
+    table = tmp_path / "who.csv"
+    table.write_text("".join(f"sub-{subject},sub-{subject}\n" for subject in subjects))
+    report = prepare(tmp_path, **({"patients": table} if told else {}))
+    assert {result.patient_id for result in report.results if result.outputs} == {f"sub-{s}" for s in subjects}
+    (said,) = [remark for remark in report.inventory.remarks if "the same volume" in remark]
+    assert said.endswith("They stay different patients")

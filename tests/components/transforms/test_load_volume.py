@@ -1,5 +1,7 @@
 """Reading NIfTI: one volume on RAS axes, or one error that names the file."""
 
+import gzip
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -155,3 +157,10 @@ def test_a_name_that_says_wrongly_whether_a_file_is_compressed_is_explained(tmp_
     (tmp_path / written).rename(tmp_path / named)
     with pytest.raises(VolumeError, match=rf"compressed: rename it to {right}$"):
         LoadVolume()(tmp_path / named)
+
+
+def test_a_file_that_is_compressed_twice_is_called_so(tmp_path):
+    nib.save(nib.Nifti1Image(np.zeros((3, 4, 5), np.float32), np.eye(4)), tmp_path / "a.nii.gz")
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress((tmp_path / "a.nii.gz").read_bytes()))
+    with pytest.raises(VolumeError, match="it is compressed twice: unpack it once$"):
+        LoadVolume()(tmp_path / "a.nii.gz")

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from dicom_writing import write_series
 from monai.transforms import CenterSpatialCrop, SpatialPad
+from scipy.spatial.transform import Rotation
 
 from medical_diffusion_components.dicom.refusal import SeriesRefused
-from medical_diffusion_components.preparation.steps.load_scan import PADDING_KEY, LoadScan, RawScan
+from medical_diffusion_components.preparation.steps.load_scan import PADDING_KEY, LoadScan, LoadScand, RawScan
 from medical_diffusion_components.preparation.steps.load_slice_stack import LoadSliceStack
 from medical_diffusion_components.transforms.volume_error import VolumeError
 
@@ -143,3 +144,16 @@ def test_a_file_that_the_system_does_not_let_be_read_is_named(tmp_path, monkeypa
     monkeypatch.setattr("pathlib.Path.open", denied)
     with pytest.raises(VolumeError, match=r"a.nii.gz: the file cannot be read: Permission denied"):
         LoadScan()(tmp_path / "a.nii.gz")
+
+
+@pytest.mark.parametrize(("degrees", "noted"), [(0, False), (29, False), (31, True), (44, True)])
+@pytest.mark.parametrize("thick", [True, False])
+def test_slices_that_lie_between_two_planes_are_remarked_on(tmp_path, degrees, noted, thick):
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("x", degrees, degrees=True).as_matrix() @ np.diag([1, 1, 4 if thick else 1])
+    affine[:3, 3] = 5
+    nib.save(
+        nib.Nifti1Image(np.random.default_rng(0).normal(size=(7, 6, 5)).astype(np.float32), affine), tmp_path / "a.nii"
+    )
+    data = LoadScand("image")({"image": str(tmp_path / "a.nii")})
+    assert ("oblique_slices" in data.get("notes", {})) == (noted and thick)

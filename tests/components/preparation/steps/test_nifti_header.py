@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
 
 from medical_diffusion_components.preparation.steps.load_scan import LoadScan, LoadScand
 from medical_diffusion_components.transforms.volume_error import VolumeError
@@ -68,7 +69,7 @@ def test_what_the_header_does_not_say_is_noticed(tmp_path):
 )
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
 def test_slopes_and_intents_are_read_as_they_stand_in_the_file(tmp_path, place, value, noted, ending):
-    content = bytearray(Path(write(tmp_path / "a.nii", np.eye(4), np.eye(4))).read_bytes())
+    content = bytearray(Path(write(tmp_path / "a.nii", moved(2), moved(2))).read_bytes())
     content[place : place + len(value)] = value
     path = tmp_path / f"b{ending}"
     path.write_bytes(gzip.compress(content) if ending == ".nii.gz" else content)
@@ -126,3 +127,16 @@ def test_microns_become_millimetres_and_an_unknown_unit_is_refused(tmp_path):
     nib.save(image, tmp_path / "c.nii")
     with pytest.raises(VolumeError, match=r"expected a unit of length \(0 to 3\) in xyzt_units, got 5"):
         LoadScan()(str(tmp_path / "c.nii"))
+
+
+@pytest.mark.parametrize("ending", ["nibabel.nii.gz", "itk.nii.gz", "itk.mha", "itk.nrrd"])
+def test_a_header_that_nobody_filled_in_is_remarked_on(tmp_path, ending):
+    path = str(tmp_path / ending)
+    for origin, notes in ((0.0, {"identity_affine": True}), (1.5, {})):
+        if ending.startswith("itk"):
+            image = SimpleITK.GetImageFromArray(VOXELS)
+            image.SetOrigin((origin, 0.0, 0.0))
+            SimpleITK.WriteImage(image, path)
+        else:
+            nib.save(nib.Nifti1Image(VOXELS, moved(origin)), path)
+        assert LoadScand("image")({"image": path}).get("notes", {}) == notes
