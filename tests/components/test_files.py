@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import stat
 import subprocess
 import sys
@@ -252,3 +253,42 @@ def test_a_folder_that_may_be_listed_and_not_entered_hides_none_of_the_others(tm
     monkeypatch.setattr(Path, "is_file", denied)
     found = files_below(tmp_path)
     assert found.files == [tmp_path / "open" / "a"] and found.unreadable == [tmp_path / "closed" / "a"]
+
+
+@pytest.mark.parametrize("write", [write_atomically, write_folder_atomically])
+def test_the_repeat_leaves_nothing_of_a_killed_process(tmp_path: Path, write) -> None:
+    path = tmp_path / "result"
+
+    def make(place: Path) -> None:
+        (place / "a" if place.is_dir() else place).write_text("whole")
+
+    def killed(place: Path) -> None:
+        (place / "half" if place.is_dir() else place).write_text("much longer than the whole")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        write(path, killed)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert [left.name for left in tmp_path.iterdir()] == [".part_result"]
+    write(path, make)
+    assert list(tmp_path.iterdir()) == [path]
+    assert [file.read_text() for file in ([path] if path.is_file() else path.iterdir())] == ["whole"]
+
+
+@pytest.mark.parametrize("write", [write_atomically, write_folder_atomically])
+def test_two_who_write_one_file_do_not_meet(tmp_path: Path, write) -> None:
+    path = tmp_path / "result"
+
+    def fill(text: str, place: Path) -> None:
+        (place / text if place.is_dir() else place).write_text(text)
+
+    def outer(place: Path) -> None:
+        fill("outer", place)
+        write(path, partial(fill, "inner"))
+        names = [file.read_text() for file in (path.iterdir() if path.is_dir() else [path])]
+        assert names == ["inner"] and (place.is_dir() or place.read_text() == "outer")
+
+    write(path, outer)
+    assert list(tmp_path.iterdir()) == [path]
+    assert [file.read_text() for file in ([path] if path.is_file() else path.iterdir())] == ["outer"]
