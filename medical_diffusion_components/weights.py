@@ -119,7 +119,9 @@ def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
     return state
 
 
-def load_weights(module: nn.Module, path: str | os.PathLike, knobs: Mapping[str, Any] | None = None) -> str:
+def load_weights(
+    module: nn.Module, path: str | os.PathLike, knobs: Mapping[str, Any] | None = None, part: str = ""
+) -> str:
     """Load a plain state dict into ``module``, every tensor of it, and return the file's SHA-256.
 
     Weights that came with the bundle are announced in a banner, so that nobody takes them for a training of their own.
@@ -128,12 +130,14 @@ def load_weights(module: nn.Module, path: str | os.PathLike, knobs: Mapping[str,
         module: gets the weights.
         path: of the weights; the note beside them is read.
         knobs: those that ``module`` was built with, to be held against those of the training; None compares shapes alone.
+        part: name of the part of the file's network that ``module`` is, such as ``first_stage``; empty: all of it.
 
     Raises:
         WeightsError: the file is missing or damaged, it was trained with other knobs, or its tensors are not those of
             ``module``.
     """
-    state = read_state(path)
+    prefix = f"{part}." if part else ""
+    state = {n.removeprefix(prefix): tensor for n, tensor in read_state(path).items() if n.startswith(prefix)}
     _check_knobs(path, knobs or {})
     for name, part in module.named_modules():  # parts whose shape is learned from the weights
         if hasattr(part, "adapt_to_weights"):

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from medical_diffusion_components.audit.copy_audit import AuditResult
 from medical_diffusion_components.audit.copy_test import NOT_ANONYMOUS, VERDICTS
+from medical_diffusion_components.audit.strata import strata_in_words
 from medical_diffusion_components.audit.training_ids import volumes_by_id
 from medical_diffusion_components.audit.volumes import Preprocessing
 from medical_diffusion_components.data.training_of_weights import without_hashes
@@ -134,6 +135,7 @@ def summary(result: AuditResult, facts: Mapping[str, Any]) -> dict[str, Any]:
         "data_copying_z": _rounded(result.data_copying),
         "membership": _plain(result.membership),
         "published_rule": _plain(result.published),
+        **({"strata": _plain(result.strata)} if result.strata else {}),
         "duplicates_in_training": [
             {"one": one, "other": other, "similarity": _rounded(found)} for one, other, found in result.duplicates
         ],
@@ -246,6 +248,7 @@ def markdown(report: Mapping[str, Any]) -> str:
             "|---|---|---|",
             *lines,
             "",
+            *(strata_in_words(report["strata"]) if "strata" in report else ()),
             _duplicates(report["duplicates_in_training"]),
             "",
             "Intervals are at 95 %, errors are standard errors. The test finds volumes that resemble a training volume "
@@ -308,6 +311,8 @@ def _plain(value: Any) -> Any:
     """Named tuples as dictionaries, numbers with 6 digits."""
     if hasattr(value, "_asdict"):
         return {key: _plain(part) for key, part in value._asdict().items()}
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(part) for part in value]
     return _rounded(value)

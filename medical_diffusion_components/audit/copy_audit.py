@@ -23,6 +23,7 @@ from medical_diffusion_components.audit.proximity import (
     published_rule,
 )
 from medical_diffusion_components.audit.similarity import TrainingBank, merge_groups, similar_pairs
+from medical_diffusion_components.audit.strata import Strata, by_stratum
 from medical_diffusion_components.audit.training_ids import training_ids
 from medical_diffusion_components.audit.views import RandomViews
 from medical_diffusion_components.audit.volumes import (
@@ -78,6 +79,7 @@ class AuditResult(NamedTuple):
     duplicates: list[tuple[str, str, float]]
     sources: list[dict]  # the training cases, for pictures; never written down
     facts: dict[str, Any]
+    strata: Strata | None  # None: the generator has no conditions
 
 
 class CopyAudit:
@@ -99,7 +101,8 @@ class CopyAudit:
         alpha: share of innocent volumes that may be withheld.
         encoder_training: of the contrastive encoder.
         num_membership_volumes: at most so many training volumes are used for the membership test.
-        conditions: those that the generator was trained with, for the membership test.
+        conditions: those that the generator was trained with, for the membership test and the strata.
+        strata: of the training patients, as the note beside the weights has them.
         device: where to compute.
         seed: of what is drawn.
 
@@ -124,6 +127,7 @@ class CopyAudit:
         encoder_training: ContrastiveTraining | None = None,
         num_membership_volumes: int = 200,
         conditions: Conditions | None = None,
+        strata: Sequence[Mapping[str, Any]] = (),
         device: torch.device | str = "cpu",
         seed: int = 0,
     ) -> None:
@@ -141,6 +145,7 @@ class CopyAudit:
         self.encoder_training = encoder_training
         self.num_membership_volumes = num_membership_volumes
         self.conditions = conditions
+        self.strata = list(strata)
         self.device = device
         self.seed = seed
 
@@ -232,6 +237,9 @@ class CopyAudit:
             prepared.duplicates,
             self.training,
             facts,
+            by_stratum(samples, verdicts, self.conditions, self.strata, self.alpha, len(self.held_out))
+            if self.conditions
+            else None,
         )
 
     def _membership(self, training: list[dict]) -> Membership:

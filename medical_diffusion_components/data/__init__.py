@@ -1,6 +1,6 @@
 """What training reads: cases and their splits, loading that can resume, cached latents, volumes sampled on the fly."""
 
-from medical_diffusion_components.data.condition_requests import RequestedConditions, condition_strata
+from medical_diffusion_components.data.condition_requests import RequestedConditions, condition_strata, stratum_of
 from medical_diffusion_components.data.conditions import Conditions, Variable
 from medical_diffusion_components.data.datasets import (
     EMBEDDED,
@@ -67,6 +67,7 @@ __all__ = [
     "sided_classes",
     "smallest_training_split",
     "split_patients",
+    "stratum_of",
     "trained_on",
     "training_volumes",
     "volumes_to_segment",

@@ -19,7 +19,7 @@ from torch import Tensor
 from medical_diffusion_components.chance import numpy_generator, seed_of_name
 from medical_diffusion_components.data.conditions import Conditions, Variable
 
-__all__ = ["RequestedConditions", "condition_strata"]
+__all__ = ["RequestedConditions", "condition_strata", "stratum_of"]
 
 BINS = (8, 4, 2, 1)  # of a continuous variable's range, the finest first
 KEPT = 0.9  # share of the patients that the table is to count
@@ -66,12 +66,46 @@ def condition_strata(conditions: Conditions, cases: Sequence[Mapping[str, Any]],
     }
 
 
+def stratum_of(
+    conditions: Conditions, strata: Sequence[Mapping[str, Any]], values: Mapping[str, Any]
+) -> tuple[dict[str, Any], int]:
+    """The combination of bins and categories that a volume was asked for, and how many training patients have it.
+
+    Args:
+        conditions: those that the weights were trained with.
+        strata: as :func:`condition_strata` makes them, from which the bins follow.
+        values: of the volume. A missing one was left to the network, so training patients with any value have it.
+
+    Returns:
+        name -> bin ``[low, high]``, ``"below 50"`` or ``"above 90"`` outside the declared range, category, or None; and
+        the patients that ``strata`` count, 0 for a combination that is not among them.
+    """
+    counted = [counted["stratum"] for counted in strata]
+    widths = [
+        (variable.high - variable.low) / (part[1] - part[0])
+        for variable in conditions.variables
+        for part in (stratum[variable.name] for stratum in counted)
+        if isinstance(part, list)
+    ]
+    bins = round(max(widths, default=1))
+    stratum = {variable.name: _part(variable, values[variable.name], bins) for variable in conditions.variables}
+    patients = [
+        one["patients"]
+        for one in strata
+        if all(part is None or part == one["stratum"][name] for name, part in stratum.items())
+    ]
+    return stratum, sum(patients)
+
+
 def _part(variable: Variable, value: Any, bins: int) -> Any:
     """The bin ``[low, high]`` of a continuous value; a category, or None, as it is."""
     if value is None or variable.values:
         return value
+    margin = 1e-5 * (variable.high - variable.low)  # values have been rounded
+    if not variable.low - margin <= value <= variable.high + margin:
+        return f"below {variable.low:g}" if value < variable.low else f"above {variable.high:g}"
     edges = np.linspace(variable.low, variable.high, bins + 1)
-    place = min(int(np.searchsorted(edges, value, side="right")), bins) - 1
+    place = min(max(int(np.searchsorted(edges, value, side="right")), 1), bins) - 1
     return [float(edges[place]), float(edges[place + 1])]
 
 

@@ -68,6 +68,7 @@ def test_planted_training_volumes_are_found_and_withheld(bundle: Path, trained: 
         ids = {row["sha256"]: row["id"] for row in csv.DictReader(file)}
     assert set(report["memorised"]["sources"]) == {ids[file_hash(source)] for source in sources}
     assert report["flagged"]["volumes"] == 5 and report["facts"]["held_out_patients"] >= 22
+    assert "strata" not in report, "nobody asked for anything"
     assert report["headline"] in printed and "2 of 5 synthetic volumes are copies of 2 training" in report["headline"]
     for number, source in enumerate(sources):
         note = json.loads((tmp_path / "samples" / f"planted_{number}.json").read_text())["audit"]

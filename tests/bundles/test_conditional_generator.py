@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -234,6 +235,32 @@ def test_an_evaluation_says_whether_what_was_asked_for_was_made(
     assert not np.array_equal(one, two)
     assert "Asked and measured" in (tmp_path / "evaluation" / "evaluation.html").read_text()
     assert "## obedience: age" in (tmp_path / "evaluation" / "evaluation.md").read_text()
+
+
+def test_an_audit_says_what_it_found_in_each_combination(asked_for: Trained, cohort: Path, tmp_path: Path) -> None:
+    """Volumes as the note has patients, and an age that nobody has; more held-out patients than were trained with."""
+    data = Path(shutil.copytree(cohort, tmp_path / "data"))
+    content = json.loads((data / "dataset.json").read_text())
+    content["test"] += [{**case(data, number), "conditions": {"age": 60, "sex": "F"}} for number in range(20, 37)]
+    (data / "dataset.json").write_text(json.dumps(content))
+    samples = tmp_path / "samples"
+    run(BUNDLE, "inference.json", **sampling(asked_for, samples))
+    wanted = {"conditions": {"age": 95, "sex": "F"}, "allow_extrapolation": True, "seed": 2, "num_volumes": 1}
+    run(BUNDLE, "inference.json", **sampling(asked_for, samples, **wanted))
+    overrides = {"models_dir": str(asked_for.models), "output_dir": str(tmp_path / "output"), "encoder_steps": 2}
+    overrides |= {"dataset_dir": str(data), "samples_dir": str(samples), "num_inference_steps": 5}
+    run(BUNDLE, "audit.yaml", **overrides)
+    strata = json.loads((tmp_path / "output" / "audit" / "audit.json").read_text())["strata"]
+    assert strata["rare"]["flagged"]["volumes"] == 1 and strata["not_noted"] is None
+    assert strata["each"][0]["conditions"] == {"age": "above 90", "sex": "F"} and strata["each"][0]["patients"] is None
+    drawn = strata["each"][1:]
+    counted = provenance(asked_for.models / "model.pt")["condition_strata"]
+    assert sum(stratum["flagged"]["volumes"] for stratum in drawn) == 2
+    for stratum in drawn:
+        known = [one["patients"] for one in counted if one["stratum"] == stratum["conditions"]]
+        assert [stratum["patients"]] == known and not stratum["enough"]
+    text = (tmp_path / "output" / "audit" / "audit.md").read_text()
+    assert "| age above 90; sex F | not counted |" in text
 
 
 def test_conditions_that_the_data_do_not_have_are_refused_before_sampling(

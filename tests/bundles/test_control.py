@@ -15,6 +15,7 @@ from bundle_folders import REPOSITORY, for_bundles_with, last_line, read, run, t
 from medical_diffusion_components.data import load_cases
 from medical_diffusion_components.data.splits import SPLITS
 from medical_diffusion_components.files import file_hash
+from medical_diffusion_components.networks import ScriptableSwinUNETR
 from medical_diffusion_components.weights import load_tensors, save_weights
 
 pytestmark = pytest.mark.slow
@@ -125,6 +126,48 @@ def test_masks_are_synthesised_and_pairs_are_drawn_from_them(bundle: Path, tmp_p
         assert said["source"] == "synthesised" and said["mask_weights_sha256"] == file_hash(models / "masks.pt")
         drawn = nib.load(output / "masks" / f"mask_{said['mask_seed']:06d}.nii.gz")
         np.testing.assert_array_equal(nib.load(output / "pairs" / entry["label"]).dataobj, np.asarray(drawn.dataobj))
+
+
+@one
+def test_obedience_is_measured_beside_what_the_first_stage_lets_through(bundle: Path, tmp_path: Path) -> None:
+    settings = with_generator(bundle, tmp_path)
+    parser = workflow(bundle, "train_control.yaml", **settings).parser
+    cohort, classes = Path(parser.get_parsed_content("data_dir")), parser.get_parsed_content("label_classes")
+    listed = json.loads((cohort / "dataset.json").read_text())
+    cases = [case for split in SPLITS for case in listed[split]]
+    split = {"training": cases[:-3], "validation": cases[-3:-2], "test": cases[-2:]}
+    (cohort / "dataset.json").write_text(json.dumps({**listed, **split}))
+    models = tmp_path / "models"
+    branch = {"generator": file_hash(models / "model.pt"), "knobs": {"classes": classes}}
+    parser = workflow(bundle, "pairs.yaml", **settings, label_classes=classes).parser
+    save_weights(parser.get_parsed_content("branch"), models / "control.pt", branch)
+    run(bundle, "pairs.yaml", **settings, masks_dir=str(cohort / "labels"))
+    swin: dict = {"feature_size": 12, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 1, 1], "window_size": [2, 2, 2]}
+    segmenter = tmp_path / "segmenter.pt"
+    knobs = {**swin, "classes": classes, "roi_size": [64, 32, 32], "axcodes": "RAS", "image_channels": 1}
+    save_weights(ScriptableSwinUNETR(1, len(classes), **swin), segmenter, {"knobs": knobs})
+    given = {"dataset_dir": str(cohort), "segmenter": str(segmenter)}
+    run(bundle, "evaluate_pairs.yaml", **settings, **given)
+
+    folder = tmp_path / "output" / "pairs_evaluation"
+    report = json.loads((folder / "mask_obedience.json").read_text())
+    assert list(report["dice"]) == ["synthetic", "floor", "first_stage", "ceiling"] and report["held_out"] == 2
+    assert report["generator"] == file_hash(models / "model.pt")
+    again = sorted((folder / "reconstructions").glob("*.nii.gz"))
+    assert len(again) == 2, "the held-out volumes, once each"
+    network = workflow(bundle, "edit.yaml", **settings).parser.get_parsed_content("network_def")
+    network.load_state_dict(load_tensors(models / "model.pt"))
+    expected = []
+    for case in cases[-2:]:
+        volume = torch.from_numpy(nib.load(cohort / case["image"]).get_fdata(dtype=np.float32))[None, None]
+        volume = (volume - volume.min()) / (volume.max() - volume.min()) * 2 - 1
+        with torch.no_grad():
+            latent = network.first_stage.eval().encode_stage_2_inputs(volume)
+            expected.append((network.first_stage.decode_stage_2_outputs(latent)[0, 0].clamp(-1, 1) + 1) * 127.5)
+    found = [torch.from_numpy(nib.load(path).get_fdata(dtype=np.float32)) for path in again]
+    assert all(min(float((one - other).abs().max()) for other in found) < 0.01 for one in expected)
+    said = last_line(bundle, "evaluate_pairs.yaml", **{**settings, **given, "num_codes": 9})
+    assert "model.pt was trained with num_codes" in said
 
 
 @one

@@ -200,3 +200,15 @@ def test_knobs_that_contradict_the_note_are_refused_by_name(tmp_path: Path) -> N
     ) as found:
         load_weights(nn.Linear(1, 1), path, {"depths": [1, 1], "heads": 4, "width": 5})
     assert "width" not in str(found.value)
+
+
+def test_a_part_of_a_network_loads_what_is_its_own(tmp_path: Path) -> None:
+    whole = nn.ModuleDict({"first_stage": nn.Linear(2, 3), "first_stage_of_another": nn.Linear(1, 1)})
+    path = save_weights(whole, tmp_path / "model.pt", {"knobs": {"width": 3}})
+    part = nn.Linear(2, 3)
+    assert load_weights(part, path, part="first_stage") == file_hash(path)
+    assert torch.equal(part.weight, whole["first_stage"].weight) and torch.equal(part.bias, whole["first_stage"].bias)
+    with pytest.raises(WeightsError, match=r"2 missing \(such as weight; bias\)"):
+        load_weights(part, path, part="denoiser")
+    with pytest.raises(WeightsError, match="was trained with width 3, not 4"):
+        load_weights(part, path, {"width": 4}, part="first_stage")

@@ -5,10 +5,23 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from medical_diffusion_components.audit import audit_headline
-from medical_diffusion_components.audit.audit_report import HEADLINE_PARTS, PROTOCOL
+from medical_diffusion_components.audit import (
+    AuditResult,
+    HoldoutShare,
+    Membership,
+    Memorised,
+    PublishedRule,
+    Verdict,
+    audit_headline,
+    flagged_share,
+)
+from medical_diffusion_components.audit.audit_report import HEADLINE_PARTS, PROTOCOL, markdown, summary
+from medical_diffusion_components.audit.strata import by_stratum
+from medical_diffusion_components.data import Conditions
+from medical_diffusion_components.metrics import Estimate
 
 
 def written(folder: Path, protocol: str = PROTOCOL) -> Path:
@@ -41,3 +54,52 @@ def test_training_volumes_are_found_again_where_their_list_is_and_nowhere_else(t
 def test_a_report_of_another_protocol_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="copy-audit-v0, expected copy-audit-v3: audit again"):
         audit_headline(written(tmp_path, "copy-audit-v0"), "abc")
+
+
+def result(folder: Path, declared: dict | None) -> AuditResult:
+    """Eight volumes that were asked for, one of them flagged, of a generator with these conditions."""
+    samples, verdicts = [], []
+    for number in range(8):
+        image = folder / f"{number}.nii.gz"
+        image.write_bytes(bytes([number]))
+        samples.append({"image": str(image), "case_id": image.name, "conditions": {"sex": "F"}})
+        verdicts.append(
+            Verdict("withheld" if number == 0 else "released", 0.5, 0.02 if number == 0 else 0.5, 0.5, 1, 0, "1d")
+        )
+    shares = flagged_share(np.array([verdict.p for verdict in verdicts]), 0.05, 39)
+    conditions = Conditions(declared)
+    half = Estimate(0.5, 0.1)
+    return AuditResult(
+        samples,
+        verdicts,
+        shares,
+        Memorised(0, 0.0, (0.0, 0.1), []),
+        HoldoutShare(0.5, 0.1, 8, 100),
+        0.0,
+        Membership(half, half, 30, 39, None),
+        PublishedRule(0.9, 0.0, 0.0, 0.0, 0.1),
+        [],
+        [],
+        {
+            "alpha": 0.05,
+            "training_volumes": 30,
+            "training_patients": 30,
+            "held_out_patients": 39,
+            "trained_on_these": True,
+        },
+        by_stratum(samples, verdicts, conditions, [], 0.05, 39) if conditions else None,
+    )
+
+
+def test_conditions_add_a_section_and_without_them_nothing_changes(tmp_path: Path) -> None:
+    plain = summary(result(tmp_path, None), {})
+    asked = summary(result(tmp_path, {"sex": {"values": ["F", "M"]}}), {})
+    strata = asked.pop("strata")
+    assert "strata" not in plain and asked == plain, "no other number depends on conditions"
+    assert strata["rare"]["flagged"]["share"] == 0.125 and strata["each"][0]["conditions"] == {"sex": "F"}
+    assert json.loads(json.dumps(strata)) == strata, "plain values"
+    text = markdown({**asked, "strata": strata})
+    before, _, rest = text.partition("## By condition\n")
+    section, _, after = rest.partition("Duplicates in the training set")
+    assert before + "Duplicates in the training set" + after == markdown(plain)
+    assert "| sex F | not counted | 0 | 1 of 8 = 12.5 % (0.3 % to 52.7 %) |" in section

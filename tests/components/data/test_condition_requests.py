@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from medical_diffusion_components.data.condition_requests import RequestedConditions, condition_strata
+from medical_diffusion_components.data.condition_requests import RequestedConditions, condition_strata, stratum_of
 from medical_diffusion_components.data.conditions import Conditions
 
 CONDITIONS = Conditions({"age": {"range": [0, 80], "unit": "years"}, "sex": {"values": ["F", "M"]}})
@@ -76,6 +76,34 @@ def test_a_changed_value_changes_the_hash_and_without_conditions_there_is_no_not
     assert condition_strata(Conditions(), cases) == {}
     with pytest.raises(ValueError, match="min_patients_in_note to be at least 1, got 0"):
         condition_strata(CONDITIONS, cases, 0)
+
+
+# --- in which combination a volume is ---
+
+
+@pytest.mark.parametrize(("values", "expected"), [
+    ({"age": 5, "sex": "F"}, ({"age": [0.0, 20.0], "sex": "F"}, 6)),
+    ({"age": 20, "sex": "F"}, ({"age": [20.0, 40.0], "sex": "F"}, 0)),
+    ({"age": 80, "sex": "M"}, ({"age": [60.0, 80.0], "sex": "M"}, 5)),
+    ({"age": 80.5, "sex": "M"}, ({"age": "above 80", "sex": "M"}, 0)),
+    ({"age": -0.0001, "sex": "F"}, ({"age": [0.0, 20.0], "sex": "F"}, 6)),
+    ({"age": -1, "sex": "F"}, ({"age": "below 0", "sex": "F"}, 0)),
+    ({"age": None, "sex": "M"}, ({"age": None, "sex": "M"}, 5)),
+    ({"age": None, "sex": None}, ({"age": None, "sex": None}, 11)),
+    ({"age": 70, "sex": None}, ({"age": [60.0, 80.0], "sex": None}, 5)),
+])  # fmt: skip
+def test_a_volume_is_in_the_bins_of_the_note(values: dict, expected: tuple) -> None:
+    """The note cuts the range into four here, see above; ends belong to the bin above, the last one has both."""
+    counted = strata((5.0, "F", 3), (15.0, "F", 3), (75.0, "M", 5))
+    assert stratum_of(CONDITIONS, counted, values) == expected
+
+
+def test_without_a_counted_patient_the_range_is_one_bin_and_missing_values_are_no_bin() -> None:
+    assert stratum_of(CONDITIONS, [], {"age": 5, "sex": "F"}) == ({"age": [0.0, 80.0], "sex": "F"}, 0)
+    counted = strata((None, "F", 5), (5.0, "F", 1))[:1]
+    assert counted == [{"stratum": {"age": None, "sex": "F"}, "patients": 5}]
+    assert stratum_of(CONDITIONS, counted, {"age": 5, "sex": "F"}) == ({"age": [0.0, 80.0], "sex": "F"}, 0)
+    assert stratum_of(CONDITIONS, counted, {"age": None, "sex": "F"})[1] == 5
 
 
 # --- draws ---
