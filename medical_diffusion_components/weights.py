@@ -26,6 +26,7 @@ __all__ = [
     "load_tensors",
     "load_weights",
     "made_with",
+    "noted_knobs",
     "own_or_released",
     "provenance",
     "read_state",
@@ -43,6 +44,8 @@ EMBEDDED = "embedded "  # first word of what a note says of an embedded cohort, 
 HASHES_AT_HOME = ("data_sha256", "training_sha256", "held_out_sha256", "conditions_sha256")  # over anybody's data
 RELEASED = "released"  # folder of a bundle with the weights that it comes with
 AT_HOME = ".at_home.json"  # ending of the note that stays where the data are
+# Knobs that came later than notes with knobs, at the value at which networks are what they were without.
+_ADDED_LATER: dict[str, Any] = {"declared_conditions": None, "denoiser_patch": [1, 1, 1]}
 _KNOBS = "knobs"  # in a note: the knobs of the training that whatever uses the weights must repeat
 _RULE = "=" * 100
 
@@ -229,16 +232,25 @@ def trained_knob(weights: str | os.PathLike, knob: str, default: Any) -> Any:
         knob: id in the training's configuration.
         default: for weights whose note does not say it, or before there are any.
     """
-    return provenance(weights).get(_KNOBS, {}).get(knob, default)
+    return noted_knobs(provenance(weights)).get(knob, default)
+
+
+def noted_knobs(note: Mapping[str, Any]) -> dict[str, Any]:
+    """The knobs of the training that a note names, and those that came later as they were in effect; empty without any.
+
+    Args:
+        note: beside weights, see :func:`provenance`.
+    """
+    return {**_ADDED_LATER, **note[_KNOBS]} if note.get(_KNOBS) else {}
 
 
 def _check_knobs(weights: str | os.PathLike, knobs: Mapping[str, Any]) -> None:
-    """Refuse knobs that the weights were not trained with; what their note does not name is not compared.
+    """Refuse knobs that the weights were not trained with; others that their note does not name are not compared.
 
     Raises:
         WeightsError: naming each knob with both values.
     """
-    trained = provenance(weights).get(_KNOBS, {})
+    trained = noted_knobs(provenance(weights))
     given = json.loads(json.dumps(dict(knobs), default=str))
     other = [f"{id} {trained[id]}, not {given[id]}" for id in given if id in trained and trained[id] != given[id]]
     if other:

@@ -28,6 +28,7 @@ __all__ = ["DrawnMask", "MaskMontage", "MaskSampling", "draw_labels", "drawn_mas
 logger = logging.getLogger(__name__)
 
 KIND = "label map"  # in a note
+TOLD_AFTER = 5  # masks that were left out: then the log says why, and after as many more again
 TRIES = 10  # times as many masks are drawn as were asked for, before it is given up
 
 
@@ -67,6 +68,10 @@ def drawn_masks(folder: str | os.PathLike) -> list[Path]:
 def draw_labels(generator: LatentDiffusionGenerator, noise: torch.Tensor) -> np.ndarray:
     """Label maps (B, H, W, D) uint8 from starting noise (B, C, h, w, d): the class in which each voxel lies deepest."""
     return generator.eval()(noise).argmax(1).to(torch.uint8).cpu().numpy()
+
+
+def _causes(refused: Counter[str]) -> str:
+    return "; ".join(f"{problem} ({count} times)" for problem, count in refused.most_common(3))
 
 
 class MaskMontage(SampleMontage):
@@ -133,25 +138,28 @@ class MaskSampling:
             raise ValueError(f"expected at least one mask to draw, got {num_masks}")
         self.writer.prepare()
         refused: Counter[str] = Counter()
+        left_out = 0
         bar = tqdm(total=num_masks, desc="masks", unit="mask")
         for seed in range(self.seed, self.seed + TRIES * num_masks):
             started = time.perf_counter()
             mask = self.draw(seed)
             if mask.problems:
                 refused.update(mask.problems)
+                left_out += 1
+                if left_out % TOLD_AFTER == 0:
+                    logger.info(f"{left_out} of {seed - self.seed + 1} drawn masks left out: {_causes(refused)}")
                 continue
             self._write(seed, mask, time.perf_counter() - started)
             bar.update()
             if len(self.writer.written) == num_masks:
                 break
         bar.close()
-        if refused:
-            causes = "; ".join(f"{problem} ({count} times)" for problem, count in refused.most_common(3))
-            logger.info(f"masks that were drawn and left out: {causes}")
+        if left_out % TOLD_AFTER:
+            logger.info(f"{left_out} of {seed - self.seed + 1} drawn masks left out: {_causes(refused)}")
         if len(self.writer.written) < num_masks:
             raise ValueError(
                 f"only {len(self.writer.written)} of {TRIES * num_masks} drawn masks are plausible, {num_masks} were "
-                f"asked for: {causes}. Train the generator of masks for longer"
+                f"asked for: {_causes(refused)}. Train the generator of masks for longer"
             )
         self.writer.draw_montage()
         return self.writer.written

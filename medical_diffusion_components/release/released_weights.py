@@ -15,7 +15,14 @@ import torch
 
 from medical_diffusion_components.data.datasets import EMBEDDED
 from medical_diffusion_components.files import file_hash, write_atomically, write_json
-from medical_diffusion_components.weights import RELEASED, WeightsError, provenance, read_state, save_tensors
+from medical_diffusion_components.weights import (
+    RELEASED,
+    WeightsError,
+    noted_knobs,
+    provenance,
+    read_state,
+    save_tensors,
+)
 
 __all__ = ["release_weights"]
 
@@ -84,10 +91,11 @@ def _check(weights: Path, note: Mapping[str, Any], knobs: Mapping[str, Any]) -> 
             f"{weights} was trained on {note.get('data', 'unknown data')}: only weights of an embedded cohort may lie in "
             "the repository, since others can give away whom they were trained on"
         )
-    trained = note.get("knobs", knobs)
-    ids = [id for id in {**trained, **knobs} if trained.get(id) != knobs.get(id)]
+    given = noted_knobs({"knobs": knobs})
+    trained = noted_knobs(note) or given
+    ids = [id for id in {**trained, **given} if trained.get(id) != given.get(id)]
     if ids:
-        other = ", ".join(f"{id} {trained.get(id)}, not {knobs.get(id)}" for id in ids)
+        other = ", ".join(f"{id} {trained.get(id)}, not {given.get(id)}" for id in ids)
         raise WeightsError(f"{weights} was trained with {other}: give the overlays and settings of its training")
     paths = [text for text in _texts(note) if _PATH.search(text)]
     if paths:

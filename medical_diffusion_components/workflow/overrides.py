@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from pydoc import locate
+from pydoc import ErrorDuringImport, locate
 from typing import Any
 
 from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser, ConfigWorkflow
@@ -185,13 +185,24 @@ def _nested(value: Any, prefix: str = "", block: Any = None) -> Iterator[tuple[s
 
 def _takes_switch(block: Any, id: str, locator: ComponentLocator | None) -> bool:
     """Whether what a block makes takes True or False under the last part of ``id``, by its signature or its parents'."""
-    name = id.split(ID_SEP_KEY)[-1]
+    if not ConfigComponent.is_instantiable(block):
+        return False
+    made = ConfigComponent(block, locator=locator).resolve_module_name()
     try:
-        made = ConfigComponent(block, locator=locator).resolve_module_name()
         made = locate(made) if isinstance(made, str) else made
-        makers: Any = [vars(c).get("__init__", c) for c in made.__mro__] if isinstance(made, type) else [made]
-        found = next(p for maker in makers if (p := inspect.signature(maker).parameters.get(name)))
-    except Exception:  # no block, or nothing that says what it takes: whoever makes it will say what is wrong
+    except ErrorDuringImport:  # MONAI says so, with the block's name, when it makes it
+        return False
+    makers = [vars(c).get("__init__", c) for c in made.__mro__] if isinstance(made, type) else [made]
+    found = next(filter(None, (_parameter(maker, id.split(ID_SEP_KEY)[-1]) for maker in makers)), None)
+    if found is None:
         return False
     annotated = found.annotation is not found.empty
     return str(found.annotation) in _SWITCHES if annotated else isinstance(found.default, bool)
+
+
+def _parameter(maker: Any, name: str) -> inspect.Parameter | None:
+    """What a callable takes under a name, as far as its signature says it."""
+    try:
+        return inspect.signature(maker).parameters.get(name)
+    except (TypeError, ValueError):  # nothing that can be called, or written in C without a signature
+        return None

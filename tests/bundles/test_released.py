@@ -14,6 +14,7 @@ from bundle_folders import (
     Trained,
     bundles_with,
     by_default,
+    config_files,
     for_bundles_with,
     last_line,
     read,
@@ -26,7 +27,7 @@ from bundle_folders import (
 from filelock import FileLock
 
 from medical_diffusion_components.files import file_hash
-from medical_diffusion_components.weights import load_tensors, provenance, save_tensors
+from medical_diffusion_components.weights import load_tensors, noted_knobs, provenance, save_tensors
 from medical_diffusion_components.workflow import FOLDERS
 
 KINDS = [
@@ -182,6 +183,17 @@ def test_sampling_takes_every_step_that_the_weights_were_trained_with(bundle: Pa
     parser = workflow(bundle, "inference.json", models_dir=str(tmp_path)).parser
     assert parser.get_parsed_content("displayable_configs")["num_inference_steps"] == 7
     assert parser.get_parsed_content("network_def").timesteps.tolist() == [6, 5, 4, 3, 2, 1, 0]
+
+
+@for_bundles_with("train_autoencoder.yaml", "train.yaml")
+def test_knobs_that_came_later_are_neutral_by_default(bundle: Path) -> None:
+    """Notes without them are read so: a configuration with another default would sample what was not trained."""
+    later = noted_knobs({"knobs": {"image_size": 1}})
+    del later["image_size"]
+    found = [(file.name, id, read(file).get(id)) for file in config_files(bundle) for id in later]
+    taken = [(name, id, value) for name, id, value in found if str(value).startswith("$trained_knob(")]
+    assert {id for _, id, _ in taken} == set(later)
+    assert [(name, id) for name, id, value in taken if by_default(value) != later[id]] == []
 
 
 @for_bundles_with("inference.json")

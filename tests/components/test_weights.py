@@ -202,6 +202,20 @@ def test_knobs_that_contradict_the_note_are_refused_by_name(tmp_path: Path) -> N
     assert "width" not in str(found.value)
 
 
+def test_a_knob_that_came_after_the_note_had_its_neutral_value(tmp_path: Path) -> None:
+    path = save_weights(nn.Linear(1, 1), tmp_path / "model.pt", {"knobs": {"heads": 3}})
+    assert trained_knob(path, "denoiser_patch", [2, 2, 2]) == [1, 1, 1]
+    assert trained_knob(path, "declared_conditions", {"age": {}}) is None
+    load_weights(nn.Linear(1, 1), path, {"heads": 3, "denoiser_patch": (1, 1, 1), "declared_conditions": None})
+    with pytest.raises(WeightsError, match=r"was trained with denoiser_patch \[1, 1, 1\], not \[2, 2, 2\]: leave"):
+        load_weights(nn.Linear(1, 1), path, {"heads": 3, "denoiser_patch": [2, 2, 2]})
+    with_it = save_weights(nn.Linear(1, 1), tmp_path / "own.pt", {"knobs": {"denoiser_patch": [2, 2, 2]}})
+    assert trained_knob(with_it, "denoiser_patch", [1, 1, 1]) == [2, 2, 2]
+    without = save_weights(nn.Linear(1, 1), tmp_path / "none.pt", {})
+    assert trained_knob(without, "denoiser_patch", [2, 2, 2]) == [2, 2, 2], "no note: nobody knows"
+    load_weights(nn.Linear(1, 1), without, {"denoiser_patch": [2, 2, 2]})
+
+
 def test_a_part_of_a_network_loads_what_is_its_own(tmp_path: Path) -> None:
     whole = nn.ModuleDict({"first_stage": nn.Linear(2, 3), "first_stage_of_another": nn.Linear(1, 1)})
     path = save_weights(whole, tmp_path / "model.pt", {"knobs": {"width": 3}})

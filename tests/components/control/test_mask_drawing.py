@@ -77,6 +77,25 @@ def test_a_generator_of_implausible_masks_is_given_up(tmp_path: Path) -> None:
         sampling(tmp_path, []).run(0)
 
 
+def test_the_log_says_why_masks_are_left_out_while_they_are_drawn(tmp_path: Path, caplog) -> None:
+    caplog.set_level("INFO", "medical_diffusion_components")
+    with pytest.raises(StopIteration):  # the third mask is never drawn
+        sampling(tmp_path, [4, *[1] * 4, 5, *[1] * 8]).run(3)
+    few, reason = "drawn masks left out: organ: fewer voxels than in training", [r.getMessage() for r in caplog.records]
+    assert reason == [f"5 of 7 {few} (5 times)", f"10 of 12 {few} (10 times)"]
+
+
+def test_the_last_few_are_told_at_the_end(tmp_path: Path, caplog) -> None:
+    caplog.set_level("INFO", "medical_diffusion_components")
+    sampling(tmp_path, [1, 4, 1, 5]).run(2)
+    assert [r.getMessage() for r in caplog.records if "left out" in r.getMessage()] == [
+        "2 of 4 drawn masks left out: organ: fewer voxels than in training (2 times)"
+    ]
+    caplog.clear()
+    sampling(tmp_path / "again", [*[1] * 5, 4]).run(1)
+    assert [r.getMessage()[:6] for r in caplog.records if "left out" in r.getMessage()] == ["5 of 5"]
+
+
 def test_pairs_know_a_synthesised_mask_by_its_note(tmp_path: Path) -> None:
     (drawn,) = sampling(tmp_path, [4]).run(1)
     assert drawn_masks(tmp_path / "masks") == [drawn] == chosen_masks("synthesised", None, tmp_path / "masks")

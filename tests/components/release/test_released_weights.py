@@ -39,6 +39,19 @@ def test_a_note_without_knobs_gets_those_of_the_training(tmp_path: Path) -> None
     assert provenance(release_weights(models, tmp_path, KNOBS))["knobs"] == KNOBS
 
 
+def test_a_knob_that_came_after_the_note_is_released_as_it_is_sampled(tmp_path: Path) -> None:
+    """The note is of a version without ``denoiser_patch``; released, it has it."""
+    now = {**KNOBS, "denoiser_patch": [1, 1, 1], "declared_conditions": None}
+    released = release_weights(trained(tmp_path), tmp_path, now)
+    assert provenance(released)["knobs"] == now
+    load_weights(nn.Linear(2, 3), released, now)
+    other = {**now, "denoiser_patch": [2, 2, 2]}
+    with pytest.raises(WeightsError, match=r"trained with denoiser_patch \[1, 1, 1\], not \[2, 2, 2\]"):
+        release_weights(tmp_path / "models", tmp_path, other)
+    with pytest.raises(WeightsError, match=r"trained with denoiser_patch \[1, 1, 1\], not \[2, 2, 2\]"):
+        load_weights(nn.Linear(2, 3), tmp_path / "models" / "model.pt", other)
+
+
 def test_the_note_holds_what_inference_takes_by_default(tmp_path):
     released = release_weights(trained(tmp_path), tmp_path, KNOBS, defaults={"num_inference_steps": 20})
     assert provenance(released)["knobs"] == {**KNOBS, "num_inference_steps": 20}

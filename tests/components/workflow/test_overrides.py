@@ -8,6 +8,7 @@ from typing import Any
 import fire
 import pytest
 import yaml
+from monai.bundle import ComponentLocator
 from two_stages import FIRST, start
 
 from medical_diffusion_components.workflow import overrides, stages
@@ -161,6 +162,35 @@ def test_a_switch_is_refused_wherever_it_stands(config: dict, default: dict, id:
 )
 def test_switches_and_other_texts_are_left_alone(config: dict) -> None:
     overrides._check_switches(config, {"strict": True, "amp": True, "name": "a", "load": LOADER})
+
+
+@pytest.mark.parametrize("target", ["broken_module.Net", "builtins.dict", "$no(", None, 3])
+def test_what_does_not_say_what_it_takes_is_left_to_whoever_makes_it(target: Any, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "broken_module.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    overrides._check_switches({"net": {"_target_": target, "some": "maybe"}}, {})
+
+
+class Child(dict):
+    """Its own signature says nothing of ``strict``; its parent has none that can be read."""
+
+    def __init__(self, amp: bool = False, **others: Any) -> None:
+        super().__init__(**others)
+
+
+def test_parents_without_a_signature_hide_nothing() -> None:
+    with pytest.raises(ValueError, match="--net::amp maybe: expected True or False"):
+        overrides._check_switches({"net": {"_target_": Child, "amp": "maybe"}}, {})
+    overrides._check_switches({"net": {"_target_": Child, "strict": "maybe"}}, {})
+
+
+def test_a_failure_of_the_search_itself_is_not_hidden() -> None:
+    class Broken(ComponentLocator):
+        def get_component_module_name(self, name: str) -> str:
+            raise RuntimeError(f"no table to look {name} up in")
+
+    with pytest.raises(RuntimeError, match="no table to look Net up in"):
+        overrides._check_switches({"net": {"_target_": "Net", "strict": "maybe"}}, {}, Broken())
 
 
 def test_a_place_that_a_configuration_works_out_is_no_name() -> None:
