@@ -124,6 +124,8 @@ def printable(text: str) -> str:
 def check_writable(folder: str | os.PathLike) -> None:
     """Try a folder, or the one in which it would be made, before work is done whose results could not be kept.
 
+    What a killed process has left unfinished in the folder is removed.
+
     Raises:
         OSError: it cannot be made, or nothing can be written into it.
     """
@@ -135,6 +137,11 @@ def check_writable(folder: str | os.PathLike) -> None:
             pass
     except OSError as error:
         raise type(error)(error.errno, f"cannot write to {os.fspath(folder)}: {error.strerror}") from error
+    for left in Path(folder).glob(f"{_PART}*"):
+        lock = _claim(left, os.O_RDONLY)
+        if lock is not None:  # nobody is writing it
+            _remove(left)
+            _release(lock)
 
 
 def write_atomically(
@@ -208,11 +215,18 @@ def unfinished_folder(path: str | os.PathLike) -> Iterator[Path]:
         own = Path(tempfile.mkdtemp(dir=path.parent, prefix=".", suffix=f"_{path.name}"))
     try:
         for left in own.iterdir():
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+            _remove(left)
         yield own
     finally:
         shutil.rmtree(own, ignore_errors=True)
         _release(lock)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _claim(place: Path, flags: int) -> int | None:

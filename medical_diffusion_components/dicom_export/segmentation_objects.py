@@ -163,7 +163,7 @@ class SegmentationObjects:
         sources = [pydicom.dcmread(header.path, stop_before_pixels=True) for header in group.slices]
         weights = file_hash(self.weights)
         identity = (weights, group.series_uid, *self.classes)
-        return hd.seg.Segmentation(
+        seg = hd.seg.Segmentation(
             source_images=sources,
             pixel_array=frames,
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
@@ -180,6 +180,9 @@ class SegmentationObjects:
             series_description=f"Segmentation by {self.bundle}"[:64],
             transfer_syntax_uid=ExplicitVRLittleEndian,
         )
+        for dimension in (*seg.DimensionOrganizationSequence, *seg.DimensionIndexSequence):
+            dimension.DimensionOrganizationUID = derived_uid(*identity, "dimensions")  # highdicom draws one
+        return seg
 
     def _descriptions(self, weights: str) -> list[hd.seg.SegmentDescription]:
         algorithm = hd.AlgorithmIdentificationSequence(

@@ -21,6 +21,9 @@ _ADVICE = (
     (r"right angles|sheared", "resample the file to a grid with right angles"),
     (r"three axes|3 dimensions|4D|time", "split the file into volumes, one a file"),
     (r"array without spacing", "convert arrays to NIfTI, which has a spacing"),
+    (r"multi-frame", "convert to single slices, or to NIfTI, as with dcm2niix"),
+    (r"rename it to|unpack it once", "rename or unpack the file, as the reason says"),
+    (r"expected real numbers", "convert the file to one real number for each voxel, such as a magnitude"),
     (r"damaged|incomplete|truncated|not a gzip|cannot be read|unreadable", "fetch the file again"),
     (r"light and dark", "look at the picture: an inverted scan has to be turned back before"),
     (r"expected intensities up to", "the numbers are too large for float32: subtract an offset, or divide them"),
@@ -34,6 +37,8 @@ _ADVICE = (
 )
 _REMARKS = {
     "orientation_unknown": "neither transform is set: look at the sheet whether left is left",
+    "identity_affine": "voxels of 1 mm and an origin of 0, as in a header that nobody filled in: convert again",
+    "oblique_slices": "thick slices lie more than 30 degrees from the nearest plane: look at the sheet whether they fit in",
     "unit_not_millimetres": "brought to millimetres: look at the sizes in the table",
     "affine_from_sform": "the sform was taken, as set",
     "affine_from_qform": "the qform was taken, as set",

@@ -107,6 +107,9 @@ def _wrong_name(path: Path) -> str:
     """What is wrong with the name of a file whose content is compressed and its name does not say so, or the reverse."""
     with path.open("rb") as file:
         start = file.read(2)
+    ending = "".join(path.suffixes[-2:] if path.suffix.lower() == ".gz" else path.suffixes[-1:])
+    if ending not in (ending.lower(), ending.upper()):  # nibabel looks for the file under one of these
+        return f"its ending is in upper and lower case: rename it to {ending.lower()}"
     is_gzip, named_gzip = start == _GZIP, path.suffix.lower() == ".gz"
     if is_gzip and named_gzip:
         with suppress(Exception), gzip.open(path) as unpacked:  # why it cannot be unpacked is known

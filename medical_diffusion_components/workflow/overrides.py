@@ -122,9 +122,12 @@ def _check_folder_names(config: Mapping[str, Any]) -> None:
         elif value.startswith("~") and id not in _WITH_HOME:
             raise ValueError(f"--{id} {value}: the shell expands ~ after a blank (--{id} {value}), not after =")
         elif (typed := _as_typed(id)) not in (None, value):
+            advice = f"Write ./ before the name (--{id} './{typed}'), or its whole path"
+            if "#" in str(typed):  # which MONAI reads as :: wherever it stands
+                advice = "No name with # can be given: rename the folder, or give a link to it (ln -s)"
             raise ValueError(
-                f"--{id} was given as {typed} and read as {value}: the command line takes away brackets, quotes and what "
-                f"follows #. Write ./ before the name (--{id} './{typed}'), or its whole path"
+                f"--{id} was given as {typed} and read as {value}: the command line takes away brackets and quotes, and "
+                f"has a meaning of its own for #. {advice}"
             )
 
 

@@ -19,6 +19,7 @@ import torch
 
 from medical_diffusion_components import __version__
 from medical_diffusion_components.files import (
+    check_writable,
     files_below,
     folder_setting,
     versions,
@@ -274,6 +275,16 @@ def test_the_repeat_leaves_nothing_of_a_killed_process(tmp_path: Path, write) ->
     write(path, make)
     assert list(tmp_path.iterdir()) == [path]
     assert [file.read_text() for file in ([path] if path.is_file() else path.iterdir())] == ["whole"]
+
+
+def test_trying_a_folder_clears_away_what_nobody_is_writing(tmp_path: Path) -> None:
+    (tmp_path / ".part_gone.png").write_text("of a killed process")
+    (tmp_path / ".part_gone" / "new").mkdir(parents=True)
+    (tmp_path / ".hidden").write_text("the user's")
+    write_atomically(tmp_path / "a.json", lambda place: (place.write_text("a"), check_writable(tmp_path)))
+    write_folder_atomically(tmp_path / "b", lambda place: ((place / "c").touch(), check_writable(tmp_path)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "a.json", "b"]
+    assert (tmp_path / "a.json").read_text() == "a" and (tmp_path / "b" / "c").exists()
 
 
 @pytest.mark.parametrize("write", [write_atomically, write_folder_atomically])

@@ -99,6 +99,8 @@ def test_identifiers_are_those_of_the_same_series_and_weights(written: Path, ser
     cases = DicomCases(series, folder / "converted")
     again = pydicom.dcmread(writer(cases, folder).write(next(iter(cases.groups)), labels))
     assert again.SOPInstanceUID == first.SOPInstanceUID and again.SeriesInstanceUID == first.SeriesInstanceUID
+    assert again.DimensionOrganizationSequence == first.DimensionOrganizationSequence
+    assert again.DimensionIndexSequence == first.DimensionIndexSequence
     (folder / "model.pt").write_bytes(b"others")
     other = SegmentationObjects(folder / "out", cases, folder / "model.pt", CLASSES, "some_segmenter 0.2.0")
     changed = pydicom.dcmread(other.write(next(iter(cases.groups)), labels))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -204,3 +205,25 @@ def test_every_bundle_that_prepares_checks_in_the_same_way():
     for id in ("data_check", "check", "report_dir", "look_seconds"):
         assert all(config[id] == configs[0][id] for config in configs), id
     assert all(config["preparation"]["draw"] == "$preflight.draw_prepared" for config in configs) and len(configs) > 4
+
+
+def test_every_remark_of_the_documents_has_its_advice():
+    text = (Path(__file__).parents[3] / "docs" / "own_data.md").read_text()
+    tables = [part.split("\n\n")[0] for part in text.split("| remark | meaning |\n")[1:]]
+    names = [name for table in tables for name in re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)]
+    assert len(names) > 12
+    for name in names:
+        assert advice_for(name) != advice_for("nobody knows this one"), name
+
+
+@pytest.mark.parametrize(
+    ("refusal", "advice"),
+    [
+        ("expected one slice a file, got 30 frames of an enhanced or multi-frame object: convert to", "dcm2niix"),
+        ("cannot be read as a NIfTI volume, it may be damaged: it is compressed twice: unpack it once", "unpack"),
+        ("cannot be read as a NIfTI volume, it may be damaged: expected real numbers, got complex64", "magnitude"),
+        ("cannot be read as a NIfTI volume, it may be damaged or incomplete: CRC check failed", "fetch"),
+    ],
+)
+def test_the_advice_fits_the_refusal(refusal, advice):
+    assert advice in advice_for(refusal)

@@ -164,3 +164,11 @@ def test_a_file_that_is_compressed_twice_is_called_so(tmp_path):
     (tmp_path / "a.nii.gz").write_bytes(gzip.compress((tmp_path / "a.nii.gz").read_bytes()))
     with pytest.raises(VolumeError, match="it is compressed twice: unpack it once$"):
         LoadVolume()(tmp_path / "a.nii.gz")
+
+
+def test_an_ending_in_upper_and_lower_case_is_named(tmp_path):
+    for ending in ("NII", "Nii"):
+        save(tmp_path / "a.nii").rename(tmp_path / f"a.{ending}")
+    np.testing.assert_array_equal(LoadVolume()(tmp_path / "a.NII").shape, (1, *SIZE))
+    with pytest.raises(VolumeError, match="its ending is in upper and lower case: rename it to .nii$"):
+        LoadVolume()(tmp_path / "a.Nii")

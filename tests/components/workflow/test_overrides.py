@@ -8,7 +8,7 @@ from typing import Any
 import fire
 import pytest
 import yaml
-from monai.bundle import ComponentLocator
+from monai.bundle import ComponentLocator, ConfigParser
 from two_stages import FIRST, start
 
 from medical_diffusion_components.workflow import overrides, stages
@@ -107,8 +107,19 @@ def test_a_name_that_the_command_line_shortens_is_explained(typed: str, value: s
     for argv in (["--dataset_dir", typed], [f"--dataset_dir={typed}"]):
         monkeypatch.setattr(sys, "argv", ["run", *argv])
         assert fire.parser.DefaultParseValue(typed) == value, "as MONAI's command line reads it"
-        with pytest.raises(ValueError, match="--dataset_dir was given as .* and read as scans"):
+        with pytest.raises(ValueError, match="--dataset_dir was given as .* and read as scans") as said:
             overrides._check_folder_names({"dataset_dir": value})
+        assert ("rename the folder" if "#" in typed else "Write ./ before the name") in str(said.value)
+
+
+@pytest.mark.parametrize(
+    "given", ["./(scans)", "./'scans'", "/data/(a) 'b'", "./me@site", "/data/@x", "./100%", "/a#1"]
+)
+def test_the_advice_is_true(given: str, monkeypatch) -> None:
+    """``./`` and whole paths reach a run as they were given, but for #, which does not whatever stands before it."""
+    parser = ConfigParser({"dataset_dir": fire.parser.DefaultParseValue(given), "seen": "@dataset_dir"})
+    seen = parser.get_parsed_content("seen")
+    assert (seen == given) == ("#" not in given)
 
 
 def test_a_home_that_no_shell_expanded_becomes_no_folder_of_that_name() -> None:
