@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import highdicom as hd
@@ -21,7 +22,7 @@ from ignite.engine import Engine, Events
 from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian
 
-from medical_diffusion_components.dicom.headers import MIN_SLICES
+from medical_diffusion_components.dicom.headers import MIN_SLICES, quiet_pydicom
 from medical_diffusion_components.dicom.series import SeriesGroup, find_series, read_volume
 from medical_diffusion_components.dicom.writing import derived_uid
 from medical_diffusion_components.engine_state import running
@@ -156,8 +157,9 @@ class SegmentationObjects:
         if not numbers.any():
             path.unlink(missing_ok=True)
             return None
-        seg = self._segmentation(group, numbers.T)  # (slices, rows, columns)
-        return write_atomically(path, lambda temporary: seg.save_as(temporary))
+        with _discreet():
+            seg = self._segmentation(group, numbers.T)  # (slices, rows, columns)
+            return write_atomically(path, lambda temporary: seg.save_as(temporary))
 
     def _segmentation(self, group: SeriesGroup, frames: np.ndarray) -> hd.seg.Segmentation:
         sources = [pydicom.dcmread(header.path, stop_before_pixels=True) for header in group.slices]
@@ -199,6 +201,19 @@ class SegmentationObjects:
             )
             for number, name in enumerate(self.classes, start=1)
         ]
+
+
+@contextmanager
+def _discreet() -> Iterator[None]:
+    """Keep what highdicom and pydicom say of names and identifiers of patients out of logs and warnings."""
+    talkative = logging.getLogger("highdicom")
+    level = talkative.level
+    talkative.setLevel(logging.CRITICAL + 1)
+    try:
+        with quiet_pydicom():
+            yield
+    finally:
+        talkative.setLevel(level)
 
 
 def _case_id(group: SeriesGroup) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import subprocess
 import sys
@@ -107,6 +108,21 @@ def test_identifiers_are_those_of_the_same_series_and_weights(written: Path, ser
     assert {changed.SOPInstanceUID, changed.SeriesInstanceUID}.isdisjoint(
         {first.SOPInstanceUID, first.SeriesInstanceUID}
     )
+
+
+def test_neither_names_nor_identifiers_reach_logs_and_warnings(
+    series: Path, labels: np.ndarray, tmp_path: Path, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    for file in series.rglob("*.dcm"):
+        dataset = pydicom.dcmread(file)
+        dataset.PatientName, dataset.PatientID = "MILLER", "4711"  # a name of one part, which highdicom warns of
+        dataset.save_as(file)
+    caplog.set_level(logging.DEBUG)
+    [case] = (cases := DicomCases(series, tmp_path / "converted")).cases()
+    written = writer(cases, tmp_path).write(case["case_id"], labels)
+    assert pydicom.dcmread(written).PatientName == "MILLER"
+    said = caplog.text + "".join(str(warning.message) for warning in recwarn)
+    assert not [word for word in ("MILLER", "4711", dataset.SOPInstanceUID) if word in said], said
 
 
 def test_every_series_below_a_folder_is_a_case_with_a_name_that_tells_nothing(series: Path, tmp_path: Path) -> None:
