@@ -141,8 +141,8 @@ class DatasetRelease:
             raise WeightsError(f"expected weights at {self.weights}, but there is no such file")
         made = {**provenance(self.weights), **made_with(self.weights)}
         check_replaceable(self.release_dir)
-        for folder in (self.release_dir.parent, self.samples_dir):
-            check_writable(folder)
+        check_writable(self.release_dir.parent)
+        check_writable(self.samples_dir)
         audit = check_audit(self.reports_dir / "audit", made["weights_sha256"], self.audited)
         licence = licence_of(self.licence, made)
         splits_of(range(self.num_volumes), *self.shares)  # too few volumes: said before any is drawn
