@@ -32,17 +32,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bundle_step import BUNDLES
 from gan_table import make_table
-from measuring import RESULTS, as_option, called, machine, read_knob
-from metered_training import known, minutes_of, read_notes
+from measuring import call_bundle, comparison_options, machine, read_knob, write_comparison
+from metered_training import known, minutes_of, read_notes, train_metered
 
-from medical_diffusion_components.files import file_hash, write_atomically, write_json
+from medical_diffusion_components.files import file_hash, write_json
 from medical_diffusion_components.weights import provenance, read_state
 
 NAME = "gan_comparison"
@@ -52,7 +51,6 @@ NETWORKS = {
     "adni_gan": ("network_def", "discriminator_def", "encoder_def", "code_discriminator_def"),
 }
 UNLIMITED = 1_000_000  # epochs of the GAN: its targets end it
-FOR_EVER = 1.0e9  # minutes between two checkpoints within an epoch: they fall on its end, where the meter is read
 SHOWN = 8  # volumes in a row of the picture
 TARGETS = {"volumes": "equal volumes seen", "seconds": "equal processor time"}
 
@@ -126,30 +124,13 @@ class Comparison:
 
     def train(self, run: Run) -> None:
         """Whatever is left of a training, each stage in a process of its own."""
+        own = {"image_size": self.args.image_size, "dataset_dir": self.cohort(), "seed": run.seed}
+        settings = {**self.settings["adni_gan" if run.norm else "adni_ldm"], **own}
+        if run.norm:
+            settings |= {"norm": run.norm, "epochs": UNLIMITED, "save_interval": 1}
         for stage in ("gan",) if run.norm else ("autoencoder", "diffusion"):
-            if self.notes(run, stage)["done"]:
-                continue
-            settings = {
-                **self.settings["adni_gan" if run.norm else "adni_ldm"],
-                "image_size": self.args.image_size,
-                "dataset_dir": self.cohort(),
-                "seed": run.seed,
-                "output_dir": str(self.folder / run.name / "output"),
-                "models_dir": str(self.folder / run.name / "models"),
-                "checkpoint_minutes": FOR_EVER,
-            }
-            if run.norm:
-                settings |= {"norm": run.norm, "epochs": UNLIMITED, "save_interval": 1}
-            job = {
-                "stage": stage,
-                "overlays": self.overlays,
-                "settings": settings,
-                "meter": str(self.folder / run.name / f"{stage}.json"),
-                "targets": self.cost(run.seed) if run.norm else {},
-                "weights": str(self.folder / run.name / "models" / "model.pt"),
-            }
-            print(f"{run.name}: training, {stage}", flush=True)
-            called([str(Path(__file__).with_name("metered_training.py")), json.dumps(job)])
+            targets = self.cost(run.seed) if run.norm else {}
+            train_metered(self.folder / run.name, stage, self.overlays, settings, targets)
 
     def generators(self) -> Iterator[Generator]:
         """The weights that there are.
@@ -182,7 +163,7 @@ class Comparison:
             return json.loads(result.read_text())
         bundle = generator.bundle
         samples = self.folder / "samples" / generator.name
-        self.call_bundle(
+        self.run_bundle(
             bundle,
             "inference.json",
             self.settings[bundle],
@@ -191,7 +172,7 @@ class Comparison:
             samples_dir=str(samples),
             num_volumes=self.args.volumes,
         )
-        self.call_bundle(
+        self.run_bundle(
             "adni_gan",
             "evaluate.yaml",
             self.settings["adni_gan"],
@@ -206,13 +187,11 @@ class Comparison:
         write_json(result, report)
         return report
 
-    def call_bundle(
+    def run_bundle(
         self, bundle: str, config: str, given: Mapping[str, Any], overlays: Sequence[str], **settings: Any
     ) -> None:
         files = [BUNDLES / bundle / "configs" / name for name in (config, *overlays)]
-        settings = {**known([files[0]], given), **settings}
-        arguments = [part for id, value in settings.items() for part in (f"--{id}", as_option(value))]
-        called(["-m", "monai.bundle", "run", "--config_file", str([str(file) for file in files]), *arguments])
+        call_bundle(files, {**known([files[0]], given), **settings})
 
     def history(self, generator: Generator) -> dict[str, Any]:
         """Seed and cost of a training; of finished weights, which do not know their cost, the volumes of their note."""
@@ -306,14 +285,9 @@ def save_slices(rows: Mapping[str, Sequence[str | os.PathLike]], path: Path) -> 
 
 
 def options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="of everything that is made")
+    parser = comparison_options(__doc__)
     parser.add_argument("--scale", choices=OVERLAYS, default="demo", help="width of the networks (default: demo)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--norms", choices=("group", "batch"), nargs="*", default=["group", "batch"])
-    parser.add_argument("--subjects", type=int, default=60, help="of the cohort; three quarters are trained on")
-    parser.add_argument("--more_held_out", type=int, default=45, help="further subjects to compare with")
-    parser.add_argument("--volumes", type=int, default=45, help="samples of each generator")
     parser.add_argument("--image_size", type=int, nargs=3, default=[64, 64, 64])
     for name in ("diffusion", "gan"):
         parser.add_argument(
@@ -322,8 +296,6 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--weights", nargs="+", default=[], metavar="BUNDLE=FILE", help="finished weights to judge; nothing is trained"
     )
-    parser.add_argument("--finished_only", action="store_true", help="train nothing more, judge what is finished")
-    parser.add_argument("--save", action="store_true", help="copies of the result in benchmarks/results")
     return parser
 
 
@@ -333,13 +305,7 @@ def main() -> None:
     for run in () if args.finished_only else comparison.runs():
         comparison.train(run)
     result = comparison.result()
-    table = make_table(result)
-    write_json(comparison.folder / f"{NAME}.json", result, indent=1)
-    write_atomically(comparison.folder / f"{NAME}.md", lambda temporary: temporary.write_text(table))
-    comparison.draw(comparison.folder / f"{NAME}.png")
-    for suffix in ("json", "png") if args.save else ():
-        shutil.copyfile(comparison.folder / f"{NAME}.{suffix}", RESULTS / f"{NAME}.{suffix}")
-    print(table)
+    write_comparison(comparison.folder, NAME, result, make_table(result), comparison.draw, args.save)
 
 
 if __name__ == "__main__":

@@ -7,15 +7,16 @@ import json
 import os
 import platform
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medical_diffusion_components.files import versions, write_json
+from medical_diffusion_components.files import versions, write_atomically, write_json
 
 RESULTS = Path(__file__).parent / "results"
 # One thread, since two do not share a busy machine evenly; malloc keeps its pages, as in the Makefile.
@@ -178,6 +179,37 @@ def called(arguments: Sequence[str]) -> None:
     done = subprocess.run([sys.executable, *arguments], env=os.environ | ENVIRONMENT | {"PYTHONPATH": paths})
     if done.returncode:
         raise SystemExit(f"python {' '.join(arguments)[:300]} ... ended with {done.returncode}")
+
+
+def call_bundle(files: Sequence[Path], settings: Mapping[str, Any]) -> None:
+    """Run a bundle's configurations with these settings, id -> value; fails as :func:`called`."""
+    arguments = [part for id, value in settings.items() for part in (f"--{id}", as_option(value))]
+    called(["-m", "monai.bundle", "run", "--config_file", str([str(file) for file in files]), *arguments])
+
+
+def comparison_options(description: str | None) -> argparse.ArgumentParser:
+    """What scripts that train and judge generators are told: where, how often, on what, and what is left out."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="of everything that is made")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--subjects", type=int, default=60, help="of the cohort; three quarters are trained on")
+    parser.add_argument("--more_held_out", type=int, default=45, help="further subjects to compare with")
+    parser.add_argument("--volumes", type=int, default=45, help="samples that are judged together")
+    parser.add_argument("--finished_only", action="store_true", help="train nothing more, judge what is finished")
+    parser.add_argument("--save", action="store_true", help="copies of the result in benchmarks/results")
+    return parser
+
+
+def write_comparison(
+    folder: Path, name: str, result: Mapping[str, Any], table: str, draw: Callable[[Path], None], save: bool
+) -> None:
+    """``NAME.json``, ``.md`` and ``.png`` into a folder, copies of result and picture into ``results``, and the table."""
+    write_json(folder / f"{name}.json", result, indent=1)
+    write_atomically(folder / f"{name}.md", lambda temporary: temporary.write_text(table))
+    draw(folder / f"{name}.png")
+    for suffix in ("json", "png") if save else ():
+        shutil.copyfile(folder / f"{name}.{suffix}", RESULTS / f"{name}.{suffix}")
+    print(table)
 
 
 def as_option(value: Any) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bundle_step import BUNDLES
+from measuring import called
 
 from medical_diffusion_components.files import write_atomically, write_json
 
@@ -25,6 +26,7 @@ STAGES = {  # stage -> bundle, configuration, knob of the batch size
     "diffusion": ("adni_ldm", "train.yaml", "batch_size"),
     "gan": ("adni_gan", "train.yaml", "batch_size"),
 }
+FOR_EVER = 1.0e9  # minutes between two checkpoints within an epoch: they fall on its end, where the meter is read
 STARTED = time.time()
 
 
@@ -73,6 +75,34 @@ class Meter:
 def read_notes(file: Path) -> dict[str, Any]:
     """The meter's notes; those of a training that has not begun where there are none."""
     return json.loads(file.read_text()) if file.is_file() else {"rows": [], "reached": {}, "done": False}
+
+
+def train_metered(
+    folder: Path, stage: str, overlays: Sequence[str], settings: Mapping[str, Any], targets: Mapping[str, float]
+) -> None:
+    """Whatever is left of a stage's training, in a process of its own.
+
+    Args:
+        folder: gets ``output``, ``models``, the meter's notes ``STAGE.json`` and the weights at each target.
+        stage: one of ``STAGES``.
+        overlays: names of files beside the stage's configuration.
+        settings: id -> value.
+        targets: see :class:`Meter`.
+    """
+    meter = folder / f"{stage}.json"
+    if read_notes(meter)["done"]:
+        return
+    places = {"output_dir": str(folder / "output"), "models_dir": str(folder / "models")}
+    job = {
+        "stage": stage,
+        "overlays": list(overlays),
+        "settings": {**settings, "checkpoint_minutes": FOR_EVER, **places},
+        "meter": str(meter),
+        "targets": dict(targets),
+        "weights": str(folder / "models" / "model.pt"),
+    }
+    print(f"{folder.name}: training, {stage}", flush=True)
+    called([__file__, json.dumps(job)])
 
 
 def minutes_of() -> str:

@@ -25,19 +25,17 @@ import argparse
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bundle_step import BUNDLES
-from measuring import RESULTS, as_option, called, machine, read_knob
-from metered_training import minutes_of, read_notes
+from measuring import call_bundle, comparison_options, machine, read_knob, write_comparison
+from metered_training import minutes_of, read_notes, train_metered
 from table import markdown
-
-from medical_diffusion_components.files import write_atomically, write_json
 
 NAME = "time_to_quality"
 CONFIGS = BUNDLES / "adni_ldm" / "configs"
-FOR_EVER = 1.0e9  # minutes between two checkpoints within an epoch: they fall on its end, where the meter is read
 SAMPLING = {"sampler": "dpmpp_2m", "num_inference_steps": 20}
 PLANES = ("slices_yz", "slices_zx", "slices_xy")
 
@@ -109,26 +107,18 @@ class Curves:
     def train_first_stage(self) -> None:
         """With demo.yaml's recipe, unless there is one."""
         if not self.first_stage.is_file():
-            folder = self.folder / "first_stage"
-            self._train("autoencoder", folder, folder / "autoencoder.json", {}, seed=0)
+            self._train(self.folder / "first_stage", "autoencoder", {}, seed=0)
 
     def train(self, run: Run) -> None:
         """Whatever is left of a training."""
-        if read_notes(self.meter(run))["done"]:
-            return
-        targets = {f"epoch_{epoch}": epoch for epoch in run.kept}
         settings = recipe(run.recipe) | {"epochs": run.epochs, "montage_interval": run.epochs}
         settings |= {"val_interval": self.args.val_interval, "first_stage_weights": str(self.first_stage)}
-        self._train("diffusion", self.folder / run.name, self.meter(run), targets, seed=run.seed, **settings)
+        targets = {f"epoch_{epoch}": epoch for epoch in run.kept}
+        self._train(self.folder / run.name, "diffusion", targets, seed=run.seed, **settings)
 
-    def _train(self, stage: str, folder: Path, meter: Path, targets: Mapping[str, int], **settings: Any) -> None:
-        places = {"output_dir": str(folder / "output"), "models_dir": str(folder / "models")}
+    def _train(self, folder: Path, stage: str, targets: Mapping[str, int], **settings: Any) -> None:
         cohort = {"num_embedded_subjects": self.args.subjects}  # each folder writes its own, the same
-        settings = {**cohort, "checkpoint_minutes": FOR_EVER, **places, **settings, **self.settings}
-        weights = str(folder / "models" / "model.pt")
-        job = {"stage": stage, "overlays": ["demo.yaml"], "settings": settings, "meter": str(meter), "weights": weights}
-        print(f"{folder.name}: training", flush=True)
-        called([str(Path(__file__).with_name("metered_training.py")), json.dumps({**job, "targets": targets})])
+        train_metered(folder, stage, ["demo.yaml"], {**cohort, **settings, **self.settings}, targets)
 
     def points(self) -> Iterator[tuple[Run, int, Path]]:
         """Training, epoch and weights of every point that there is."""
@@ -152,9 +142,8 @@ class Curves:
                 "num_volumes": self.args.volumes,
                 **SAMPLING,
             }
-            arguments = [part for id, value in settings.items() for part in (f"--{id}", as_option(value))]
             print(f"{name}: judging", flush=True)
-            called(["-m", "monai.bundle", "run", "--config_file", str(CONFIGS / "evaluate.yaml"), *arguments])
+            call_bundle([CONFIGS / "evaluate.yaml"], settings)
             shutil.copyfile(judge / "evaluation" / "evaluation.json", result)
         return json.loads(result.read_text())
 
@@ -240,21 +229,14 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
 
 
 def options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="of everything that is made")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = comparison_options(__doc__)
     parser.add_argument(
         "--epochs", type=int, nargs="+", default=[50, 100, 200, 400, 1000], help="of the paper's recipe"
     )
     parser.add_argument("--fast_epochs", type=int, nargs="+", default=[25, 50, 100, 200], help="a training each")
     parser.add_argument("--val_interval", type=int, default=25, help="epochs between validations; divides all epochs")
-    parser.add_argument("--subjects", type=int, default=60, help="of the cohort; three quarters are trained on")
-    parser.add_argument("--more_held_out", type=int, default=45, help="further subjects to compare with")
-    parser.add_argument("--volumes", type=int, default=45, help="samples of each point")
     parser.add_argument("--first_stage", type=Path, help="finished weights, in place of training one")
     parser.add_argument("--set", nargs="*", default=[], metavar="KNOB=JSON", help="settings of both recipes")
-    parser.add_argument("--finished_only", action="store_true", help="train nothing more, judge what is finished")
-    parser.add_argument("--save", action="store_true", help="copies of the result in benchmarks/results")
     return parser
 
 
@@ -269,13 +251,7 @@ def main() -> None:
         for run in curves.runs():
             curves.train(run)
     result = curves.result()
-    table = make_table(result)
-    write_json(curves.folder / f"{NAME}.json", result, indent=1)
-    write_atomically(curves.folder / f"{NAME}.md", lambda temporary: temporary.write_text(table))
-    draw(result, curves.folder / f"{NAME}.png")
-    for suffix in ("json", "png") if args.save else ():
-        shutil.copyfile(curves.folder / f"{NAME}.{suffix}", RESULTS / f"{NAME}.{suffix}")
-    print(table)
+    write_comparison(curves.folder, NAME, result, make_table(result), partial(draw, result), args.save)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,10 @@ from types import SimpleNamespace
 import gan_comparison
 import metered_training
 import pytest
+import torch
+from test_benchmark_commands import ADNI, GAN, REPOSITORY, bundle_folders, run
+
+from medical_diffusion_components.weights import save_weights
 
 
 def row(generator: str, at: str, seed: int, value: float) -> dict:
@@ -141,3 +145,38 @@ def test_finished_weights_that_may_have_seen_the_test_split_are_refused(tmp_path
         list(arguments(tmp_path, finished(tmp_path, 9)).generators())
     with pytest.raises(ValueError, match="expected adni_ldm or adni_gan and a file"):
         list(arguments(tmp_path, "duke_ldm=nothing.pt").generators())
+
+
+def tiny_weights(bundle: Path, config: str, folder: Path, subjects: int) -> str:
+    """Untrained weights of a bundle, with the note that a training leaves."""
+    settings = bundle_folders.tiny(bundle, image_size=[16, 48, 32])
+    parser = bundle_folders.workflow(bundle, config, **settings, models_dir=str(folder)).parser
+    knobs = {**parser.get_parsed_content("knobs"), "num_embedded_subjects": subjects}
+    note = {"data": "embedded template cohort", "cases": {"training": 3 * subjects // 4}, "knobs": knobs}
+    torch.manual_seed(0)
+    path = save_weights(parser.get_parsed_content("network_def"), folder / "model.pt", note)
+    return f"{bundle.name}={path}"
+
+
+@pytest.mark.slow
+def test_finished_weights_of_both_bundles_are_compared_by_one_command(tmp_path: Path) -> None:
+    """As somebody does who has downloaded weights: no knob is given but the sizes; the second time, nothing is made."""
+    weights = [
+        tiny_weights(ADNI, "edit.yaml", tmp_path / "own" / "ldm", 8),
+        tiny_weights(GAN, "inference.json", tmp_path / "own" / "gan", 6),
+    ]
+    folder = tmp_path / "compared"
+    parts = [str(REPOSITORY / "benchmarks" / "gan_comparison.py"), f"--folder={folder}", "--subjects=8"]
+    parts += ["--image_size", "16", "48", "32", "--more_held_out=4", "--volumes=3", "--weights", *weights]
+    shown = run(parts, tmp_path)
+    result = json.loads((folder / "gan_comparison.json").read_text())
+    diffusion, gan = result["rows"]
+    assert diffusion["generator"].startswith("diffusion, finished weights ")
+    assert (diffusion["trained_on"], gan["trained_on"]) == (6, 4)
+    assert all(row["n"]["synthetic"] == 3 and row["n"] == gan["n"] for row in result["rows"])
+    assert len(list((folder / "samples").glob("*/*.nii.gz"))) == 6 and (folder / "gan_comparison.png").is_file()
+    assert (folder / "gan_comparison.md").read_text().strip() in shown and "Not run: nothing." in shown
+    made = {path: path.stat().st_mtime_ns for path in folder.rglob("*.nii.gz")}
+    again = run(parts, tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.nii.gz")} == made
+    assert json.loads((folder / "gan_comparison.json").read_text()) == result and "sampling" not in again
