@@ -48,6 +48,13 @@ def test_bins_become_wider_until_few_patients_are_alone() -> None:
     assert {"stratum": {"age": [0.0, 20.0], "sex": "F"}, "patients": 6} in found and len(found) == 2
 
 
+@pytest.mark.parametrize(("together", "width"), [(9, 10.0), (8, 20.0)])
+def test_nine_of_ten_patients_must_be_counted(together: int, width: float) -> None:
+    """Of ten patients ``together`` share a bin of ten years; with eight of them, the bins become wider."""
+    [found] = strata((5.0, "F", together), (15.0, "F", 10 - together))
+    assert found["stratum"]["age"] == [0.0, width]
+
+
 def test_rare_combinations_are_not_in_the_note_at_all() -> None:
     found = strata((5.0, "F", 96), (45.0, "M", 4))
     assert found == [{"stratum": {"age": [0.0, 10.0], "sex": "F"}, "patients": 96}]
@@ -148,6 +155,8 @@ def test_what_nobody_is_counted_for_cannot_be_drawn() -> None:
 @pytest.mark.parametrize(("request_", "patients"), [
     ({"age": 5, "sex": "F"}, 30),
     ({"age": 75, "sex": "M"}, 60),
+    ({"age": 80, "sex": "M"}, 60),
+    ({"age": 70, "sex": "M"}, 60),
     ({"age": 5, "sex": "M"}, 0),
     ({"age": 75, "sex": None}, 70),
 ])  # fmt: skip

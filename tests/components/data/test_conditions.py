@@ -28,6 +28,8 @@ def test_values_become_numbers_in_the_names_order_and_come_back() -> None:
     vector = conditions.encode({"sex": "M", "age": 80, "grade": 2}, "here")
     assert vector.tolist() == [0.5, 1.0, 1.0] and vector.dtype == torch.float32
     assert conditions.decode(vector) == {"age": 80.0, "grade": "2", "sex": "M"}
+    odd = {"age": 71.2345, "grade": "1", "sex": "O"}
+    assert conditions.decode(conditions.encode(odd, "here")) == odd, "six digits"
     assert Conditions(dict(reversed(DECLARED.items()))).encode({"age": 80}, "here")[0] == vector[0]
 
 
@@ -83,6 +85,8 @@ def test_values_beyond_the_range_are_encoded_when_allowed_and_found_again() -> N
     ({"sex": {"values": ["F", "F"]}}, "two or more different values"),
     ({"sex": {"values": "FM"}}, "two or more different values"),
     ({"sure": {"values": [True, False]}}, "quoted"),
+    ({"sure": {"values": ["no", True]}}, "quoted"),
+    ({"grade": {"values": [1, 1.5]}}, "two or more different values"),
     ({"the age": {"range": [50, 90]}}, "condition the age: expected a name"),
 ])  # fmt: skip
 def test_declarations_of_another_form_are_refused(declared: Any, message: str) -> None:

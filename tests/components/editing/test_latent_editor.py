@@ -72,6 +72,45 @@ def test_going_back_brings_the_region_closer_to_its_conditional() -> None:
     assert often < 0.5 * once
 
 
+class Watched(nn.Module):
+    """Notes what the denoiser is shown, and calls it."""
+
+    def __init__(self, denoiser: nn.Module) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.shown: list[tuple[int, Tensor]] = []
+
+    def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
+        self.shown.append((int(timesteps[0]), x.clone()))
+        return self.denoiser(x, timesteps)
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+def test_the_denoiser_always_sees_the_known_part_with_the_noise_of_its_timestep(sampler: str) -> None:
+    """On the first step, on each further one, and after each jump back."""
+    known, made = 20.0, generator(sampler, None if sampler == "ddpm" else 20)
+    made.denoiser = Watched(made.denoiser)
+    free = torch.zeros(2, 25, 30, dtype=torch.bool)
+    free[1] = True
+    LatentEditor(made, resamples=2, jump_length=4).inpaint(torch.full((1, 1, 2, 25, 30), known), free, seed=1)
+    assert len(made.denoiser.shown) > 30
+    for timestep, x in made.denoiser.shown:
+        a, seen = made.alphas_cumprod[timestep], x[0, 0, 0]
+        assert abs(float(seen.mean() - a.sqrt() * known)) < 5 * float((1 - a) / seen.numel()) ** 0.5
+        assert abs(float(seen.std() / (1 - a).sqrt()) - 1) < 0.15
+
+
+@pytest.mark.parametrize(("strength", "start"), [(0.001, 0), (0.1, 3), (0.5, 19), (1.0, 39)])
+def test_a_variation_begins_at_its_share_of_the_timesteps(strength: float, start: int) -> None:
+    made = generator("ddim", 20)
+    made.denoiser = Watched(made.denoiser)
+    LatentEditor(made).vary(torch.full((1, 1, 2, 25, 30), 20.0), strength, 0)
+    visited = [timestep for timestep, _ in made.denoiser.shown]
+    assert visited == [start, *(t for t in made.timesteps.tolist() if t < start)]
+    first = made.denoiser.shown[0][1]
+    assert abs(float(first.mean() - made.alphas_cumprod[start].sqrt() * 20)) < 0.2, "with the noise of its timestep"
+
+
 def some_latent(seed: int) -> Tensor:
     return torch.randn(1, 1, 2, 4, 5, generator=torch.Generator().manual_seed(seed))
 

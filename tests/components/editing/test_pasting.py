@@ -65,3 +65,12 @@ def test_steps_at_a_border_are_counted_by_hand() -> None:
     mask[2:4] = True
     found = seam(volume, mask)
     assert found.across == (4 + 3) / 2 and found.beside == (1 + 10) / 2
+
+
+def test_a_voxel_between_two_regions_has_nothing_known_beside_it() -> None:
+    """One known voxel with the region on both sides: no step lies outside, as at a border alone."""
+    mask = np.zeros((5, 1, 1), bool)
+    mask[[0, 1, 3, 4]] = True
+    volume = np.array([1.0, 2, 4, 8, 16]).reshape(5, 1, 1)
+    found = seam(volume, mask)
+    assert found.across == (2 + 4) / 2 and np.isnan(found.beside)

@@ -18,7 +18,14 @@ from medical_diffusion_components.cohorts import resolve_dataset
 from medical_diffusion_components.data import is_edited, is_synthetic
 from medical_diffusion_components.dicom_export import EditedSeries
 from medical_diffusion_components.diffusion import LatentDiffusionGenerator, noise_scheduler
-from medical_diffusion_components.editing import EditedVolumeWriter, LatentEditor, ScanEditing, free_positions
+from medical_diffusion_components.editing import (
+    EditedVolumeWriter,
+    LatentEditor,
+    ScanEditing,
+    free_positions,
+    read_scan,
+    seam,
+)
 from medical_diffusion_components.evaluation import folder_cases
 from medical_diffusion_components.networks import VQGAN, Denoiser, EMACodebook
 from medical_diffusion_components.reports import SyntheticVolumeWriter
@@ -91,6 +98,91 @@ def test_outside_the_mask_every_bit_of_the_file_stays(
     np.testing.assert_array_equal(other.affine, one.affine)
     assert (other.get_fdata() != one.get_fdata())[mask > 0].mean() > 0.9
     assert b"DOE" not in other.header.binaryblock
+
+
+@pytest.mark.parametrize(
+    ("dtype", "slope", "intercept"), [(np.int16, 2.0, 0.0), (np.int16, 1.0, -3.0), (np.uint8, 1.0, 5)]
+)
+def test_what_is_drawn_is_stored_as_the_nearest_number_of_the_files_scaling(
+    edit: Edit, tmp_path: Path, voxels: np.ndarray, mask: np.ndarray, dtype: type, slope: float, intercept: float
+) -> None:
+    """Wherever the intensities lie; beyond the type's numbers, the last one."""
+    image = nib.Nifti1Image((voxels % 250).astype(dtype), AFFINE)
+    image.header.set_slope_inter(slope, intercept)
+    nib.save(image, tmp_path / "scan.nii.gz")
+    scan = read_scan(tmp_path / "scan.nii.gz")
+    inside = np.linspace(-50_000, 70_000, int(mask.sum()))
+    inside[::2] = np.linspace(7, 90, len(inside[::2]))
+    returned = edit().writer.region(scan, mask > 0, tmp_path / "scan.nii.gz", inside, 0, {})
+    (file,) = (tmp_path / "edited").glob("*_edited.nii.gz")
+    limits = np.iinfo(dtype)
+    nearest = np.rint((inside - intercept) / slope).clip(limits.min, limits.max) * slope + intercept
+    np.testing.assert_allclose(nib.load(file).get_fdata()[mask > 0], nearest)
+    np.testing.assert_allclose(returned[mask > 0], nearest)
+    np.testing.assert_array_equal(nib.load(file).get_fdata()[mask == 0], scan.values[mask == 0])
+
+
+def test_what_is_drawn_stays_within_the_intensities_that_the_model_knows(
+    edit: Edit, tmp_path: Path, voxels: np.ndarray, mask: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "medical_diffusion_components.editing.scan_editing.blended", lambda *_: np.linspace(-9e3, 9e3, 60)
+    )
+    scan, hole = save(tmp_path / "scan.nii.gz", voxels.astype(np.float32)), save(tmp_path / "hole.nii.gz", mask)
+    (after,) = edit().inpaint(scan, hole, [0])
+    known = voxels[mask == 0]
+    np.testing.assert_allclose(after[mask > 0], np.linspace(-9e3, 9e3, 60).clip(known.min(), known.max()), rtol=1e-6)
+
+
+def test_the_note_has_the_seam_of_the_result_and_a_longer_blend_changes_it(
+    edit: Edit, tmp_path: Path, voxels: np.ndarray, mask: np.ndarray
+) -> None:
+    scan, hole = save(tmp_path / "scan.nii.gz", voxels.astype(np.float32)), save(tmp_path / "hole.nii.gz", mask)
+    results = {}
+    for length in (None, 3.0, 30.0):
+        (results[length],) = edit(blend_length=length).inpaint(scan, hole, [0])
+        (file,) = (tmp_path / "edited").glob("*_edited.json")
+        note = json.loads(file.read_text())
+        assert note["blend_length"] == length
+        assert note["seam"]["across"] == pytest.approx(seam(results[length], mask > 0).across, rel=1e-5)
+    assert not np.allclose(results[3.0], results[30.0])
+    voxel = float(np.mean((2.0, 1.5, 3.0)))
+    (again,) = edit(blend_length=voxel).inpaint(scan, hole, [0])
+    np.testing.assert_allclose(again, results[None], rtol=1e-6, err_msg="none is a voxel's mean side")
+
+
+def test_both_affines_of_the_file_stay(edit: Edit, tmp_path: Path, voxels: np.ndarray, mask: np.ndarray) -> None:
+    image = nib.Nifti1Image(voxels, AFFINE)
+    image.set_qform(AFFINE + np.eye(4, k=3) * 7, 2)
+    image.set_sform(AFFINE, 1)
+    nib.save(image, tmp_path / "scan.nii.gz")
+    edit().inpaint(tmp_path / "scan.nii.gz", save(tmp_path / "hole.nii.gz", mask), [0])
+    (file,) = (tmp_path / "edited").glob("*_edited.nii.gz")
+    for kind in ("get_qform", "get_sform"):
+        (one, code), (other, other_code) = (
+            getattr(nib.load(p), kind)(coded=True) for p in (tmp_path / "scan.nii.gz", file)
+        )
+        np.testing.assert_allclose(one, other)
+        assert code == other_code
+
+
+def test_each_channel_of_the_latent_has_a_deviation_of_its_own() -> None:
+    """A change of 0.5 is far below the deviation of one channel, 10, and far above that of the other, 0.1."""
+
+    class Stage(torch.nn.Module):
+        compression = (1, 1, 1)
+
+        def encode_stage_2_inputs(self, volume: torch.Tensor) -> torch.Tensor:
+            return torch.cat([10 * volume, 0.1 * volume], 1) + self.change * (volume > 2)
+
+    stage, mask = Stage(), torch.zeros(4, 4, 4, dtype=torch.bool)
+    plain = torch.randn(1, 1, 4, 4, 4, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+    changed = plain.clone()
+    changed[..., 2, 2, 2] += 10
+    for change, far in ((torch.tensor([-100.0, -1.0]), False), (torch.tensor([-100.0, -0.5]), True)):
+        stage.change = change.view(1, 2, 1, 1, 1)
+        free = free_positions(stage, [plain, changed], mask, 1.0)
+        assert bool(free[2, 2, 2]) is far and free.sum() == int(far)
 
 
 def test_a_scan_on_a_grid_of_its_own_changes_in_the_mask_alone(edit: Edit, tmp_path: Path) -> None:

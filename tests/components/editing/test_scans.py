@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from medical_diffusion_components.editing import model_grid, read_mask, read_scan
+from medical_diffusion_components.editing.scans import Grid
 from medical_diffusion_components.transforms import VolumeError
 
 AFFINE = np.array([[0.0, 2.0, 0, -7], [-1.5, 0, 0, 3], [0, 0, 3.0, 11], [0, 0, 0, 1]])  # axes PRS
@@ -53,6 +54,20 @@ def test_a_scan_of_another_size_is_seen_in_place(tmp_path: Path, spacing: tuple[
     assert grid.covers(scan.affine, where)
     where[0, 0, 0] = True
     assert not grid.covers(scan.affine, where)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_voxel_beyond_a_face_is_not_covered(scan_file: Path, axis: int) -> None:
+    """A grid of two voxels fewer: at either end, the last voxel of the scan lies one beyond it."""
+    scan = read_scan(scan_file)
+    shape = [n - 2 if a == axis else n for a, n in enumerate(scan.values.shape)]
+    affine = scan.affine.copy()
+    affine[:3, 3] += scan.affine[:3, axis]  # begins with the scan's second voxel
+    grid = Grid(affine, (shape[0], shape[1], shape[2]))
+    for place, covered in ((0, False), (1, True), (scan.values.shape[axis] - 2, True), (-1, False)):
+        mask = np.zeros(scan.values.shape, bool)
+        mask.swapaxes(0, axis)[place, 4, 4] = True
+        assert grid.covers(scan.affine, mask) is covered, place
 
 
 def test_no_masked_voxel_is_lost_between_grids(tmp_path: Path) -> None:

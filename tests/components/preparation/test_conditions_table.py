@@ -41,6 +41,8 @@ def test_numbers_are_numbers_and_missing_values_are_left_out(tmp_path):
     known = read_conditions_table(path)
     assert known.rows == {"P1": {"age": 71.5, "sex": "F"}, "P2": {"sex": "M"}, "P3": {}}
     assert known.of("case", "P1") == {"age": 71.5, "sex": "F"} and known.of("P1", "other") == {}
+    untidy = read_conditions_table(table(tmp_path, "patient , age,sex\n P1 , 71.5 , N/A \n"))
+    assert untidy.rows == {"P1": {"age": 71.5}}, "blanks around a cell, and N/A as spreadsheets write it"
     by_case = read_conditions_table(table(tmp_path, "age\tcase\n3\tc1\n"))
     assert by_case.of("c1", "P9") == {"age": 3.0}
 
