@@ -25,9 +25,8 @@ MOST_OPEN = 0.5  # if no volume were flagged and the interval still went up to t
 class Stratum(NamedTuple):
     """The volumes that were asked for one combination of conditions."""
 
-    conditions: (
-        dict[str, Any] | None
-    )  # name -> bin, category, or None: left to the network; None: not noted, or several
+    # Name -> bin, category, or None where it was left to the network; None as a whole: not noted, or several combinations.
+    conditions: dict[str, Any] | None
     patients: int | None  # training patients in the weights' note; None: too few to be in it, or unknown
     copies: int
     enough: bool  # whether there are enough volumes for the share to say anything
@@ -61,7 +60,7 @@ def by_stratum(
         held_out_patients: behind its p-values.
 
     Raises:
-        ValueError: conditions of a volume that are none of the generator's.
+        ValueError: a volume was asked for a condition that the generator does not have.
     """
 
     def counted(chosen: Sequence[Verdict], stratum: dict[str, Any] | None, patients: int | None) -> Stratum:
