@@ -35,7 +35,8 @@ __all__ = [
 ]
 
 PACKAGE_NAME = "medical-diffusion-bundles"
-_PART = ".part_"  # in front of the name of what is not finished
+# Before the name of what is not finished. What a killed process left is removed, so no file of anybody else may start so.
+_PART = ".medical_diffusion_part_"
 
 P = ParamSpec("P")
 

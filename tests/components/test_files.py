@@ -271,19 +271,19 @@ def test_the_repeat_leaves_nothing_of_a_killed_process(tmp_path: Path, write) ->
     if child == 0:
         write(path, killed)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
-    assert [left.name for left in tmp_path.iterdir()] == [".part_result"]
+    assert [left.name for left in tmp_path.iterdir()] == [".medical_diffusion_part_result"]
     write(path, make)
     assert list(tmp_path.iterdir()) == [path]
     assert [file.read_text() for file in ([path] if path.is_file() else path.iterdir())] == ["whole"]
 
 
 def test_trying_a_folder_clears_away_what_nobody_is_writing(tmp_path: Path) -> None:
-    (tmp_path / ".part_gone.png").write_text("of a killed process")
-    (tmp_path / ".part_gone" / "new").mkdir(parents=True)
-    (tmp_path / ".hidden").write_text("the user's")
+    (tmp_path / ".medical_diffusion_part_gone.png").write_text("of a killed process")
+    (tmp_path / ".medical_diffusion_part_gone" / "new").mkdir(parents=True)
+    (tmp_path / ".part_of_a_scan").write_text("the user's")
     write_atomically(tmp_path / "a.json", lambda place: (place.write_text("a"), check_writable(tmp_path)))
     write_folder_atomically(tmp_path / "b", lambda place: ((place / "c").touch(), check_writable(tmp_path)))
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "a.json", "b"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".part_of_a_scan", "a.json", "b"]
     assert (tmp_path / "a.json").read_text() == "a" and (tmp_path / "b" / "c").exists()
 
 
