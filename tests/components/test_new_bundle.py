@@ -62,7 +62,7 @@ def test_with_the_values_of_the_source_only_comments_headers_and_data_differ(sou
 
 def test_the_paper_is_not_said_to_give_the_new_values(made):
     changed = [line for line in lines(made) if line.startswith(("image_size:", "compression:"))]
-    assert len(changed) == 20 and not any("paper" in line for line in changed)
+    assert len(changed) >= 21 and not any("paper" in line for line in changed)  # configurations know one, or both
     assert any("(paper)" in line for line in lines(made))  # of what stayed
 
 
