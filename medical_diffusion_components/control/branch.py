@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import torch
 import torch.nn.functional as F
+from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 
 from medical_diffusion_components.networks.denoiser import Denoiser
@@ -25,8 +25,9 @@ GROUPS = 8  # of the denoiser's norms; widths are multiples of it
 class ControlBranch(nn.Module):
     """A narrower copy of a denoiser's encoder that sees a mask beside the noisy latent.
 
-    A strided convolution brings the mask to the latent's grid: one position sees the block of voxels that the first stage
-    makes one position of, whatever the compression along each axis.
+    A strided convolution brings the mask to the grid on which the denoiser works: one position sees the block of voxels
+    that the first stage and the denoiser's patches make one position of, whatever the compression along each axis. What it
+    finds is added to the first convolution of the noisy latent.
 
     Args:
         mask_channels: channels of the mask.
@@ -59,7 +60,7 @@ class ControlBranch(nn.Module):
         num_heads: int = 8,
         head_channels: int = 32,
         width: float = 0.5,
-        mask_features: int = 32,
+        mask_features: int = 64,
         patch_size: Sequence[int] = (1, 1, 1),
     ) -> None:
         super().__init__()
@@ -69,14 +70,18 @@ class ControlBranch(nn.Module):
         h, w, d = (int(n) for n in compression)
         self.compression = (h, w, d)
         narrow = max(GROUPS, round(base_channels * width / GROUPS) * GROUPS)
+        p, q, r = (int(n) for n in patch_size)
+        block = (h * p, w * q, d * r)
         self.embed_mask = nn.Sequential(
-            nn.Conv3d(mask_channels, mask_features, self.compression, self.compression),
+            nn.Conv3d(mask_channels, mask_features, block, block),
             nn.SiLU(),
             nn.Conv3d(mask_features, mask_features, kernel_size=3, padding=1),
             nn.SiLU(),
+            Rearrange("b c h w d -> d b h w c"),
+            nn.Linear(mask_features, narrow),
         )
         self.encoder = Denoiser(
-            in_channels + mask_features,
+            in_channels,
             narrow,
             channel_multipliers,
             num_heads,
@@ -97,9 +102,9 @@ class ControlBranch(nn.Module):
             raise ValueError(f"expected a mask (B, M, H, W, D) of {wanted}, got {list(mask.shape)}")
         encoder = self.encoder
         embedding = F.silu(encoder.time(timesteps.expand(x.shape[0])))
-        seen = encoder.depth_first(torch.cat((x, self.embed_mask(mask).to(x.dtype)), dim=1)).contiguous()
-        position = encoder.position(seen.shape[0])
-        found = encoder.encode(seen, embedding, position)
+        patches = encoder.depth_first(x).contiguous()
+        position = encoder.position(patches.shape[0])
+        found = encoder.encode(patches, embedding, position, self.embed_mask(mask))
         found.append(encoder.middle(found[-1], embedding, position))
         return [layer(h) for layer, h in zip(self.additions, found)]
 

@@ -296,13 +296,22 @@ class Denoiser(nn.Module):
         h = self.middle(skips[-1], embedding, position)
         return self.depth_last(self.decode(h, skips, embedding, position)).contiguous().to(x.dtype)  # (B, C, H, W, D)
 
-    def encode(self, x: Tensor, embedding: Tensor, position: tuple[Tensor, Tensor, Tensor]) -> list[Tensor]:
+    def encode(
+        self,
+        x: Tensor,
+        embedding: Tensor,
+        position: tuple[Tensor, Tensor, Tensor],
+        beside: Tensor | None = None,
+    ) -> list[Tensor]:
         """The encoder's half: what each resolution hands over to the decoder, finest first.
 
         Shape:
-            ``(D, B, H, W, C)`` -> that of the first convolution and of every level, ``(D, B, H', W', C')`` each
+            ``(D, B, H, W, C)`` -> that of the first convolution and of every level, ``(D, B, H', W', C')`` each;
+            ``beside``, if there is one, is added to the first convolution and has its shape
         """
         h = self.first(x)
+        if beside is not None:
+            h = h + beside
         skips = [h]
         if torch.jit.is_scripting():
             h = self.first_depth(h, position)

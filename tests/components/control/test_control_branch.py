@@ -49,6 +49,18 @@ def test_a_trained_branch_follows_its_mask_and_its_strength(patch: tuple[int, in
     assert torch.equal(controlled(x, t, mask=mask), free)
 
 
+def test_a_voxel_of_the_mask_reaches_its_own_position_and_those_beside_it() -> None:
+    """The block of a position is ``compression`` times ``patch_size`` voxels, here 4 x 8 x 5."""
+    branch = networks((2, 2, 5)).branch
+    mask = torch.zeros(1, 4, 32, 16, 5)
+    changed = mask.clone()
+    changed[:, 2, 7, 15, 4] = 1  # the last voxel of position 1, 1, 0
+    with torch.no_grad():
+        plain, other = branch.embed_mask(mask), branch.embed_mask(changed)
+    assert plain.shape == (1, 1, 8, 2, 8)  # (D, B, H, W, C)
+    assert (plain != other).any(-1)[0, 0].any(1).tolist() == [True, True, True, *[False] * 5]
+
+
 def test_a_held_mask_is_that_of_every_call_and_of_both_halves_of_guidance() -> None:
     controlled = with_weights(networks())
     x, t, mask = batch()
