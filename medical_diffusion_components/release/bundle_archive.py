@@ -48,7 +48,8 @@ def build_bundle(
     Args:
         bundle: its folder in the repository.
         out: folder for the archive.
-        models_dir: weights (``model.pt`` and its note) to put into it; None: those in the bundle's ``released``.
+        models_dir: weights (``model.pt`` and its note) to put into it; None: those in the bundle's ``released``. A
+            control branch of theirs, ``control.pt``, goes with them.
 
     Returns:
         path of the archive.
@@ -134,6 +135,10 @@ def _files(bundle: Path, weights: Path, metadata: Mapping[str, Any]) -> Iterator
     yield "README.md", (front_matter(metadata) + card).encode()
     yield "models/model.pt", weights.read_bytes()
     yield "models/model.json", _json(note)
+    branch = weights.with_name("control.pt")
+    if branch.is_file() and provenance(branch).get("generator") == file_hash(weights):
+        yield "models/control.pt", branch.read_bytes()
+        yield "models/control.json", _json(provenance(branch))
     yield from vendored_files(bundle.name)
 
 

@@ -36,8 +36,9 @@ def release_weights(
     knobs: Mapping[str, Any],
     half: bool = False,
     defaults: Mapping[str, Any] | None = None,
+    name: str = "model.pt",
 ) -> Path:
-    """Copy ``model.pt`` and its note into the bundle's folder ``released``.
+    """Copy weights and their note into the bundle's folder ``released``.
 
     The note is completed with the knobs of the training, where it comes from a version that did not write them. Nothing
     else is needed: ``model.pt`` of a generator holds its first stage.
@@ -49,24 +50,29 @@ def release_weights(
         half: write numbers of 32 bits as 16 (float16), of networks that would be too large otherwise; the note says so.
             Vectors are left as they are: they are small, and a noise schedule does not survive the rounding.
         defaults: further knobs that inference takes from the note, such as the sampler by which the weights were judged.
+        name: file of the weights in either folder.
 
     Returns:
         path of the released weights.
 
     Raises:
         WeightsError: the weights are missing or damaged, have no note or that of others, were trained with other knobs or
-            on anything but an embedded cohort, are too large for a repository, or their note holds a path.
+            on anything but an embedded cohort, belong to a generator that is not the released one, are too large for a
+            repository, or their note holds a path.
     """
-    weights, target = Path(models_dir) / "model.pt", Path(bundle_root) / RELEASED / "model.pt"
+    weights, target = Path(models_dir) / name, Path(bundle_root) / RELEASED / name
     state, note = read_state(weights), provenance(weights)
     knobs = json.loads(json.dumps(dict(knobs)))
     _check(weights, note, knobs)
+    generator = target.with_name("model.pt")
+    if "generator" in note and not (generator.is_file() and file_hash(generator) == note["generator"]):
+        raise WeightsError(f"{weights} belongs to another generator than {generator}: release that one first")
     note["knobs"] = {**knobs, **(defaults or {})}
     if half:
         rounded = {name for name, tensor in state.items() if tensor.dtype is torch.float32 and tensor.dim() > 1}
         state = {name: tensor.half() if name in rounded else tensor for name, tensor in state.items()}
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "model.pt"
+        file = Path(folder) / name
         save_tensors(state, file) if half else shutil.copyfile(weights, file)
         if half:
             note |= {"sha256": file_hash(file), "rounded_from": note["sha256"], "stored_as": "float16"}

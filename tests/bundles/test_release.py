@@ -260,6 +260,15 @@ def test_an_annotation_server_trains_the_network_that_is_published(bundle: Path,
     assert all(found[id] == note["knobs"][id] for id in changed)
 
 
+def test_a_branch_is_published_with_its_own_generator_alone(tmp_path: Path) -> None:
+    bundle = next(bundle for bundle in BUNDLES if bundle.name == "adni_ldm")
+    weights = ignorant_weights(bundle, tmp_path / "weights") / "model.pt"
+    for generator, branch in ((file_hash(weights), {"models/control.json", "models/control.pt"}), ("0" * 64, set())):
+        save_weights(torch.nn.Linear(1, 1), weights.with_name("control.pt"), {"generator": generator})
+        with undisturbed(), zipfile.ZipFile(build_bundle(bundle, tmp_path, weights.parent)) as archive:
+            assert {name.split("/", 1)[1] for name in archive.namelist() if "/models/control" in name} == branch
+
+
 def test_weights_without_knobs_are_not_published(tmp_path: Path) -> None:
     save_weights(torch.nn.Linear(1, 1), tmp_path / "model.pt", {"data": "embedded cohort"})
     with pytest.raises(WeightsError, match="no note with the knobs of its training"):

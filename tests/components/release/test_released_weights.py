@@ -81,6 +81,18 @@ def test_weights_of_another_note_are_refused(tmp_path: Path) -> None:
         release_weights(models, tmp_path, KNOBS)
 
 
+def test_a_branch_is_released_beside_its_own_generator_and_no_other(tmp_path: Path) -> None:
+    generator = release_weights(trained(tmp_path), tmp_path, KNOBS)
+    branch = {**NOTE, "generator": file_hash(generator)}
+    save_weights(nn.Linear(4, 5), tmp_path / "models" / "control.pt", branch)
+    released = release_weights(tmp_path / "models", tmp_path, KNOBS, name="control.pt")
+    assert sorted(path.name for path in released.parent.glob("*.pt")) == ["control.pt", "model.pt"]
+    assert provenance(released)["generator"] == file_hash(generator)
+    save_weights(nn.Linear(4, 5), tmp_path / "models" / "control.pt", {**branch, "generator": "0" * 64})
+    with pytest.raises(WeightsError, match=r"control.pt belongs to another generator than .*model.pt"):
+        release_weights(tmp_path / "models", tmp_path, KNOBS, name="control.pt")
+
+
 def test_weights_too_large_for_a_repository_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(released_weights, "LARGEST", 1e-4)
     with pytest.raises(WeightsError, match="has 0.0 MB, more than the 0.0001 MB"):
