@@ -48,6 +48,7 @@ OWN_PER_FILE = {
     "num_workers",
     "optimizer",
     "recording",
+    "releasing",  # of what the file trains
     "lr_scheduler",
     "samples_dir",
     "sampler",
