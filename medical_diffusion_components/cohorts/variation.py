@@ -42,6 +42,7 @@ class Variation(NamedTuple):
         noise: largest sigma of additional Rician noise, as a share of the brightest tissue.
         blur: largest sigma of a Gaussian blur, mm.
         lesions: at most so many in each organ; at least one if it is not 0.
+        dark: probability that a lesion is darker than all tissues around it instead of brighter.
     """
 
     contrast: float = 0.0
@@ -49,20 +50,23 @@ class Variation(NamedTuple):
     noise: float = 0.0
     blur: float = 0.0
     lesions: int = 0
+    dark: float = 0.0
 
     def checked(self) -> Variation:
         """Itself.
 
         Raises:
-            ValueError: a negative value.
+            ValueError: a negative value, or a probability above 1.
         """
-        if any(not 0 <= value < np.inf for value in self):
-            raise ValueError(f"expected a variation of numbers of at least 0, got {self._asdict()}")
+        if any(not 0 <= value < np.inf for value in self) or self.dark > 1:
+            raise ValueError(
+                f"expected a variation of numbers of at least 0, and dark of at most 1, got {self._asdict()}"
+            )
         return self
 
 
 PLAIN = Variation()
-TEST_BED = Variation(contrast=0.6, bias=0.15, noise=0.05, blur=2.0, lesions=2)  # of docs/label_study.md
+TEST_BED = Variation(contrast=0.35, bias=0.15, noise=0.05, blur=1.0, lesions=2)  # of docs/label_study.md
 
 
 class Lesion(NamedTuple):
@@ -96,7 +100,7 @@ def draw_lesions(rng: np.random.Generator, variation: Variation, radius: tuple[f
         direction = rng.normal(size=3)
         direction *= rng.random() ** (1 / 3) / np.linalg.norm(direction)  # uniform in the ball
         radii = rng.uniform(*radius) * np.exp(0.15 * rng.normal(size=3))
-        lesions.append(Lesion(direction, radii, bool(rng.random() < 0.5)))
+        lesions.append(Lesion(direction, radii, bool(rng.random() >= variation.dark)))
     return lesions
 
 

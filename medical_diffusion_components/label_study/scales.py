@@ -26,14 +26,14 @@ _SCALES: dict[str, dict[str, Any]] = {
         "depths": [1, 1, 1, 1],
         "num_heads": [1, 2, 4, 8],
         "window_size": 4,
-        "batch_size": 1,
+        "batch_size": 2,
         "iterations_per_epoch": 50,
-        "epochs": 12,
-        "pretraining_batches": 600,
+        "epochs": 6,
+        "pretraining_batches": 300,
         "learning_rate": 3.0e-3,
         "warmup_iterations": 30,
         "overlap": 0.0,  # the window is the volume
-        "val_interval": 4,
+        "val_interval": 3,
     },
     "large": {
         "image_size": [128, 128, 64],

@@ -50,7 +50,7 @@ def test_tumours_stand_out_from_fat_and_gland():
     """Some are brighter than nearly all of them, the others darker."""
     ranks = []
     for subject in range(10):
-        phantom = breast_phantom(subject, 0, (96, 64, 64), variation=Variation(lesions=1))
+        phantom = breast_phantom(subject, 0, (96, 64, 64), variation=Variation(lesions=1, dark=0.5))
         for side in (slice(None, 48), slice(48, None)):
             image, label = phantom.image[side], phantom.label[side]
             if (label == TUMOUR).sum() >= 20:
@@ -58,6 +58,14 @@ def test_tumours_stand_out_from_fat_and_gland():
                 ranks.append((tissue < np.median(image[label == TUMOUR])).mean())
     assert len(ranks) >= 15 and sum(r > 0.85 for r in ranks) >= 4 and sum(r < 0.15 for r in ranks) >= 4
     assert all(not 0.3 < r < 0.7 for r in ranks)
+
+
+def test_tumours_are_bright_unless_dark_ones_are_asked_for():
+    breasts = [breast_phantom(0, 0, BREASTS, variation=Variation(lesions=2, dark=dark)) for dark in (0.0, 1.0)]
+    for phantom, bright in zip(breasts, (True, False)):
+        tumour, tissue = (phantom.image[np.isin(phantom.label, classes)] for classes in ([TUMOUR], [1, 2]))
+        assert bool(np.median(tumour) > np.median(tissue)) is bright
+    assert np.array_equal(breasts[0].label, breasts[1].label)
 
 
 def test_a_breast_has_one_or_two_tumours_and_a_brain_has_lesions(tmp_path):
@@ -127,7 +135,7 @@ def test_a_bundle_can_name_a_varied_cohort(tmp_path, cohort, last):
 def test_what_cannot_be_varied_is_refused(tmp_path):
     with pytest.raises(ValueError, match="for breasts; got 'knee'"):
         write_phantom_cohort(tmp_path / "knees", "knee", 3, BRAIN, variation=TEST_BED)
-    for variation in (Variation(noise=-0.1), Variation(blur=float("nan"))):
+    for variation in (Variation(noise=-0.1), Variation(blur=float("nan")), Variation(lesions=1, dark=1.5)):
         with pytest.raises(ValueError, match="expected a variation of numbers of at least 0"):
             breast_phantom(0, 0, BREASTS, variation=variation)
         with pytest.raises(ValueError, match="expected a variation of numbers of at least 0"):
