@@ -5,25 +5,34 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from types import FrameType
 from typing import TypeVar
 
 from monai.bundle import ConfigWorkflow
 
-__all__ = ["bundle_modality", "bundle_root", "bundle_version", "running"]
+__all__ = ["bundle_modality", "bundle_root", "bundle_version", "is_stage", "running"]
 
 _Kind = TypeVar("_Kind")
 
 
 def running(kind: type[_Kind]) -> _Kind | None:
     """The innermost object of this kind that is at work: MONAI hands neither its workflow nor its parser to expressions."""
-    frame: FrameType | None = sys._getframe()
+    return next(iter(_at_work(kind)), None)
+
+
+def is_stage() -> bool:
+    """Whether the running workflow was begun by another one, to which the command line belongs."""
+    return len({id(workflow) for workflow in _at_work(ConfigWorkflow)}) > 1
+
+
+def _at_work(kind: type[_Kind]) -> list[_Kind]:
+    """Objects of this kind whose methods are being executed, innermost first."""
+    found, frame = [], sys._getframe()
     while frame is not None:
         # isinstance, since asking a ConfigParser for an attribute would make it resolve one
         if isinstance(frame.f_locals.get("self"), kind):
-            return frame.f_locals["self"]
+            found.append(frame.f_locals["self"])
         frame = frame.f_back
-    return None
+    return found
 
 
 def bundle_root() -> str:

@@ -18,7 +18,7 @@ from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser, Config
 from monai.bundle.utils import ID_SEP_KEY
 
 from medical_diffusion_components.files import folder_setting
-from medical_diffusion_components.workflow.lookup import running
+from medical_diffusion_components.workflow.lookup import is_stage, running
 from medical_diffusion_components.workflow.run_settings import FOLDERS, used_ids
 
 __all__ = ["changed_settings", "check_overrides"]
@@ -137,7 +137,9 @@ def _is_place(id: str) -> bool:
 
 
 def _as_typed(id: str) -> str | None:
-    """What stands on the command line for a setting, before anything has read it."""
+    """What stands on the command line for a setting of this run, before anything has read it."""
+    if is_stage():
+        return None
     for arg, following in zip(sys.argv, [*sys.argv[1:], ""]):
         if arg == f"--{id}" or arg.startswith(f"--{id}="):
             return arg.partition("=")[2] or following

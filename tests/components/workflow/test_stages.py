@@ -6,11 +6,14 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import yaml
 from torch import nn
-from two_stages import start
+from two_stages import FIRST, start
 
 from medical_diffusion_components.weights import save_weights
 from medical_diffusion_components.workflow import stages
+
+RUN_CONFIG = "$from medical_diffusion_components.workflow.stages import run_config"
 
 
 def first_stage(configs: Path) -> list:
@@ -37,6 +40,20 @@ def test_a_first_stage_that_is_there_is_not_trained_again(configs: Path) -> None
     start(configs).run()
     start(configs, width=99).run()
     assert first_stage(configs)[0] == 16
+
+
+def test_a_stage_in_a_folder_of_its_own_is_not_what_the_command_line_named(configs: Path, monkeypatch) -> None:
+    """As the runs of a label study are, whose folders lie below the one that was given."""
+    trained = "$run_config([@bundle_root + '/configs/train_autoencoder.yaml'], {'models_dir': @models_dir + @below})"
+    study = FIRST | {"below": "/a", "imports": [*FIRST["imports"], RUN_CONFIG], "training": [trained]}
+    (configs / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
+    folder = str(configs.parent / "given")
+    monkeypatch.setattr(sys, "argv", ["run", "--models_dir", folder])
+    start(configs, file="study.yaml", models_dir=folder).run()
+    assert Path(folder, "a", "first.pt").is_file()
+    with pytest.raises(RuntimeError) as refused:
+        start(configs, file="train_autoencoder.yaml", models_dir=f"{folder}/a")
+    assert "--models_dir was given as" in str(refused.value.__cause__)
 
 
 def test_without_a_workflow_there_is_nothing_to_train_the_first_stage_with(tmp_path: Path) -> None:
