@@ -19,7 +19,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import DSfloat
 
-__all__ = ["derived_uid", "series_images", "write_series"]
+__all__ = ["check_right_angles", "derived_uid", "series_images", "write_series"]
 
 _TO_LPS = np.array([-1.0, -1.0, 1.0])
 # where columns, rows and slices go when a slice lies across one axis of the patient: axial and coronal slices are seen
@@ -31,6 +31,14 @@ _ORTHOGONAL = 1e-4  # cosine between axes of the grid
 def derived_uid(*parts: object) -> str:
     """An identifier that follows from the parts: ``2.25.`` and the UUID (version 5) of their text."""
     return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, chr(0).join(map(str, parts))).int}"
+
+
+def check_right_angles(affine: np.ndarray) -> None:
+    """Raises: ValueError: the axes of the affine (4, 4) are not at right angles, as those of an image plane must be."""
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    directions = affine[:3, :3] / np.maximum(lengths, np.finfo(float).tiny)
+    if lengths.min() <= 0 or np.abs(directions.T @ directions - np.eye(3)).max() > _ORTHOGONAL:
+        raise ValueError(f"expected axes at right angles, got the affine {affine.tolist()}")
 
 
 def series_images(stored: np.ndarray, affine: np.ndarray, header: Dataset) -> Iterator[Dataset]:
@@ -86,10 +94,7 @@ def _as_displayed(stored: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, n
             "expected a volume (H, W, D) of int16 or uint16 and an affine (4, 4), got "
             f"{stored.shape} of {stored.dtype} and {affine.shape}"
         )
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    directions = affine[:3, :3] / np.maximum(lengths, np.finfo(float).tiny)
-    if lengths.min() <= 0 or np.abs(directions.T @ directions - np.eye(3)).max() > _ORTHOGONAL:
-        raise ValueError(f"expected axes at right angles, got the affine {affine.tolist()}")
+    check_right_angles(affine)
     wanted = _DISPLAY[nib.aff2axcodes(affine)[2]]
     turn = nib.orientations.ornt_transform(nib.io_orientation(affine), nib.orientations.axcodes2ornt(wanted))
     turned = affine @ nib.orientations.inv_ornt_aff(turn, stored.shape)

@@ -19,7 +19,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, MRImageStorage
 
 from medical_diffusion_components.dicom.series import read_series
-from medical_diffusion_components.dicom.writing import derived_uid, write_series
+from medical_diffusion_components.dicom.writing import check_right_angles, derived_uid, write_series
 from medical_diffusion_components.dicom_export.synthetic_series import MIN_LEVELS, check_replaceable, describe_equipment
 from medical_diffusion_components.files import write_folder_atomically
 
@@ -47,6 +47,25 @@ class EditedSeries:
         """The folder of a scan's series."""
         return folder / stem
 
+    def check(self, affine: np.ndarray, low: float, high: float) -> None:
+        """Say before it is made whether an edited scan can be written.
+
+        Args:
+            affine: indices to millimetres in RAS.
+            low: the least intensity that it may have.
+            high: the greatest.
+
+        Raises:
+            ValueError: axes that are not at right angles; intensities that 16 bits cannot hold, or that rounding would
+                leave too few grey levels of.
+        """
+        check_right_angles(affine)
+        if round(low) < _INT16.min or round(high) > _INT16.max or high - low < MIN_LEVELS - 1:
+            raise ValueError(
+                f"DICOM holds whole numbers from {_INT16.min} to {_INT16.max}, and at least {MIN_LEVELS} grey levels are "
+                f"wanted: the scan has intensities in [{low:g}, {high:g}]; write NIfTI"
+            )
+
     def save(self, path: Path, volume: np.ndarray, affine: np.ndarray, note: Mapping[str, Any]) -> None:
         """Write a series, whole or not at all; a series that was there is replaced.
 
@@ -57,17 +76,14 @@ class EditedSeries:
             note: the scan's note.
 
         Raises:
-            ValueError: a note of something that was not edited; intensities that 16 bits cannot hold, or that rounding
-                would leave too few grey levels of; or a folder at ``path`` that holds something else than a series.
+            ValueError: a note of something that was not edited; what :meth:`check` refuses, of the intensities here and
+                the ``limits`` in the note; or a folder at ``path`` that holds something else than a series.
         """
         if note.get("synthetic") is not False or "edited_from" not in note:
             raise ValueError(f"{path}: expected the note of an edited scan, with edited_from and synthetic false")
         low, high = float(volume.min()), float(volume.max())
-        if low < _INT16.min or high > _INT16.max or high - low < MIN_LEVELS - 1:
-            raise ValueError(
-                f"DICOM holds whole numbers from {_INT16.min} to {_INT16.max}, and at least {MIN_LEVELS} grey levels are "
-                f"wanted: the scan has intensities in [{low:g}, {high:g}]; write NIfTI"
-            )
+        known = [low, high, *note.get("limits", ())]
+        self.check(affine, min(known), max(known))
         stored = np.rint(volume).astype(np.int16)
         header = self._header(note, affine, (low, high))
         check_replaceable(path)

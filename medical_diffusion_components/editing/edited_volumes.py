@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import nibabel as nib
 import numpy as np
@@ -13,9 +13,17 @@ from nibabel.arrayproxy import ArrayProxy
 from medical_diffusion_components.editing.scans import Grid, Scan
 from medical_diffusion_components.files import file_hash, write_atomically
 from medical_diffusion_components.reports.volume_writer import NiftiVolumes, VolumeFormat, noted, volume_format
+from medical_diffusion_components.transforms.volume_error import VolumeError
 from medical_diffusion_components.weights import made_with
 
 __all__ = ["EditedVolumeWriter"]
+
+
+class EditedFormat(VolumeFormat, Protocol):
+    """A form that cannot hold every scan."""
+
+    def check(self, affine: np.ndarray, low: float, high: float) -> None:
+        """Raise a ValueError if intensities from ``low`` to ``high`` on this grid cannot be written."""
 
 
 class EditedVolumeWriter:
@@ -40,12 +48,30 @@ class EditedVolumeWriter:
         weights: str | Path,
         facts: Mapping[str, Any],
         output_format: str = "nifti",
-        formats: Mapping[str, VolumeFormat | None] | None = None,
+        formats: Mapping[str, EditedFormat | None] | None = None,
     ) -> None:
         self.format = volume_format(output_format, formats)
         self.folder = Path(folder)
         self.weights = Path(weights)
         self.facts = dict(facts)
+
+    def check(self, scan: Scan, low: float, high: float) -> None:
+        """To be called before anything is drawn.
+
+        Args:
+            scan: what will be edited.
+            low: the least intensity that the result may have.
+            high: the greatest.
+
+        Raises:
+            VolumeError: the output format cannot hold the result.
+        """
+        if isinstance(self.format, NiftiVolumes):
+            return
+        try:
+            self.format.check(scan.affine, low, high)
+        except ValueError as error:
+            raise VolumeError(f"{scan.path}: {error}") from error
 
     def region(
         self,

@@ -128,7 +128,8 @@ class ScanEditing:
             the edited scans, (X, Y, Z) each.
 
         Raises:
-            VolumeError: a scan or a mask that cannot be used, or a mask that the model's grid does not cover.
+            VolumeError: a scan or a mask that cannot be used, a mask that the model's grid does not cover, or a scan that
+                the output format cannot hold.
         """
         scan = read_scan(image)
         region = read_mask(mask, scan)
@@ -139,6 +140,8 @@ class ScanEditing:
                 f"{times(seen.grid.spacing.round(2))} mm that the model sees, around the scan's content: move them "
                 "with --centre (mm, RAS), or bring the scan to the model's size with `prepare`"
             )
+        around = scan.values[~region]
+        self.writer.check(scan, min(seen.limits[0], around.min()), max(seen.limits[1], around.max()))
         on_grid = seen.grid.mask(region, scan.affine)
         emptied = filled(seen.volume, on_grid, seen.grid.spacing.tolist())
         contents = [
@@ -184,6 +187,7 @@ class ScanEditing:
             [-1, 1] and 1 less MS-SSIM, to the scan.
         """
         seen = self._seen(read_scan(image))
+        self.writer.check(seen.scan, *seen.limits)
         latent, edits, rows = self._encoded(seen.volume), [], []
         made = [(strength, seed) for strength in strengths for seed in seeds]
         for number, (strength, seed) in enumerate(tqdm(made, desc="varying", unit="volume")):
@@ -222,6 +226,7 @@ class ScanEditing:
             (H, W, D) each, in [-1, 1].
         """
         seen, other = self._seen(read_scan(image)), self._seen(read_scan(second_image, "second_image"))
+        self.writer.check(seen.scan, *seen.limits)
         one, two = self._encoded(seen.volume), self._encoded(other.volume)
         edits, results = [], []
         made = [(weight, seed) for weight in weights for seed in seeds]

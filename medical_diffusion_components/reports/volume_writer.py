@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import nibabel as nib
 import numpy as np
@@ -85,13 +85,16 @@ class NiftiVolumes:
         return np.asarray(image.dataobj), image.affine
 
 
-def volume_format(name: str, formats: Mapping[str, VolumeFormat | None] | None = None) -> VolumeFormat:
+Format = TypeVar("Format", bound=VolumeFormat)
+
+
+def volume_format(name: str, formats: Mapping[str, Format | None] | None = None) -> NiftiVolumes | Format:
     """The form in which volumes are written: ``nifti``, or a name in ``formats``.
 
     Raises:
         ValueError: an output format that there is not, or that was not made ready.
     """
-    known: dict[str, VolumeFormat | None] = {"nifti": NiftiVolumes(), **(formats or {})}
+    known: dict[str, NiftiVolumes | Format | None] = {"nifti": NiftiVolumes(), **(formats or {})}
     chosen = known.get(name)
     if chosen is None:
         raise ValueError(f"expected an output_format of {sorted(known)}, got {name!r}")
@@ -136,7 +139,7 @@ class SyntheticVolumeWriter:
         formats: Mapping[str, VolumeFormat | None] | None = None,
         conditions: Conditions | None = None,
     ) -> None:
-        self.format = volume_format(output_format, formats)
+        self.format: VolumeFormat = volume_format(output_format, formats)
         self.folder = Path(folder)
         self.weights = Path(weights)
         self.facts = dict(facts)

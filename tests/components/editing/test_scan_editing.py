@@ -248,6 +248,62 @@ def test_the_dicom_form_is_derived_and_not_synthetic(
     np.testing.assert_array_equal(read, after[tuple(np.moveaxis(np.rint(places).astype(int), -1, 0))])
 
 
+@pytest.mark.parametrize(("made", "message"), [
+    (lambda voxels: voxels / 500 - 1, r"at least 256 grey levels .* in \[-1, 0.998\]; write NIfTI"),
+    (lambda voxels: voxels + 32_000, r"whole numbers from -32768 to 32767.* in \[32000, 32999\]"),
+    (lambda voxels: voxels, "expected axes at right angles"),
+])  # fmt: skip
+@pytest.mark.parametrize("operation", ["inpaint", "vary", "interpolate"])
+def test_what_dicom_cannot_hold_is_refused_by_name_before_anything_is_drawn(
+    edit: Edit, tmp_path: Path, voxels: np.ndarray, mask: np.ndarray, operation: str, made: Callable, message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(VQGAN, "encode_stage_2_inputs", lambda *_: pytest.fail("work was done before"))
+    affine = AFFINE.copy()
+    affine[0, 2] = 0.5 if "angles" in message else 0
+    paths = {"image": tmp_path / "scan.nii.gz", "mask": tmp_path / "hole.nii.gz"}
+    nib.save(nib.Nifti1Image(made(voxels.astype(np.float32)), affine), paths["image"])
+    nib.save(nib.Nifti1Image(mask, affine), paths["mask"])
+    request = {
+        "inpaint": {**paths, "seeds": [0]},
+        "vary": {"image": paths["image"], "strengths": [0.5], "seeds": [0]},
+        "interpolate": {
+            "image": paths["image"], "second_image": paths["image"], "weights": [0], "strength": 0.5, "seeds": [0]
+        },
+    }  # fmt: skip
+    with pytest.raises(VolumeError, match=f"scan.nii.gz: .*{message}"):
+        edit(output_format="dicom").run(operation, request)
+    assert not (tmp_path / "edited").exists()
+
+
+def test_what_of_a_scan_lies_beyond_the_limits_counts_where_it_stays(
+    edit: Edit, tmp_path: Path, voxels: np.ndarray, mask: np.ndarray
+) -> None:
+    """A voxel of 40,000 cannot be written, but it is no part of a variation, nor is it if the mask covers it."""
+    values = voxels.astype(np.float32)
+    for place, kept in (((6, 7, 8), False), ((0, 0, 0), True)):
+        values[place] = 40_000
+        scan, hole = save(tmp_path / "scan.nii.gz", values), save(tmp_path / "hole.nii.gz", mask)
+        made = edit(output_format="dicom", limits=[0, 999])
+        if kept:
+            with pytest.raises(VolumeError, match=r"scan.nii.gz: DICOM holds .*\[0, 40000\]"):
+                made.inpaint(scan, hole, [0])
+        else:
+            made.inpaint(scan, hole, [0])
+        made.vary(scan, [0.0], [0])
+
+
+def test_a_faint_variation_of_a_scan_that_dicom_can_hold_is_written(edit: Edit, tmp_path: Path) -> None:
+    writer = edit(output_format="dicom").writer
+    note = {"synthetic": False, "edited_from": {"image_sha256": "0"}, "operation": "vary", "seed": 0,
+            "weights_sha256": "1", "versions": {"medical-diffusion-bundles": "0"}}  # fmt: skip
+    faint = np.linspace(10, 90, 60).reshape(3, 4, 5)
+    writer.format.save(tmp_path / "series", faint, AFFINE, {**note, "limits": [0.0, 300.0]})
+    assert len(list((tmp_path / "series").iterdir())) == 5
+    with pytest.raises(ValueError, match=r"at least 256 grey levels .*\[10, 90\]"):
+        writer.format.save(tmp_path / "other", faint, AFFINE, note)
+
+
 def test_variations_go_from_the_reconstruction_outwards(
     edit: Edit, generator: LatentDiffusionGenerator, tmp_path: Path, voxels: np.ndarray
 ) -> None:
