@@ -48,17 +48,27 @@ class DicomCases:
         path: a folder with one or more series.
         folder: where their volumes go, as ``<hash>.nii.gz``.
         series_uid: the one series that is meant; None: all.
+        results: where the segmentations will go; tried, like ``folder``, before a file is read.
 
     Raises:
         ValueError: no path.
+        OSError: one of the two folders cannot be written.
         FileNotFoundError: no such folder.
         SeriesRefused: a series that cannot be read faithfully, or none at all.
     """
 
-    def __init__(self, path: str | Path | None, folder: str | Path, series_uid: str | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path | None,
+        folder: str | Path,
+        series_uid: str | None = None,
+        results: str | Path | None = None,
+    ) -> None:
         if path is None:
             raise ValueError("expected a folder of DICOM series as dataset_dir, since output_format is dicom; got none")
         self.folder = Path(folder)
+        for place in (folder, results or folder):
+            check_writable(place)
         groups = [group for group in find_series(Path(path).expanduser()) if series_uid in (None, group.series_uid)]
         wanted = [group for group in groups if len(group.slices) >= MIN_SLICES] or groups
         if not wanted:
@@ -69,7 +79,6 @@ class DicomCases:
 
     def cases(self) -> list[dict[str, str]]:
         """Write the volumes and list them with ``image`` and ``case_id``."""
-        check_writable(self.folder)
         return [{"image": str(self._written(name, group)), "case_id": name} for name, group in self.groups.items()]
 
     def _written(self, name: str, group: SeriesGroup) -> Path:
