@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from medical_diffusion_components.audit.copy_audit import AuditResult
 from medical_diffusion_components.audit.copy_test import NOT_ANONYMOUS, VERDICTS
-from medical_diffusion_components.audit.strata import strata_in_words
+from medical_diffusion_components.audit.strata import HOW_READ, WHY, strata_in_words, strata_table
 from medical_diffusion_components.audit.training_ids import volumes_by_id
 from medical_diffusion_components.audit.volumes import Preprocessing
 from medical_diffusion_components.data.training_of_weights import without_hashes
@@ -264,8 +264,9 @@ def markdown(report: Mapping[str, Any]) -> str:
 def audit_headline(folder: str | Path, weights_sha256: str | None) -> dict[str, Any] | None:
     """What an evaluation says about copies: parts of ``audit.json``, or None without an audit of this generator.
 
-    At home, where the list of training volumes is, each of the closest pairs also has the hash of its training volume's
-    file, by which the page finds it; elsewhere None stands there.
+    Where volumes were asked for by condition, ``by_condition`` has a table of what was found in each combination, and how
+    to read it. At home, where the list of training volumes is, each of the closest pairs also has the hash of its training
+    volume's file, by which the page finds it; elsewhere None stands there.
 
     Args:
         folder: of the audit's report.
@@ -285,7 +286,10 @@ def audit_headline(folder: str | Path, weights_sha256: str | None) -> dict[str, 
         {**pair, "nearest_training_volume_sha256": known.get(pair["nearest_training_volume"])}
         for pair in report["closest_pairs"]
     ]
-    return {key: report[key] for key in HEADLINE_PARTS} | {"closest_pairs": pairs}
+    found = {key: report[key] for key in HEADLINE_PARTS} | {"closest_pairs": pairs}
+    if "strata" in report:
+        found["by_condition"] = {"text": f"{WHY} {HOW_READ}", "table": strata_table(report["strata"])}
+    return found
 
 
 def _duplicates(pairs: Sequence[Mapping[str, Any]]) -> str:

@@ -17,9 +17,15 @@ from medical_diffusion_components.audit.copy_test import Verdict
 from medical_diffusion_components.data.condition_requests import stratum_of
 from medical_diffusion_components.data.conditions import Conditions
 
-__all__ = ["Strata", "Stratum", "by_stratum", "strata_in_words"]
+__all__ = ["Strata", "Stratum", "by_stratum", "strata_in_words", "strata_table"]
 
 MOST_OPEN = 0.5  # if no volume were flagged and the interval still went up to this, too few volumes were audited
+WHY = "A model copies first where it has seen few patients: combinations of the fewest training patients come first."
+HOW_READ = (
+    f"Where even no flagged volume would leave it open whether {MOST_OPEN:.0%} of them are, there are too few to say "
+    "anything. Among many combinations some have a small p by chance."
+)
+ALL_RARE = "all that are too rare for the weights' note"
 
 
 class Stratum(NamedTuple):
@@ -93,33 +99,34 @@ def strata_in_words(found: Mapping[str, Any]) -> list[str]:
     Args:
         found: :class:`Strata` as plain values.
     """
-    rows = [] if found["rare"] is None else [_row("**all that are too rare for the weights' note**", found["rare"])]
+    header, *rows = strata_table(found)
+    if found["rare"] is not None:
+        rows[0][0] = f"**{rows[0][0]}**"
+    lines = [f"| {' | '.join(row)} |".replace("|  |", "| |") for row in (header, *rows)]
+    return ["## By condition", "", WHY, "", lines[0], "|---" * len(header) + "|", *lines[1:], "", HOW_READ, ""]
+
+
+def strata_table(found: Mapping[str, Any]) -> list[list[str]]:
+    """Header, then a row for each combination.
+
+    Args:
+        found: :class:`Strata` as plain values.
+    """
+    rows = [] if found["rare"] is None else [_row(ALL_RARE, found["rare"])]
     rows += [_row(_described(stratum["conditions"]), stratum) for stratum in found["each"]]
     if found["not_noted"] is not None:
         rows.append(_row("not noted beside the volumes", found["not_noted"], "unknown"))
-    return [
-        "## By condition",
-        "",
-        "A model copies first where it has seen few patients: combinations of the fewest training patients come first.",
-        "",
-        "| asked for | training patients | copies | flagged | p |",
-        "|---|---|---|---|---|",
-        *rows,
-        "",
-        f"Where even no flagged volume would leave it open whether {MOST_OPEN:.0%} of them are, there are too few to say "
-        "anything. Among many combinations some have a small p by chance.",
-        "",
-    ]
+    return [["asked for", "training patients", "copies", "flagged", "p"], *rows]
 
 
-def _row(name: str, stratum: Mapping[str, Any], not_counted: str = "not counted") -> str:
-    share, known = stratum["flagged"], stratum["patients"] or not_counted
+def _row(name: str, stratum: Mapping[str, Any], not_counted: str = "not counted") -> list[str]:
+    share, known = stratum["flagged"], str(stratum["patients"] or not_counted)
     counts = f"{share['flagged']} of {share['volumes']}"
     if not stratum["enough"]:
-        return f"| {name} | {known} | {stratum['copies']} | {counts}: too few volumes to say anything | |"
+        return [name, known, str(stratum["copies"]), f"{counts}: too few volumes to say anything", ""]
     low, high = share["interval"]
     shares = f"{counts} = {100 * share['share']:.1f} % ({100 * low:.1f} % to {100 * high:.1f} %)"
-    return f"| {name} | {known} | {stratum['copies']} | {shares} | {share['p_value']:.3g} |"
+    return [name, known, str(stratum["copies"]), shares, f"{share['p_value']:.3g}"]
 
 
 def _described(stratum: Mapping[str, Any]) -> str:

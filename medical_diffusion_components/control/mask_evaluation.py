@@ -13,10 +13,12 @@ from tqdm import tqdm
 
 from medical_diffusion_components.control.structures import label_maps
 from medical_diffusion_components.files import check_writable, versions, write_atomically, write_json
-from medical_diffusion_components.pages.page import Gallery, PageCase, PageVolume, write_page
+from medical_diffusion_components.pages.page import Gallery, PageCase, PageVolume, table_section, write_page
 from medical_diffusion_components.transforms.load_volume import LoadVolume
 
 __all__ = ["MaskEvaluation", "mean_dice", "nearest_masks"]
+
+COLUMNS = ("ml, mean (SD)", "training", "drawn", "held out")
 
 
 def mean_dice(one: np.ndarray, others: np.ndarray, num_classes: int) -> np.ndarray:
@@ -184,7 +186,7 @@ class MaskEvaluation:
                 ("Held-out masks", "For comparison.", held_out),
             )
         ]
-        facts = {key: value for key, value in report.items() if key != "sentences"}
+        facts = {key: value for key, value in report.items() if key not in ("sentences", "volumes_ml")}
         path, notices = self.folder / "mask_evaluation.html", [self.notice or ""]
         write_page(
             path,
@@ -195,6 +197,14 @@ class MaskEvaluation:
             self.spacing,
             self.axcodes,
             notices=notices,
+            sections=[
+                table_section(
+                    "Volumes of the structures",
+                    "In millilitres, over all masks of a kind.",
+                    COLUMNS,
+                    _volumes_ml(report),
+                )
+            ],
         )
 
     def _cases(self, masks: Sequence[np.ndarray]) -> list[PageCase]:
@@ -223,13 +233,19 @@ def _sentences(report: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def _markdown(report: Mapping[str, Any]) -> str:
-    kinds = ("training", "drawn", "held_out")
-    lines = ["# Synthesised masks", "", *(f"- {said}" for said in report["sentences"]), ""]
-    lines += ["| ml, mean (SD) | training | drawn | held out |", "|---|---|---|---|"]
+def _volumes_ml(report: Mapping[str, Any]) -> list[list[str]]:
+    """A row for each structure."""
+    rows = []
     for name, ml in report["volumes_ml"].items():
-        cells = [f"{ml[k]['mean']:.1f}" + (f" ({ml[k]['sd']:.1f})" if ml[k]["sd"] is not None else "") for k in kinds]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        found = [ml[kind] for kind in ("training", "drawn", "held_out")]
+        rows.append([name, *(f"{f['mean']:.1f}" + (f" ({f['sd']:.1f})" if f["sd"] is not None else "") for f in found)])
+    return rows
+
+
+def _markdown(report: Mapping[str, Any]) -> str:
+    lines = ["# Synthesised masks", "", *(f"- {said}" for said in report["sentences"]), ""]
+    lines += [f"| {' | '.join(COLUMNS)} |", "|---|---|---|---|"]
+    lines += [f"| {' | '.join(row)} |" for row in _volumes_ml(report)]
     masks = report["masks"]
     return "\n".join(
         [

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from medical_diffusion_components.data.splits import SPLITS
 from medical_diffusion_components.files import check_writable, versions, write_atomically, write_json
 from medical_diffusion_components.networks.scriptable_swin import ScriptableSwinUNETR
-from medical_diffusion_components.pages.page import Gallery, PageCase, PageVolume, write_page
+from medical_diffusion_components.pages.page import Gallery, PageCase, PageVolume, table_section, write_page
 from medical_diffusion_components.reports.segmentation_report import mean_over_patients
 from medical_diffusion_components.transforms.load_volume import LoadVolume, LoadVolumed
 from medical_diffusion_components.transforms.scale_as_prepared import ScaleAsPreparedd
@@ -227,19 +227,15 @@ class MaskObedience:
 
     def _markdown(self, report: Mapping[str, Any]) -> str:
         lines = ["# Obedience to masks", "", *(f"- {said}" for said in report["sentences"]), ""]
-        header = " | ".join(row.replace("_", " ") for row in ROWS)
-        lines += [f"| class | {header} |", "|---|" + "---|" * len(ROWS)]
-        for name in self.classes:
-            cells = [_cell(report["dice"][row][name]) for row in ROWS]
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
-        lines += [
-            "",
-            f"Dice with 95 % intervals over masks: {report['pairs']} synthetic volumes, {report['held_out']} held-out "
-            "ones. Floor: the mask of another volume. Ceiling: the same segmentation on held-out real volumes. First "
-            "stage: the same on these volumes encoded and decoded, the limit of every mask.",
-            "",
-        ]
-        return "\n".join(lines)
+        header, *rows = self._table(report)
+        lines += [f"| {' | '.join(header)} |", "|---|" + "---|" * len(ROWS)]
+        lines += [f"| {' | '.join(row)} |" for row in rows]
+        return "\n".join([*lines, "", _explained(report), ""])
+
+    def _table(self, report: Mapping[str, Any]) -> list[list[str]]:
+        """Header, then a row for each class."""
+        cells = [[name, *(_cell(report["dice"][row][name]) for row in ROWS)] for name in self.classes]
+        return [["class", *(row.replace("_", " ") for row in ROWS)], *cells]
 
     def _page(
         self,
@@ -255,9 +251,18 @@ class MaskObedience:
         ]
         title = "Obedience to masks"
         path = self.folder / "mask_obedience.html"
-        facts = {key: value for key, value in report.items() if key != "sentences"}
+        facts = {key: value for key, value in report.items() if key not in ("sentences", "dice")}
+        header, *rows = self._table(report)
         write_page(
-            path, title, report["sentences"], facts, galleries, self.spacing, self.axcodes, notices=[self.notice or ""]
+            path,
+            title,
+            report["sentences"],
+            facts,
+            galleries,
+            self.spacing,
+            self.axcodes,
+            notices=[self.notice or ""],
+            sections=[table_section("Dice", _explained(report), header, rows)],
         )
 
     def _cases(self, judged: Sequence[Judged]) -> list[PageCase]:
@@ -285,6 +290,15 @@ def _of_other_masks(drawn: Sequence[Judged]) -> list[Judged]:
         )
         for place, mine in enumerate(drawn)
     ]
+
+
+def _explained(report: Mapping[str, Any]) -> str:
+    """What the numbers of the table are."""
+    return (
+        f"Dice with 95 % intervals over masks: {report['pairs']} synthetic volumes, {report['held_out']} held-out "
+        "ones. Floor: the mask of another volume. Ceiling: the same segmentation on held-out real volumes. First "
+        "stage: the same on these volumes encoded and decoded, the limit of every mask."
+    )
 
 
 def _cell(found: Mapping[str, Any]) -> str:

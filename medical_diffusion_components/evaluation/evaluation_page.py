@@ -18,7 +18,15 @@ from medical_diffusion_components.evaluation.report import headline
 from medical_diffusion_components.evaluation.volume_sets import folder_cases
 from medical_diffusion_components.metrics.neighbours import distances
 from medical_diffusion_components.orientation import world_axes
-from medical_diffusion_components.pages.page import Gallery, PageCase, PageRow, PageVolume, length_on_page, write_page
+from medical_diffusion_components.pages.page import (
+    Gallery,
+    PageCase,
+    PageRow,
+    PageVolume,
+    length_on_page,
+    table_section,
+    write_page,
+)
 
 __all__ = ["EvaluationPage"]
 
@@ -76,6 +84,7 @@ class EvaluationPage:
         seed: int = 0,
         pairs: Sequence[AuditedPair] = (),
         points: Points | None = None,
+        by_condition: Mapping[str, Any] | None = None,
     ) -> Path:
         """Write the page.
 
@@ -87,6 +96,7 @@ class EvaluationPage:
             seed: of the random choice.
             pairs: the closest ones of a copy audit, which take the place of those whose anatomy is nearest.
             points: asked and measured, of :class:`~medical_diffusion_components.evaluation.Obedience`.
+            by_condition: of a copy audit, as ``audit_headline`` gives it.
 
         Raises:
             FileNotFoundError: no volume in ``compare_dir``.
@@ -97,6 +107,10 @@ class EvaluationPage:
         galleries = [shown.samples(), shown.audited(pairs) if pairs else shown.closest()]
         if "reconstructions" in cases:
             galleries.append(shown.reconstructions())
+        sections = [obedience_section(report["obedience"], points)] if points else []
+        if by_condition is not None:
+            header, *rows = by_condition["table"]
+            sections.append(table_section("Copies by condition", by_condition["text"], header, rows))
         return write_page(
             self.path,
             self.title,
@@ -108,7 +122,7 @@ class EvaluationPage:
             self._curves(),
             [self.notice or REAL],
             shown.rows(self.compare_dir.name.replace("_", " ") if self.compare_dir else ""),
-            sections=[obedience_section(report["obedience"], points)] if points else (),
+            sections=sections,
         )
 
     def _curves(self) -> dict[str, tuple[list[float], list[float]]]:

@@ -162,7 +162,8 @@ class GeneratorEvaluation:
         if self.page is not None:
             anatomy = {name: one.features[ANATOMY] for name, one in sets.items()}
             pairs = audited_pairs(self.audit, cases["synthetic"], self.all_training)
-            self.page(report, cases, anatomy, self.reader.volume, self.seed, pairs, found.points)
+            by_condition = (self.audit or {}).get("by_condition")
+            self.page(report, cases, anatomy, self.reader.volume, self.seed, pairs, found.points, by_condition)
         print("\n".join([*headline(report), *report["warnings"], f"evaluation: {self.folder}"]), flush=True)
         return report
 

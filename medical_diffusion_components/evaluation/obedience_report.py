@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from medical_diffusion_components.evaluation.obedience import CEILING, Points
+from medical_diffusion_components.pages.page import html_table
 
 __all__ = ["obedience_in_words", "obedience_section", "obedience_tables"]
 
@@ -93,12 +94,10 @@ def obedience_section(found: Found, points: Points) -> str:
     blocks = []
     for name, one in found.items():
         header, rows = _table(one)
-        head = "".join(f"<th>{_text(cell)}</th>" for cell in header)
-        body = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
         plots = "".join(_plot(row, pair, one, points[name]) for row, pair in points[name].items() if len(pair))
         blocks.append(
             f"<h3>{_text(name)}</h3><p class='soft'>{_text(_how(one))}</p>"
-            f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div><div class="strips">{plots}</div>'
+            f'{html_table(header, rows)}<div class="strips">{plots}</div>'
         )
     return (
         "<section><h2>Asked and measured</h2><p>Every dot is a volume: across, what was asked for (of real volumes: the "

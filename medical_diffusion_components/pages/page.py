@@ -29,8 +29,10 @@ __all__ = [
     "PageVolume",
     "compared",
     "drawable",
+    "html_table",
     "length_on_page",
     "strip_plot",
+    "table_section",
     "write_page",
 ]
 
@@ -215,6 +217,21 @@ def _packed(volume: PageVolume, store: dict[str, str], spacing: Sequence[float],
 
 
 # --- numbers ---
+
+
+def table_section(heading: str, text: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A section with a table, for ``sections`` of :func:`write_page`."""
+    return f"<section><h2>{_text(heading)}</h2><p>{_text(text)}</p>{html_table(header, rows)}</section>"
+
+
+def html_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table in HTML. The first column names the rows; a table wider than the screen scrolls."""
+    head = "".join(f"<th>{_text(cell)}</th>" for cell in header)
+    body = "".join(
+        f"<tr><th>{_text(row[0])}</th>{''.join(f'<td>{_text(cell)}</td>' for cell in row[1:])}</tr>" for row in rows
+    )
+    return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
+
 
 _ARROWS = {
     "lower": "lower is better",

@@ -261,6 +261,10 @@ def test_an_audit_says_what_it_found_in_each_combination(asked_for: Trained, coh
         assert [stratum["patients"]] == known and not stratum["enough"]
     text = (tmp_path / "output" / "audit" / "audit.md").read_text()
     assert "| age above 90; sex F | not counted |" in text
+    del overrides["encoder_steps"]
+    run(BUNDLE, "evaluate.yaml", **overrides, num_volumes=3, spaces=["anatomy"], sampler="ddim")
+    page = (tmp_path / "output" / "evaluation" / "evaluation.html").read_text()
+    assert "Copies by condition" in page and "<th>age above 90; sex F</th><td>not counted</td>" in page
 
 
 def test_conditions_that_the_data_do_not_have_are_refused_before_sampling(

@@ -103,3 +103,11 @@ def test_conditions_add_a_section_and_without_them_nothing_changes(tmp_path: Pat
     section, _, after = rest.partition("Duplicates in the training set")
     assert before + "Duplicates in the training set" + after == markdown(plain)
     assert "| sex F | not counted | 0 | 1 of 8 = 12.5 % (0.3 % to 52.7 %) |" in section
+    for report, taken in ((asked | {"strata": strata}, True), (plain, False)):
+        (tmp_path / "audit.json").write_text(json.dumps(report | {"facts": {"weights_sha256": "abc"}}))
+        found = audit_headline(tmp_path, "abc")
+        assert found is not None and ("by_condition" in found) is taken
+        if taken:
+            header, _, row = found["by_condition"]["table"]
+            assert f"| {' | '.join(header)} |" in section and f"| {' | '.join(row)} |" in section
+            assert all(part in section for part in found["by_condition"]["text"].split("first. "))

@@ -74,7 +74,11 @@ def test_the_report_names_copies_and_compares_volumes(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "report" / "mask_evaluation.json").read_text())
     assert written["sentences"] == report["sentences"]
     assert "1 of 2 drawn masks are nearer" in (tmp_path / "report" / "mask_evaluation.md").read_text()
-    assert "invented" in (tmp_path / "report" / "mask_evaluation.html").read_text()
+    page = (tmp_path / "report" / "mask_evaluation.html").read_text()
+    assert "invented" in page and "volumes ml: " not in page, "the table alone has the volumes"
+    lines = (tmp_path / "report" / "mask_evaluation.md").read_text().splitlines()
+    [row] = [line.strip("| ").split(" | ") for line in lines if line.startswith("| organ |")]
+    assert f"<tr><th>organ</th>{''.join(f'<td>{cell}</td>' for cell in row[1:])}</tr>" in page
 
 
 def test_one_mask_is_not_enough(tmp_path: Path) -> None:

@@ -56,6 +56,8 @@ def measured(folder: Path, synthetic, real) -> dict:
     MaskObedience(segment, CLASSES, pairs, held_out, decoded, folder / "report", facts, num_shown=1).run()
     page = (folder / "report" / "mask_obedience.html").read_text()
     assert "Held-out volumes" in page and "Through the first stage" in page
+    assert "<th>class</th><th>synthetic</th><th>floor</th><th>first stage</th><th>ceiling</th>" in page
+    assert "dice: " not in page, "the table alone has the numbers"
     return json.loads((folder / "report" / "mask_obedience.json").read_text())
 
 

@@ -137,6 +137,15 @@ def test_the_pairs_of_an_audit_take_the_place_of_those_that_look_alike(tmp_path:
     assert (second[2]["id"], second[2]["minus"]) == (second[0]["id"], second[1]["id"])
 
 
+def test_what_an_audit_found_by_condition_is_a_table_of_the_page(tmp_path: Path) -> None:
+    table = [["asked for", "flagged"], ["size < 3 mm; sex F", "1 of 8"]]
+    made = EvaluationPage(tmp_path / "page.html", "A title")
+    text = made(REPORT, CASES, ANATOMY, read, by_condition={"text": "How to read it.", "table": table}).read_text()
+    assert "<h2>Copies by condition</h2><p>How to read it.</p>" in text
+    assert "<tr><th>asked for</th><th>flagged</th></tr><tr><th>size &lt; 3 mm; sex F</th><td>1 of 8</td></tr>" in text
+    assert "Copies by condition" not in made(REPORT, CASES, ANATOMY, read).read_text()
+
+
 def test_noisy_volumes_are_fewer_so_that_the_page_stays_below_ten_megabytes(tmp_path: Path) -> None:
     """Levels drawn at random do not pack at all; 64x64x64 of one level pack to nothing."""
 
