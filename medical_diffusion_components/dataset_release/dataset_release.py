@@ -52,6 +52,7 @@ from medical_diffusion_components.workflow.stages import run_config
 __all__ = ["DatasetRelease"]
 
 SUMS = "SHA256SUMS"
+MONTAGE = "montage.png"  # inference.json draws one of the volumes that its last run added, and none if it was killed
 NUM_SHOWN = 8
 # settings that the volumes do not depend on
 _OF_THE_RELEASE = {
@@ -152,6 +153,7 @@ class DatasetRelease:
             return
         volumes = {number: (draws.volume(number), draws.note(number)) for number in released}
         check_releasable(dict(volumes.values()), made["weights_sha256"], self.audited)
+        _draw(self.samples_dir / MONTAGE, [path for path, _ in list(volumes.values())[:NUM_SHOWN]])
         splits = splits_of(released, *self.shares)
         first = _load(volumes[released[0]][0])
         evaluation = _report(self.reports_dir / "evaluation" / "evaluation.json", made["weights_sha256"])
@@ -233,7 +235,7 @@ class DatasetRelease:
             (folder / name).write_text(text)
         shutil.copyfile(self.root / "docs" / "data_license.txt", folder / "DATA_TERMS.txt")
         self._write_reports(folder / "reports", facts)
-        _draw(folder / "preview.png", [path for path, _ in list(volumes.values())[:NUM_SHOWN]])
+        shutil.copyfile(self.samples_dir / MONTAGE, folder / "preview.png")
         write_json(folder / "croissant.json", croissant(facts, rows, file_hash(folder / TABLE)))
         files = sorted(file.relative_to(folder).as_posix() for file in files_below(folder).files)
         if facts.layout == "bids":

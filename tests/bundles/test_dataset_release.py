@@ -159,8 +159,8 @@ def killing(owner, name, calls):
 
 place, calls = sys.argv[3].split(":")
 # a volume is written twice: as what the audit judges, then for good
-owner = {"save": volume_writer.NiftiVolumes, "croissant": dataset_release, "file_hash": dataset_release}[place]
-killing(owner, place, int(calls))
+owner = {"save": volume_writer.NiftiVolumes, "draw_montage": volume_writer.SyntheticVolumeWriter}
+killing(owner.get(place, dataset_release), place, int(calls))
 run(Path(sys.argv[1]), "release_dataset.yaml", **json.loads(sys.argv[2]))
 """
 
@@ -172,13 +172,16 @@ def test_killed_at_any_time_it_ends_with_the_same_bytes(
     overrides = audited(bundle)
     whole = release(bundle, {**overrides, "samples_dir": str(tmp_path / "whole"), "release_dir": str(tmp_path / "set")})
     killed, places = {**overrides, "samples_dir": str(tmp_path / "killed")}, [Path(__file__).parent, bundle.parents[1]]
-    for moment in ("save:3", "croissant:0", "file_hash:5"):
+    for moment in ("save:3", "draw_montage:0", "croissant:0", "file_hash:5"):
         command = ["-c", KILLED, str(bundle), json.dumps(killed), moment, *map(str, places)]
         done = python(*command)
         assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
         assert not (Path(overrides["output_dir"]) / "dataset").exists(), "whole or not at all"
     resumed = release(bundle, killed)
     assert tree(resumed) == tree(whole)
+    samples = [tree(tmp_path / name) for name in ("whole", "killed")]
+    assert set(samples[0]) == set(samples[1]), "nothing is left lying about"
+    assert samples[0]["montage.png"] == samples[1]["montage.png"] == tree(whole)["preview.png"]
     # what is there is not drawn again: a volume that is changed stays so
     first = next((tmp_path / "killed").glob("*.nii.gz"))
     before = first.stat().st_mtime_ns
