@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,6 +26,7 @@ __all__ = [
     "file_hash",
     "files_below",
     "folder_setting",
+    "markdown_table",
     "printable",
     "unfinished_folder",
     "versions",
@@ -120,6 +121,16 @@ def folder_setting(name: str, value: Any) -> Path:
 def printable(text: str) -> str:
     """The text with what no character set can show, such as bytes of a file's name, written as ``\\udce4``."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table in Markdown; a bar or a line break within a cell does not end it."""
+
+    def line(cells: Sequence[str]) -> str:
+        texts = (cell.replace("|", "\\|").replace("\n", " ") for cell in cells)
+        return "|" + "".join(f" {text} |" if text else " |" for text in texts)
+
+    return [line(header), "|" + "---|" * len(header), *map(line, rows)]
 
 
 def check_writable(folder: str | os.PathLike) -> None:

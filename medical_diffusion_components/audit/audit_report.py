@@ -20,7 +20,7 @@ from medical_diffusion_components.audit.strata import HOW_READ, WHY, strata_in_w
 from medical_diffusion_components.audit.training_ids import volumes_by_id
 from medical_diffusion_components.audit.volumes import Preprocessing
 from medical_diffusion_components.data.training_of_weights import without_hashes
-from medical_diffusion_components.files import file_hash, versions, write_atomically, write_json
+from medical_diffusion_components.files import file_hash, markdown_table, versions, write_atomically, write_json
 from medical_diffusion_components.orientation import to_ras
 from medical_diffusion_components.reports.drawing import save_montage
 from medical_diffusion_components.reports.volume_writer import note_path
@@ -232,7 +232,6 @@ def markdown(report: Mapping[str, Any]) -> str:
     ]
     if member["true_positives"] is not None:
         rows.append(("membership: true positives at 1 % false ones", _percent(member["true_positives"]), "1 %"))
-    lines = [f"| {name} | {value} | {null} |" for name, value, null in rows]
     volumes = ", ".join(f"{count} {word}" for word, count in report["volumes"].items())
     return "\n".join(
         [
@@ -244,9 +243,7 @@ def markdown(report: Mapping[str, Any]) -> str:
             f"held out: {facts['held_out_patients']} patients."
             + ("" if facts["trained_on_these"] else f" **{UNKNOWN}**"),
             "",
-            "| | found | without copies |",
-            "|---|---|---|",
-            *lines,
+            *markdown_table(("", "found", "without copies"), rows),
             "",
             *(strata_in_words(report["strata"]) if "strata" in report else ()),
             _duplicates(report["duplicates_in_training"]),

@@ -16,6 +16,7 @@ from medical_diffusion_components.audit.conformal import FlaggedShare, clopper_p
 from medical_diffusion_components.audit.copy_test import Verdict
 from medical_diffusion_components.data.condition_requests import stratum_of
 from medical_diffusion_components.data.conditions import Conditions
+from medical_diffusion_components.files import markdown_table
 
 __all__ = ["Strata", "Stratum", "by_stratum", "strata_in_words", "strata_table"]
 
@@ -102,8 +103,7 @@ def strata_in_words(found: Mapping[str, Any]) -> list[str]:
     header, *rows = strata_table(found)
     if found["rare"] is not None:
         rows[0][0] = f"**{rows[0][0]}**"
-    lines = [f"| {' | '.join(row)} |".replace("|  |", "| |") for row in (header, *rows)]
-    return ["## By condition", "", WHY, "", lines[0], "|---" * len(header) + "|", *lines[1:], "", HOW_READ, ""]
+    return ["## By condition", "", WHY, "", *markdown_table(header, rows), "", HOW_READ, ""]
 
 
 def strata_table(found: Mapping[str, Any]) -> list[list[str]]:

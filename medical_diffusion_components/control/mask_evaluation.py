@@ -12,7 +12,7 @@ from scipy.stats import ks_2samp
 from tqdm import tqdm
 
 from medical_diffusion_components.control.structures import label_maps
-from medical_diffusion_components.files import check_writable, versions, write_atomically, write_json
+from medical_diffusion_components.files import check_writable, markdown_table, versions, write_atomically, write_json
 from medical_diffusion_components.pages.page import Gallery, PageCase, PageVolume, table_section, write_page
 from medical_diffusion_components.transforms.load_volume import LoadVolume
 
@@ -244,8 +244,7 @@ def _volumes_ml(report: Mapping[str, Any]) -> list[list[str]]:
 
 def _markdown(report: Mapping[str, Any]) -> str:
     lines = ["# Synthesised masks", "", *(f"- {said}" for said in report["sentences"]), ""]
-    lines += [f"| {' | '.join(COLUMNS)} |", "|---|---|---|---|"]
-    lines += [f"| {' | '.join(row)} |" for row in _volumes_ml(report)]
+    lines += markdown_table(COLUMNS, _volumes_ml(report))
     masks = report["masks"]
     return "\n".join(
         [

@@ -19,7 +19,7 @@ from monai.transforms import Compose
 from tqdm import tqdm
 
 from medical_diffusion_components.data.splits import SPLITS
-from medical_diffusion_components.files import check_writable, versions, write_atomically, write_json
+from medical_diffusion_components.files import check_writable, markdown_table, versions, write_atomically, write_json
 from medical_diffusion_components.networks.scriptable_swin import ScriptableSwinUNETR
 from medical_diffusion_components.pages.page import Gallery, PageCase, PageVolume, table_section, write_page
 from medical_diffusion_components.reports.segmentation_report import mean_over_patients
@@ -228,8 +228,7 @@ class MaskObedience:
     def _markdown(self, report: Mapping[str, Any]) -> str:
         lines = ["# Obedience to masks", "", *(f"- {said}" for said in report["sentences"]), ""]
         header, *rows = self._table(report)
-        lines += [f"| {' | '.join(header)} |", "|---|" + "---|" * len(ROWS)]
-        lines += [f"| {' | '.join(row)} |" for row in rows]
+        lines += markdown_table(header, rows)
         return "\n".join([*lines, "", _explained(report), ""])
 
     def _table(self, report: Mapping[str, Any]) -> list[list[str]]:

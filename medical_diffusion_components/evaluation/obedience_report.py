@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from medical_diffusion_components.evaluation.obedience import CEILING, Points
+from medical_diffusion_components.files import markdown_table
 from medical_diffusion_components.pages.page import html_table
 
 __all__ = ["obedience_in_words", "obedience_section", "obedience_tables"]
@@ -61,8 +62,7 @@ def obedience_tables(found: Found) -> list[str]:
     for name, one in found.items():
         header, rows = _table(one)
         lines += ["", f"## obedience: {name}", "", _how(one) + ".", ""]
-        lines += ["| " + " | ".join(header) + " |", "| --- |" + " --- |" * (len(header) - 1)]
-        lines += ["| " + " | ".join(row) + " |" for row in rows]
+        lines += markdown_table(header, rows)
     return lines
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from medical_diffusion_components.evaluation.copies import copies_in_words
 from medical_diffusion_components.evaluation.obedience_report import obedience_in_words, obedience_tables
+from medical_diffusion_components.files import markdown_table
 
 __all__ = ["headline", "markdown", "rounded"]
 
@@ -140,15 +141,15 @@ def _older(found: Mapping[str, Any]) -> str:
 
 def _table(rows: Mapping[str, Any], space: str) -> list[str]:
     measures = list(rows["synthetic"][space])
-    lines = ["| measure | floor | " + " | ".join(rows) + " | real |", "| --- |" + " --- |" * (len(rows) + 2)]
+    lines = []
     for measure in measures:
         cells = [row[space].get(measure) for row in rows.values()]
         first = rows["synthetic"][space][measure]
         floor = f"{first['floor']:.4g} ± {first['floor_sd']:.2g} (n {first['floor_n']})"
         texts = [_cell(cell) for cell in cells]
         real = "" if "real" not in first else f"{first['real']:.4g} ± {first['real_se']:.2g}"
-        lines.append(f"| {measure} {ARROWS[first['better']]} | {floor} | " + " | ".join(texts) + f" | {real} |")
-    return lines
+        lines.append([f"{measure} {ARROWS[first['better']]}", floor, *texts, real])
+    return markdown_table(["measure", "floor", *rows, "real"], lines)
 
 
 def _cell(cell: Mapping[str, Any] | None) -> str:

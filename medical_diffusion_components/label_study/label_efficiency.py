@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from medical_diffusion_components.files import write_atomically
+from medical_diffusion_components.files import markdown_table, write_atomically
 from medical_diffusion_components.label_study.finding import Question, finding_line
 from medical_diffusion_components.metrics.bootstrap import bootstrap_mean
 
@@ -162,25 +162,22 @@ def write_label_study(
 
 
 def _markdown_table(rows: Sequence[Mapping[str, Any]], baseline: str) -> list[str]:
-    text = [
-        f"| labelled patients | arm | seeds | Dice (95 % interval) | gain over {baseline} (paired, 95 % interval) |",
-        "|---|---|---|---|---|",
-    ]
+    cells = []
     for row in rows:
         value = f"{row['dice']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
         gain = ""
         if row["arm"] != baseline and row["gain"] is not None:
             gain = f"{row['gain']:+.3f} ({row['gain_low']:+.3f} to {row['gain_high']:+.3f})"
-        text.append(f"| {row['labelled']} | {row['arm']} | {row['seeds']} | {value} | {gain} |")
-    return text
+        cells.append((str(row["labelled"]), row["arm"], str(row["seeds"]), value, gain))
+    gained = f"gain over {baseline} (paired, 95 % interval)"
+    return markdown_table(("labelled patients", "arm", "seeds", "Dice (95 % interval)", gained), cells)
 
 
 def _markdown_costs(costs: Mapping[str, Mapping[str, float]]) -> list[str]:
     """A table of processor times, or nothing where none was measured; with an empty line after it."""
     if not costs:
         return []
-    text = ["| arm | processor time of a pre-training, s | of a fine-tuning, s | together, s |", "|---|---|---|---|"]
-    for arm, cost in costs.items():
-        both = cost["pretraining"], cost["finetuning"]
-        text.append(f"| {arm} | {both[0]:.0f} | {both[1]:.0f} | {sum(both):.0f} |")
-    return [*text, ""]
+    header = ("arm", "processor time of a pre-training, s", "of a fine-tuning, s", "together, s")
+    seconds = {arm: (cost["pretraining"], cost["finetuning"]) for arm, cost in costs.items()}
+    rows = [(arm, *(f"{s:.0f}" for s in (*both, sum(both)))) for arm, both in seconds.items()]
+    return [*markdown_table(header, rows), ""]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medical_diffusion_components.files import printable, versions, write_atomically, write_json
+from medical_diffusion_components.files import markdown_table, printable, versions, write_atomically, write_json
 from medical_diffusion_components.preflight.advice import advice_for, grouped
 from medical_diffusion_components.preflight.contact_sheet import contact_sheet
 from medical_diffusion_components.preflight.survey import Survey, table_lines
@@ -92,15 +92,13 @@ class CheckReport(NamedTuple):
         lines += [f"* {case}: {'; '.join(why)}" for case, why in survey.outliers().items()] or ["None."]
         lines += ["", "## Refused", ""]
         if survey.refused:
-            lines += ["| case | why | what to do |", "|---|---|---|"]
-            lines += [_row(case, why, advice_for(why)) for case, why in sorted(survey.refused.items())]
+            refused = [(case, why, advice_for(why)) for case, why in sorted(survey.refused.items())]
+            lines += markdown_table(("case", "why", "what to do"), refused)
         else:
             lines.append(f"None, by all headers and the voxels of {looked}.")
         if survey.remarks:
-            lines += ["", "## Remarks", "", "| case | remark | what to do |", "|---|---|---|"]
-            lines += [
-                _row(case, remark, advice_for(remark)) for case, rs in sorted(survey.remarks.items()) for remark in rs
-            ]
+            remarks = [(case, said, advice_for(said)) for case, rs in sorted(survey.remarks.items()) for said in rs]
+            lines += ["", "## Remarks", "", *markdown_table(("case", "remark", "what to do"), remarks)]
         lines += ["", "## Room, memory, time", "", *_listed(self.room)]
         if survey.looks:
             lines += ["", "## Pictures", "", f"![{len(survey.cells())} cases]({SHEET})"]
@@ -138,7 +136,3 @@ def _listed(things: Mapping[str, Any]) -> list[str]:
         if value not in (None, {}, ""):
             lines.append(f"* {name}: {said}")
     return lines
-
-
-def _row(*cells: str) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medical_diffusion_components.files import printable, versions, write_atomically, write_json
+from medical_diffusion_components.files import markdown_table, printable, versions, write_atomically, write_json
 from medical_diffusion_components.preparation.case import WRITING, CaseResult
 from medical_diffusion_components.preparation.inventory import Inventory
 
 __all__ = ["PreparationReport", "write_report"]
 
 STATUSES = ("made", "skipped", "refused", "absent", "aside")
-_TABLE = "| case | status | reason | remarks |"
+_COLUMNS = ("case", "status", "reason", "remarks")
 _LISTED = 20  # names of files left aside, of each reason
 
 
@@ -137,18 +137,19 @@ class PreparationReport(NamedTuple):
         lines += [f"Noticed: {remark}." for remark in self.inventory.remarks]
         patients = ", ".join(f"{number} by {what}" for what, number in self.decided["patients"].items())
         lines.append(f"Patients: {patients}.")
-        lines += ["", _TABLE, "|---|---|---|---|"]
+        rows = []
         order = {status: place for place, status in enumerate(("refused", "absent", "aside", "made", "skipped"))}
         for result in sorted(self.results, key=lambda result: (order[result.status], result.case_id)):
             remarks = sorted({name for o in result.outputs for name, value in o["notes"].items() if value is True})
             reason = f"{result.reason}: {result.text}" if result.reason else ""
-            cells = (result.case_id, result.status, reason, ", ".join(remarks))
-            lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
-        return printable("\n".join([*lines, "", self.files_line]) + "\n")
+            rows.append((result.case_id, result.status, reason, ", ".join(remarks)))
+        return printable("\n".join([*lines, "", *markdown_table(_COLUMNS, rows), "", self.files_line]) + "\n")
 
     def as_console_text(self, details: Path) -> str:
         """What the command says at its end."""
-        return f"{self.as_text().split(_TABLE)[0].strip()}\nDetails: {details}\n{self.files_line}"
+        return (
+            f"{self.as_text().split(markdown_table(_COLUMNS, [])[0])[0].strip()}\nDetails: {details}\n{self.files_line}"
+        )
 
 
 def write_report(report: PreparationReport, dataset_dir: Path) -> None:

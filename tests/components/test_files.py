@@ -22,6 +22,7 @@ from medical_diffusion_components.files import (
     check_writable,
     files_below,
     folder_setting,
+    markdown_table,
     versions,
     write_atomically,
     write_folder_atomically,
@@ -70,6 +71,15 @@ def test_what_json_has_no_form_for_leaves_the_file_as_it_was(tmp_path: Path) -> 
     with pytest.raises(TypeError):
         write_json(path, {"a": object()})
     assert strictly(path) == {"a": 1} and [item.name for item in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_no_cell_ends_its_row_of_a_table() -> None:
+    assert markdown_table(("case", "why", ""), [("a|b", "one\ntwo", "c"), ("", "d", "")]) == [
+        "| case | why | |",
+        "|---|---|---|",
+        "| a\\|b | one two | c |",
+        "| | d | |",
+    ]
 
 
 def test_no_module_writes_json_in_a_way_of_its_own() -> None:
