@@ -5,7 +5,9 @@
 Prints JSON: seconds of each step after the first, the process's peak memory, what was resident before the first
 step's tensors, and the sizes in use. Volumes and latents are random numbers: what they show does not change the cost,
 but for the search in the codebook, which is about a tenth of the first stage's time at most. Every term of the first
-stage counts from the first batch on, which is the costly phase of training. `memory.py` and `growth.py` use it.
+stage counts from the first batch on, which is the costly phase of training. `memory.py` and `growth.py` use it. With
+--operations also the floating-point operations of a step, those of convolutions and matrix products, in units of 1e12;
+the times are then longer.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +59,11 @@ def configuration(bundle: str, stage: str, steps: int, overrides: dict[str, Any]
     return parser
 
 
-def measure(bundle: str, stage: str, steps: int, overrides: dict[str, Any]) -> dict[str, Any]:
-    """Train for ``steps`` batches in this process."""
+def measure(bundle: str, stage: str, steps: int, overrides: dict[str, Any], operations: bool = False) -> dict[str, Any]:
+    """Train for ``steps`` batches in this process, and count the operations if asked for."""
     import torch
     from ignite.engine import Events
+    from torch.utils.flop_counter import FlopCounterMode
 
     torch.manual_seed(0)
     parser = configuration(bundle, stage, steps, overrides)
@@ -73,7 +77,9 @@ def measure(bundle: str, stage: str, steps: int, overrides: dict[str, Any]) -> d
     def note() -> None:
         seconds[-1] += time.perf_counter()
 
-    trainer.run()
+    counter = FlopCounterMode(display=False)
+    with counter if operations else nullcontext():
+        trainer.run()
     if len(seconds) != steps:
         raise RuntimeError(f"expected {steps} steps, the trainer made {len(seconds)}")
     sizes = {id: parser.get_parsed_content(id) for id in SHOWN[stage]}
@@ -83,6 +89,7 @@ def measure(bundle: str, stage: str, steps: int, overrides: dict[str, Any]) -> d
         "seconds": seconds[1:] or seconds,
         "peak_mib": memory_mib("VmHWM"),
         "before_mib": before,
+        **({"tera_operations": counter.get_total_flops() / 1e12 / steps} if operations else {}),
         **{id: list(value) if isinstance(value, (list, tuple)) else value for id, value in sizes.items()},
     }
 
@@ -101,9 +108,10 @@ def main() -> None:
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--set", action="append", default=[], metavar="KNOB=JSON", help="a knob of the configuration")
+    parser.add_argument("--operations", action="store_true", help="count the floating-point operations of a step, too")
     args = parser.parse_args()
     overrides = {id: json.loads(value) for id, value in (text.split("=", 1) for text in args.set)}
-    print(json.dumps(measure(args.bundle, args.stage, args.steps, overrides)))
+    print(json.dumps(measure(args.bundle, args.stage, args.steps, overrides, args.operations)))
 
 
 if __name__ == "__main__":
