@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import TypeVar
 
 from monai.bundle import ConfigWorkflow
@@ -26,7 +27,8 @@ def is_stage() -> bool:
 
 def _at_work(kind: type[_Kind]) -> list[_Kind]:
     """Objects of this kind whose methods are being executed, innermost first."""
-    found, frame = [], sys._getframe()
+    found: list[_Kind] = []
+    frame: FrameType | None = sys._getframe()
     while frame is not None:
         # isinstance, since asking a ConfigParser for an attribute would make it resolve one
         if isinstance(frame.f_locals.get("self"), kind):
