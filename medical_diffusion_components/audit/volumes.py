@@ -126,4 +126,4 @@ def _load(path: Path) -> np.ndarray:
     try:
         return np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} is no cached volume ({error}): delete it, and it is made again") from error
+        raise ValueError(f"{path} is not a cached volume ({error}): delete it, and it is made again") from error

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from medical_diffusion_components.audit import AuditError, refusals
-from medical_diffusion_components.audit.volumes import AuditedVolumes, one_case_per_patient
+from medical_diffusion_components.audit.volumes import AuditedVolumes, Preprocessing, one_case_per_patient, read_volumes
 
 
 def volumes(names: list[str], reduced: torch.Tensor | None = None, prefix: str = "") -> AuditedVolumes:
@@ -53,6 +53,29 @@ def test_intensities_prepared_in_another_way_are_refused(change) -> None:
 def test_other_sizes_are_refused() -> None:
     with pytest.raises(AuditError, match=r"\(1, 4, 4, 4\) after reduction, held-out ones \(1, 4, 4, 5\)"):
         refusals.check_preprocessed_alike(volumes(["a"]), volumes(["b"], torch.zeros(1, 1, 4, 4, 5)))
+
+
+def test_sets_without_a_volume_or_of_two_sizes_and_a_damaged_cache_are_named(tmp_path: Path) -> None:
+    sides = {"a": 4, "b": 4, "c": 6}
+    for name in sides:
+        (tmp_path / name).write_text(name)
+    cases = [{"image": str(tmp_path / name), "case_id": name, "patient_id": name} for name in sides]
+    read = Preprocessing(lambda case: {"image": torch.zeros(1, 4, 4, sides[case["case_id"]])}, "none")
+    with pytest.raises(ValueError, match="held out: expected volumes, found none"):
+        read_volumes([], read, tmp_path / "cache", "held out")
+    with pytest.raises(
+        ValueError, match=r"training: expected volumes of one size, got the sizes \[\(1, 4, 4, 4\), \(1"
+    ):
+        read_volumes(cases, read, tmp_path / "cache", "training")
+    assert len(read_volumes(cases[:2], read, tmp_path / "cache", "training").cases) == 2
+    cached = sorted((tmp_path / "cache").glob("*.npy"))
+    assert len(cached) == 3
+    for file in cached:
+        file.write_bytes(b"")
+    with pytest.raises(
+        ValueError, match=r"cache/\w+.npy is not a cached volume \(.*\): delete it, and it is made again"
+    ):
+        read_volumes(cases[:2], read, tmp_path / "cache", "training")
 
 
 def write(path: Path, spacing: tuple[float, float, float]) -> dict:
