@@ -10,12 +10,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from bundle_folders import REPOSITORY, for_bundles_with, last_line, read, run, tiny, workflow
+from bundle_folders import BUNDLES, REPOSITORY, for_bundles_with, last_line, read, run, tiny, workflow
 
+from medical_diffusion_components.cohorts.template import template_subject
 from medical_diffusion_components.data import load_cases
 from medical_diffusion_components.data.splits import SPLITS
 from medical_diffusion_components.files import file_hash
 from medical_diffusion_components.networks import ScriptableSwinUNETR
+from medical_diffusion_components.threads import one_thread
 from medical_diffusion_components.weights import load_tensors, save_weights
 
 pytestmark = pytest.mark.slow
@@ -75,6 +77,24 @@ def test_a_resumed_branch_equals_one_that_was_not_interrupted(bundle: Path, tmp_
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
     said = last_line(bundle, "train_control.yaml", **settings | {"epochs": 2, "control_width": 0.25})
     assert "control_width was 0.5, now 0.25" in said
+
+
+@pytest.mark.parametrize(
+    "bundle", [b for b in BUNDLES if (b / "released" / "control.pt").is_file()], ids=lambda bundle: bundle.name
+)
+def test_a_released_branch_draws_pairs_with_the_released_generator(bundle: Path, tmp_path: Path) -> None:
+    """As after a clone: no weights are named, and there are none of one's own."""
+    shutil.copytree(bundle, clone := tmp_path / bundle.name, ignore=shutil.ignore_patterns("models", "output", "demo"))
+    with one_thread():
+        subject = template_subject(500)  # after those of the training
+    nib.save(nib.Nifti1Image(subject.label, subject.affine), tmp_path / "mask.nii.gz")
+    settings = {"masks_dir": str(tmp_path), "output_dir": str(tmp_path / "output"), "num_inference_steps": 2}
+    printed = run(clone, "pairs.yaml", **settings)
+    assert "These weights came with the bundle" in printed
+    (note,) = (tmp_path / "output" / "pairs" / "images").glob("*.json")
+    hashes = {name: file_hash(bundle / "released" / f"{name}.pt") for name in ("model", "control")}
+    said = json.loads(note.read_text())
+    assert (said["weights_sha256"], said["control_sha256"]) == tuple(hashes.values())
 
 
 @one
