@@ -151,7 +151,7 @@ def write_label_study(
     writer.writerows({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
     text = [] if question is None else [finding_line(dice, question), ""]
     text += _markdown_table(rows, baseline)
-    text += ["", *_markdown_costs(costs_by_arm(results))]
+    text += ["", *_markdown_costs(costs_by_arm(results), _killed(results))]
     foot = {**facts, "seeds": len(seeds), "test patients": patients}
     markdown = "\n".join([*text, "; ".join(f"{key}: {value}" for key, value in foot.items()), ""])
     title = f"{patients} test patients, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
@@ -173,11 +173,18 @@ def _markdown_table(rows: Sequence[Mapping[str, Any]], baseline: str) -> list[st
     return markdown_table(("labelled patients", "arm", "seeds", "Dice (95 % interval)", gained), cells)
 
 
-def _markdown_costs(costs: Mapping[str, Mapping[str, float]]) -> list[str]:
+def _killed(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The arms of which an attempt was killed, so that nobody knows what it cost."""
+    costs = [(result["arm"], part) for result in results for part in (result, result.get("pretraining", {}))]
+    return list(dict.fromkeys(arm for arm, part in costs if part.get("killed_attempts")))
+
+
+def _markdown_costs(costs: Mapping[str, Mapping[str, float]], killed: Sequence[str]) -> list[str]:
     """A table of processor times, or nothing where none was measured; with an empty line after it."""
     if not costs:
         return []
     header = ("arm", "processor time of a pre-training, s", "of a fine-tuning, s", "together, s")
     seconds = {arm: (cost["pretraining"], cost["finetuning"]) for arm, cost in costs.items()}
     rows = [(arm, *(f"{s:.0f}" for s in (*both, sum(both)))) for arm, both in seconds.items()]
-    return [*markdown_table(header, rows), ""]
+    lower = f"Attempts were killed, and their time is not in the table: {', '.join(killed)} took longer than it says."
+    return [*markdown_table(header, rows), *(["", lower] if killed else []), ""]

@@ -279,7 +279,8 @@ class LabelStudy:
         """Fine-tune and test, unless there is a result.
 
         It has ``arm``, ``num_labelled``, ``seed``, ``settings``, ``evaluation``, and what it cost: ``processor_seconds``
-        and ``elapsed_seconds`` of this fine-tuning, and ``pretraining`` with those of the pre-training it started from.
+        and ``elapsed_seconds`` of this fine-tuning, ``killed_attempts`` whose time is not among them, and ``pretraining``
+        with those of the pre-training it started from.
         """
         folder = self.folder / "runs" / run.name
         if _is_done(self._result_file_named(run.name), self._identity(run)):
@@ -322,11 +323,12 @@ class LabelStudy:
 def _charged(folder: Path) -> Iterator[dict[str, float]]:
     """What the work inside has cost, with what earlier attempts that were interrupted had cost, in ``cost.json``.
 
-    An attempt that the system killed has not written what it cost.
+    What an attempt cost that the system killed is not known; ``killed_attempts`` counts them.
     """
     file = folder / "cost.json"
-    spent = {"processor_seconds": 0.0, "elapsed_seconds": 0.0}
+    spent = {"processor_seconds": 0.0, "elapsed_seconds": 0.0, "killed_attempts": 0}
     spent.update(json.loads(file.read_text()) if file.is_file() else {})
+    write_json(file, {**spent, "killed_attempts": spent["killed_attempts"] + 1})  # until this one ends
     processor, elapsed = time.process_time(), time.monotonic()
     try:
         yield spent

@@ -103,3 +103,9 @@ def test_the_report_begins_with_what_was_found_and_says_what_it_cost(tmp_path: P
     text = (tmp_path / "label_study.md").read_text()
     assert text.startswith("**It helped**: `synthetic` against `scratch`, +0.100 (+0.100 to +0.100)")
     assert "| synthetic | 30 | 101 | 131 |" in text and "| scratch | 0 | 101 | 101 |" in text
+    assert "killed" not in text
+    for result in made:
+        result["pretraining"] |= {"killed_attempts": int(result["arm"] == "synthetic")}
+    write_label_study(made, tmp_path, "scratch", {"data": "invented"}, question)
+    said = "Attempts were killed, and their time is not in the table: synthetic took longer than it says."
+    assert said in (tmp_path / "label_study.md").read_text().splitlines()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from warm_processes import python
 from medical_diffusion_components.label_study.study import (
     LabelStudy,
     LabelStudyRun,
+    _charged,
     chosen_arms,
     num_patients,
     numbers_of_patients,
@@ -194,7 +196,27 @@ def test_a_result_says_what_it_cost_with_attempts_that_were_interrupted(study, t
     costs = {(r["arm"], r["num_labelled"], r["seed"]): r for r in study().run()}
     assert 1000 < costs[run]["processor_seconds"] < 1100 and 2000 < costs[run]["elapsed_seconds"] < 2100
     assert 0 < costs[run]["pretraining"]["processor_seconds"] < 100
-    assert costs["scratch", 3, 1]["pretraining"] == {"processor_seconds": 0.0, "elapsed_seconds": 0.0}
+    free = {"processor_seconds": 0.0, "elapsed_seconds": 0.0, "killed_attempts": 0}
+    assert costs["scratch", 3, 1]["pretraining"] == free
+
+
+def test_attempts_that_the_system_killed_are_counted(tmp_path: Path) -> None:
+    """What they cost is not known, so only the time of the others can be said."""
+
+    def attempt(ends: bool) -> dict[str, float]:
+        process = os.fork()
+        if process == 0:
+            with _charged(tmp_path):
+                if not ends:
+                    os._exit(9)  # nothing that stands at the end of the block is done
+            os._exit(0)
+        os.waitpid(process, 0)
+        return json.loads((tmp_path / "cost.json").read_text())
+
+    assert [attempt(ends)["killed_attempts"] for ends in (True, False, False, True)] == [0, 1, 2, 2]
+    with pytest.raises(KeyboardInterrupt), _charged(tmp_path):
+        raise KeyboardInterrupt
+    assert json.loads((tmp_path / "cost.json").read_text())["killed_attempts"] == 2
 
 
 def test_arms_without_their_folder_are_left_out_unless_asked_for() -> None:
