@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -127,7 +128,7 @@ def test_a_scale_gives_every_arm_the_same_number_of_batches(cohort: Path, tmp_pa
     given = {arm: study.arms[arm].finetune.get("pairs_dir", study.settings["pairs_dir"]) for arm in study.arms}
     assert given == {**dict.fromkeys(study.arms), "pairs": str(cohort), "both": str(cohort)}
     tuning = study.settings["iterations_per_epoch"] * study.settings["epochs"]
-    before = study.pretrain_settings["epochs"] * 77
+    before = study.pretrain_settings["epochs"] * math.ceil(77 / study.pretrain_settings["batch_size"])
     longer = study.settings["iterations_per_epoch"] * study.arms["scratch"].finetune["epochs"]
     assert before > 0 and before + tuning == pytest.approx(longer, rel=0.1)
     assert study.pretrain_settings["roi_size"] == study.settings["roi_size"] == [64, 32, 32]
