@@ -136,11 +136,16 @@ def load_weights(
         part: name of the part of the file's network that ``module`` is, such as ``first_stage``; empty: all of it.
 
     Raises:
-        WeightsError: the file is missing or damaged, it was trained with other knobs, or its tensors are not those of
-            ``module``.
+        WeightsError: the file is missing or damaged, it was trained with other knobs, its tensors are not those of
+            ``module``, or the note beside it was written for another file.
     """
     prefix = f"{part}." if part else ""
     state = {n.removeprefix(prefix): tensor for n, tensor in read_state(path).items() if n.startswith(prefix)}
+    digest = file_hash(path)
+    if provenance(path).get("sha256", digest) != digest:
+        raise WeightsError(
+            f"{path}: the note beside it is of other weights; put its own note there, or move this one away"
+        )
     _check_knobs(path, knobs or {})
     for name, part in module.named_modules():  # parts whose shape is learned from the weights
         if hasattr(part, "adapt_to_weights"):
@@ -152,7 +157,7 @@ def load_weights(
     module.load_state_dict(state)
     if Path(path).parent.name == RELEASED and process_rank() == 0:
         _announce(Path(path))
-    return file_hash(path)
+    return digest
 
 
 def _announce(path: Path) -> None:
@@ -185,10 +190,25 @@ def provenance(path: str | os.PathLike) -> dict:
     """The note beside the weights at ``path``, or an empty one if the weights came without.
 
     Hashes of the data belong to it where the note that keeps them is at hand.
+
+    Raises:
+        WeightsError: a note that is damaged.
     """
     found = [Path(path).with_suffix(suffix) for suffix in (".json", AT_HOME)]
-    note, hashes = (json.loads(file.read_text()) if file.is_file() else {} for file in found)
+    note, hashes = map(_read_note, found)
     return note | (hashes if hashes.get("sha256") == note.get("sha256") else {})
+
+
+def _read_note(file: Path) -> dict:
+    try:
+        note = json.loads(file.read_bytes()) if file.is_file() else {}
+    except ValueError:
+        note = None
+    if not isinstance(note, dict) or not isinstance(note.get(_KNOBS) or {}, dict):
+        raise WeightsError(
+            f"{file}: expected the note that was written with the weights, it is damaged or another file"
+        )
+    return note
 
 
 def made_with(path: str | os.PathLike) -> dict[str, Any]:

@@ -15,10 +15,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from medical_diffusion_components.audit.copy_audit import AuditResult
-from medical_diffusion_components.audit.copy_test import NOT_ANONYMOUS, VERDICTS
+from medical_diffusion_components.audit.copy_test import NOT_ANONYMOUS, VERDICTS, Verdict
 from medical_diffusion_components.audit.strata import HOW_READ, WHY, strata_in_words, strata_table
 from medical_diffusion_components.audit.training_ids import volumes_by_id
 from medical_diffusion_components.audit.volumes import Preprocessing
+from medical_diffusion_components.data.datasets import note_beside
 from medical_diffusion_components.data.training_of_weights import without_hashes
 from medical_diffusion_components.files import file_hash, markdown_table, versions, write_atomically, write_json
 from medical_diffusion_components.orientation import to_ras
@@ -62,9 +63,7 @@ class AuditReport:
 
     def __call__(self, result: AuditResult) -> None:
         for case, verdict in zip(result.samples, result.verdicts):
-            path = note_path(case["image"])
-            note = json.loads(path.read_text()) if path.is_file() else {}
-            write_json(path, {**note, "audit": verdict.note()})
+            note_verdict(case["image"], verdict)
         report = summary(result, self.facts)
         write_json(self.folder / "audit.json", report)
         self._write(self.folder / "audit.md", markdown(report))
@@ -256,6 +255,13 @@ def markdown(report: Mapping[str, Any]) -> str:
             "",
         ]
     )
+
+
+def note_verdict(volume: str | Path, verdict: Verdict) -> None:
+    """Put a verdict into the note beside a volume; what is there and is no note is somebody else's, and stays."""
+    path, note = note_path(volume), note_beside(volume)
+    if note or not path.exists():
+        write_json(path, {**note, "audit": verdict.note()})
 
 
 def audit_headline(folder: str | Path, weights_sha256: str | None) -> dict[str, Any] | None:

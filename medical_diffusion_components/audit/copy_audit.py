@@ -206,6 +206,8 @@ class CopyAudit:
             samples: cases: ``image`` (path), ``case_id`` (how the report names it).
         """
         samples = list(samples)
+        for folder in {Path(case["image"]).parent for case in samples}:
+            check_writable(folder)  # the report puts each verdict beside its volume
         refusals.check_weights(samples, file_hash(self.weights))
         refusals.check_spacing(self.training, samples, self.axcodes, "synthetic volumes")
         prepared = self.prepare()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,9 +13,8 @@ from torch import Tensor
 
 from medical_diffusion_components.audit.conformal import smallest_calibration
 from medical_diffusion_components.audit.volumes import AuditedVolumes
-from medical_diffusion_components.data.datasets import median_spacing
+from medical_diffusion_components.data.datasets import median_spacing, note_beside
 from medical_diffusion_components.data.training_of_weights import trained_on
-from medical_diffusion_components.reports.volume_writer import note_path
 from medical_diffusion_components.weights import RELEASED, provenance
 
 __all__ = [
@@ -163,8 +161,7 @@ def check_weights(samples: Sequence[dict], weights_sha256: str) -> None:
     """
     foreign = 0
     for case in samples:
-        note = note_path(case["image"])
-        if note.is_file() and json.loads(note.read_text()).get("weights_sha256", weights_sha256) != weights_sha256:
+        if note_beside(case["image"]).get("weights_sha256", weights_sha256) != weights_sha256:
             foreign += 1
     if foreign:
         raise AuditError(

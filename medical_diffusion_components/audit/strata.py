@@ -14,11 +14,11 @@ import numpy as np
 
 from medical_diffusion_components.audit.conformal import FlaggedShare, clopper_pearson, flagged_share
 from medical_diffusion_components.audit.copy_test import Verdict
-from medical_diffusion_components.data.condition_requests import stratum_of
+from medical_diffusion_components.data.condition_requests import stratum_part
 from medical_diffusion_components.data.conditions import Conditions
 from medical_diffusion_components.files import markdown_table
 
-__all__ = ["Strata", "Stratum", "by_stratum", "strata_in_words", "strata_table"]
+__all__ = ["Strata", "Stratum", "by_stratum", "strata_in_words", "strata_table", "stratum_of"]
 
 MOST_OPEN = 0.5  # if no volume were flagged and the interval still went up to this, too few volumes were audited
 WHY = "A model copies first where it has seen few patients: combinations of the fewest training patients come first."
@@ -136,3 +136,34 @@ def _described(stratum: Mapping[str, Any]) -> str:
         words = "left open" if part is None else f"{part[0]:g} to {part[1]:g}" if isinstance(part, list) else part
         parts.append(f"{name} {words}")
     return "; ".join(parts)
+
+
+def stratum_of(
+    conditions: Conditions, strata: Sequence[Mapping[str, Any]], values: Mapping[str, Any]
+) -> tuple[dict[str, Any], int]:
+    """The combination of bins and categories that a volume was asked for, and how many training patients have it.
+
+    Args:
+        conditions: those that the weights were trained with.
+        strata: as ``data.condition_strata`` makes them, from which the bins follow.
+        values: of the volume. A missing one was left to the network, so training patients with any value have it.
+
+    Returns:
+        name -> bin ``[low, high]``, ``"below 50"`` or ``"above 90"`` outside the declared range, category, or None; and
+        the patients that ``strata`` count, 0 for a combination that is not among them.
+    """
+    counted = [counted["stratum"] for counted in strata]
+    widths = [
+        (variable.high - variable.low) / (part[1] - part[0])
+        for variable in conditions.variables
+        for part in (stratum[variable.name] for stratum in counted)
+        if isinstance(part, list)
+    ]
+    bins = round(max(widths, default=1))
+    stratum = {variable.name: stratum_part(variable, values[variable.name], bins) for variable in conditions.variables}
+    patients = [
+        one["patients"]
+        for one in strata
+        if all(part is None or part == one["stratum"][name] for name, part in stratum.items())
+    ]
+    return stratum, sum(patients)

@@ -8,6 +8,7 @@ from pathlib import Path
 from medical_diffusion_components.cohorts.phantoms import PHANTOM_NOTICE, write_phantom_cohort
 from medical_diffusion_components.cohorts.template import TEMPLATE_COHORT_NOTICE, write_template_cohort
 from medical_diffusion_components.cohorts.variation import PLAIN, TEST_BED
+from medical_diffusion_components.data.datalists import in_two_splits
 from medical_diffusion_components.data.datasets import EMBEDDED, is_edited, is_synthetic, load_cases
 from medical_diffusion_components.data.splits import SPLITS
 from medical_diffusion_components.distributed import process_rank, wait_for_all
@@ -49,10 +50,11 @@ def resolve_dataset(
     Raises:
         FileNotFoundError, NotADirectoryError, ValueError: a folder that is given and cannot be used, which nothing
             replaces; or none is given and there is no cohort; or it holds synthetic volumes, which were not asked for,
-            or edited ones, which never are.
+            or edited ones, which never are; or two splits hold the same file.
     """
     if dataset_dir is not None:
-        cases = [case for split in SPLITS for case in load_cases(dataset_dir, split)]
+        splits = {split: load_cases(dataset_dir, split) for split in SPLITS}
+        cases = [case for split in SPLITS for case in splits[split]]
         synthetic = [] if allow_synthetic else [case["image"] for case in cases if is_synthetic(case["image"])]
         if synthetic:
             raise ValueError(
@@ -63,6 +65,11 @@ def resolve_dataset(
             raise ValueError(
                 f"{len(edited)} of the {len(cases)} volumes in {dataset_dir} were edited from real scans, first "
                 f"{edited[0]}: they are neither what a scanner saw nor synthetic; move them out of the folder"
+            )
+        if pairs := in_two_splits(splits):
+            raise ValueError(
+                f"{dataset_dir}: cases {pairs[0][0]} and {pairs[0][1]} hold the same volume, in two splits, and so do "
+                f"{len(pairs) - 1} more pairs: remove one of each, or what is measured on one is known from the other"
             )
         return str(dataset_dir)
     if cohort is None:

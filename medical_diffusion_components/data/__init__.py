@@ -1,6 +1,6 @@
 """What training reads: cases and their splits, loading that can resume, cached latents, volumes sampled on the fly."""
 
-from medical_diffusion_components.data.condition_requests import RequestedConditions, condition_strata, stratum_of
+from medical_diffusion_components.data.condition_requests import RequestedConditions, condition_strata
 from medical_diffusion_components.data.conditions import Conditions, Variable
 from medical_diffusion_components.data.datasets import (
     EMBEDDED,
@@ -14,7 +14,6 @@ from medical_diffusion_components.data.datasets import (
     load_cases,
     median_spacing,
     nifti_files,
-    smallest_training_split,
 )
 from medical_diffusion_components.data.latents import cache_latents, held_out_draws, read_latents
 from medical_diffusion_components.data.loading import RepeatingSampler, ResumableSampler, SeededDataset
@@ -65,9 +64,7 @@ __all__ = [
     "nifti_files",
     "read_latents",
     "sided_classes",
-    "smallest_training_split",
     "split_patients",
-    "stratum_of",
     "trained_on",
     "training_volumes",
     "volumes_to_segment",

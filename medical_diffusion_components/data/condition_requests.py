@@ -19,7 +19,7 @@ from torch import Tensor
 from medical_diffusion_components.chance import numpy_generator, seed_of_name
 from medical_diffusion_components.data.conditions import Conditions, Variable
 
-__all__ = ["RequestedConditions", "condition_strata", "stratum_of"]
+__all__ = ["RequestedConditions", "condition_strata", "stratum_part"]
 
 BINS = (8, 4, 2, 1)  # of a continuous variable's range, the finest first
 KEPT = 0.9  # share of the patients that the table is to count
@@ -54,7 +54,9 @@ def condition_strata(conditions: Conditions, cases: Sequence[Mapping[str, Any]],
     for bins in BINS:
         patients: dict[str, set[str]] = {}
         for case, given in zip(cases, values):
-            stratum = {variable.name: _part(variable, given[variable.name], bins) for variable in conditions.variables}
+            stratum = {
+                variable.name: stratum_part(variable, given[variable.name], bins) for variable in conditions.variables
+            }
             patients.setdefault(json.dumps(stratum), set()).add(str(case["patient_id"]))
         kept = {stratum: len(ids) for stratum, ids in sorted(patients.items()) if len(ids) >= min_patients}
         if sum(kept.values()) >= KEPT * sum(map(len, patients.values())):
@@ -66,38 +68,7 @@ def condition_strata(conditions: Conditions, cases: Sequence[Mapping[str, Any]],
     }
 
 
-def stratum_of(
-    conditions: Conditions, strata: Sequence[Mapping[str, Any]], values: Mapping[str, Any]
-) -> tuple[dict[str, Any], int]:
-    """The combination of bins and categories that a volume was asked for, and how many training patients have it.
-
-    Args:
-        conditions: those that the weights were trained with.
-        strata: as :func:`condition_strata` makes them, from which the bins follow.
-        values: of the volume. A missing one was left to the network, so training patients with any value have it.
-
-    Returns:
-        name -> bin ``[low, high]``, ``"below 50"`` or ``"above 90"`` outside the declared range, category, or None; and
-        the patients that ``strata`` count, 0 for a combination that is not among them.
-    """
-    counted = [counted["stratum"] for counted in strata]
-    widths = [
-        (variable.high - variable.low) / (part[1] - part[0])
-        for variable in conditions.variables
-        for part in (stratum[variable.name] for stratum in counted)
-        if isinstance(part, list)
-    ]
-    bins = round(max(widths, default=1))
-    stratum = {variable.name: _part(variable, values[variable.name], bins) for variable in conditions.variables}
-    patients = [
-        one["patients"]
-        for one in strata
-        if all(part is None or part == one["stratum"][name] for name, part in stratum.items())
-    ]
-    return stratum, sum(patients)
-
-
-def _part(variable: Variable, value: Any, bins: int) -> Any:
+def stratum_part(variable: Variable, value: Any, bins: int) -> Any:
     """The bin ``[low, high]`` of a continuous value; a category, or None, as it is."""
     if value is None or variable.values:
         return value
@@ -129,8 +100,8 @@ class RequestedConditions:
     Raises:
         FileNotFoundError: there is no such table.
         ValueError: a request that :meth:`Conditions.encode` refuses, of no declared condition, or of another form; a table
-            without a declared column or with another number of rows; when called, a combination that too few training
-            patients have.
+            without a declared column, with rows of several lengths or with another number of rows; when called, a
+            combination that too few training patients have.
     """
 
     def __init__(
@@ -212,15 +183,20 @@ def _rows(conditions: Conditions, request: Request, num_volumes: int | None) -> 
     if not isinstance(request, str) or not request.lower().endswith((".csv", ".tsv")):
         raise ValueError(f"expected conditions as a mapping or as the path of a .csv or .tsv table, got {request!r}")
     path = Path(request).expanduser()
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        table = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-        columns, lines = list(table.fieldnames or ()), list(table)
-    if missing := [name for name in conditions.names if name not in columns]:
-        raise ValueError(f"{path}: expected the columns {', '.join(conditions.names)}, but {missing[0]} is missing")
+    text = path.read_text("utf-8-sig").splitlines()
+    table = csv.reader(text, delimiter=next((sign for sign in "\t;" if sign in "".join(text[:1])), ","))
+    columns, *lines = [[cell.strip() for cell in cells] for cells in table if cells] or [[]]
+    if missing := [name for name in conditions.names if columns.count(name) != 1]:
+        wanted = ", ".join(conditions.names)
+        raise ValueError(
+            f"{path}: expected the columns {wanted}, but {missing[0]} is missing or there twice; got {columns}"
+        )
+    if other := next((cells for cells in lines if len(cells) != len(columns)), None):
+        raise ValueError(f"{path}: expected {len(columns)} cells in every row, got {other}")
     if not lines or len(lines) != (num_volumes or len(lines)):
         raise ValueError(f"{path}: expected one row for each of {num_volumes} volumes (num_volumes), got {len(lines)}")
     categories = {variable.name for variable in conditions.variables if variable.values}
-    return [{name: _cell(text, name in categories) for name, text in line.items() if text} for line in lines]
+    return [{name: _cell(text, name in categories) for name, text in zip(columns, line) if text} for line in lines]
 
 
 def _cell(text: str, category: bool) -> Any:

@@ -17,17 +17,21 @@ from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
-from monai.data import load_decathlon_datalist
 from nibabel.spatialimages import SpatialImage
 
+from medical_diffusion_components.data.datalists import (
+    NIFTI_SUFFIXES,
+    cases_of_datalist,
+    subject_of,
+    without_suffix,
+)
 from medical_diffusion_components.data.label_maps import is_label_file
-from medical_diffusion_components.data.splits import SPLITS, spelling, split_patients
+from medical_diffusion_components.data.splits import SPLITS, split_patients
 from medical_diffusion_components.files import file_hash, files_below, folder_setting
 from medical_diffusion_components.orientation import world_axes
 from medical_diffusion_components.transforms.scale_as_prepared import (
     INTENSITY_RANGE,
     WINDOW,
-    dataset_scale,
     scale_facts,
 )
 from medical_diffusion_components.weights import EMBEDDED
@@ -41,20 +45,21 @@ __all__ = [
     "data_fingerprint",
     "describe_data",
     "fixed_window",
+    "image_files",
     "is_edited",
     "is_synthetic",
     "load_cases",
     "median_spacing",
     "nifti_files",
+    "note_beside",
     "noted_scale",
-    "smallest_training_split",
     "without_suffix",
 ]
 
 logger = logging.getLogger(__name__)
 
+_OTHER_FORMATS = re.compile(r"\.(nrrd|nhdr|mha|mhd|hdr|mgz|mgh)$", re.IGNORECASE)
 SAME_SPACING = 0.25  # share by which voxels of one data set may differ: boxes of heads of any size, resized, do
-NIFTI_SUFFIXES = (".nii.gz", ".nii")
 # how notes beside weights name the data, unless they are of an embedded cohort (EMBEDDED and its name)
 USERS_DATA = "the user's dataset_dir"
 
@@ -99,7 +104,7 @@ def load_cases(dataset_dir: str | os.PathLike, split: str) -> list[dict]:
         )
     folder = folder.resolve()
     if (folder / "dataset.json").is_file():
-        cases = _cases_of_datalist(folder / "dataset.json", split)
+        cases = cases_of_datalist(folder / "dataset.json", split)
     else:
         cases = _cases_of_plain_folder(folder)[split]
     return sorted(cases, key=lambda case: case["case_id"])
@@ -147,12 +152,14 @@ def median_spacing(cases: Sequence[Mapping[str, Any]], axcodes: str = "RAS") -> 
         axcodes: the axes, in this order, along which to give it; the files may have theirs in any order.
 
     Raises:
-        ValueError: no cases, or invalid ``axcodes``.
+        ValueError: no cases, invalid ``axcodes``, or a file of another format.
     """
     if not cases:
         raise ValueError("the median spacing of no cases is not defined")
     spacings = []
     for case in cases:
+        if not str(case["image"]).lower().endswith((*NIFTI_SUFFIXES, ".hdr")):
+            raise ValueError(f"{case['image']}: expected a NIfTI file (.nii, .nii.gz); prepare reads more formats")
         affine = cast(SpatialImage, nib.load(case["image"])).affine
         order = nib.io_orientation(affine)[:, 0].astype(int)  # voxel axis -> world axis
         spacing = np.empty(3)
@@ -186,22 +193,43 @@ def check_spacing(cases: Sequence[Mapping[str, Any]], resample: bool) -> None:
 
 
 def nifti_files(folder: Path) -> list[Path]:
-    """Every NIfTI file in ``folder`` and below, in the order of their paths; links are followed, hidden ones left out."""
-    return [path for path in files_below(folder).files if path.name.lower().endswith(NIFTI_SUFFIXES)]
+    """Every NIfTI file in ``folder`` and below, in the order of their paths; links are followed, hidden ones left out.
+
+    A warning says how many images of other formats, broken links and files that cannot be read are left out.
+    """
+    found = files_below(folder)
+    aside = {
+        "images that are not NIfTI (prepare reads more formats)": filter(_OTHER_FORMATS.search, map(str, found.files)),
+        "links that point nowhere": found.broken_links,
+        "files or folders that cannot be read": [path for path in found.unreadable if os.path.lexists(path)],
+    }
+    for what, paths in ((what, list(paths)) for what, paths in aside.items()):
+        if paths:
+            logger.warning(f"{len(paths)} {what} in {folder} are left out, the first is {paths[0]}")
+    return [path for path in found.files if path.name.lower().endswith(NIFTI_SUFFIXES)]
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Those of :func:`nifti_files` that are no label maps; a warning says how many are."""
+    found = nifti_files(folder)
+    if labels := [path for path in found if is_label_file(path)]:
+        logger.warning(f"{len(labels)} label maps in {folder} are left out, the first is {labels[0].name}")
+    return sorted({*found} - {*labels})
 
 
 def is_synthetic(volume: str | os.PathLike) -> bool:
     """Whether the note beside a volume (``x.nii.gz``, ``x.json``) names the weights that made it, from noise alone."""
-    note = _note_beside(volume)
+    note = note_beside(volume)
     return "weights_sha256" in note and note.get("synthetic", True) is True
 
 
 def is_edited(volume: str | os.PathLike) -> bool:
     """Whether the note beside a volume says that it was edited from a real scan, whose patient it still shows."""
-    return "edited_from" in _note_beside(volume)
+    return "edited_from" in note_beside(volume)
 
 
-def _note_beside(volume: str | os.PathLike) -> dict[str, Any]:
+def note_beside(volume: str | os.PathLike) -> dict[str, Any]:
+    """The JSON object beside a volume, or an empty one where there is none, or another kind of file."""
     note = Path(without_suffix(str(volume)) + ".json")
     if not note.is_file():
         return {}
@@ -216,23 +244,17 @@ def noted_scale(volume: str | os.PathLike) -> dict[str, list[float]]:
     """What the note beside a synthetic volume says of its scale, as ``scale_facts`` of a case; else empty."""
     if not is_synthetic(volume):
         return {}
-    note = _note_beside(volume)
+    note = note_beside(volume)
     return scale_facts(note[INTENSITY_RANGE], note[WINDOW]) if {INTENSITY_RANGE, WINDOW} <= note.keys() else {}
 
 
 def _cases_of_plain_folder(folder: Path) -> dict[str, list[dict]]:
     files: dict[str, Path] = {}
-    labels = []
-    for path in nifti_files(folder):
-        if is_label_file(path):
-            labels.append(path)
-            continue
+    for path in image_files(folder):
         case_id = without_suffix(path.relative_to(folder).as_posix()).replace("/", "_")
         if case_id in files:
             raise ValueError(f"{path} and {files[case_id]} would both be case {case_id}: rename one of them")
         files[case_id] = path
-    if labels:
-        logger.warning(f"{len(labels)} label maps in {folder} are left out, the first is {labels[0].name}")
     if not files:
         raise FileNotFoundError(
             f"no NIfTI files (*.nii, *.nii.gz) in {folder} or the folders below it: check dataset_dir, or "
@@ -243,7 +265,7 @@ def _cases_of_plain_folder(folder: Path) -> dict[str, list[dict]]:
             f"{folder} holds {len(files)} volume(s): at least {len(SPLITS)} are needed, "
             "one each for training, validation and test"
         )
-    patients = {case_id: _subject_of(file.relative_to(folder).as_posix()) or case_id for case_id, file in files.items()}
+    patients = {case_id: subject_of(file.relative_to(folder).as_posix()) or case_id for case_id, file in files.items()}
     if len(set(patients.values())) < len(SPLITS):
         raise ValueError(
             f"{folder} holds volumes of {len(set(patients.values()))} subject(s): at least {len(SPLITS)} are needed, one "
@@ -255,102 +277,6 @@ def _cases_of_plain_folder(folder: Path) -> dict[str, list[dict]]:
         case = {"image": str(file), "case_id": case_id, "patient_id": patients[case_id], **noted_scale(file)}
         splits[place[patients[case_id]]].append(case)
     return splits
-
-
-def _subject_of(path: str) -> str:
-    """The subject that a path names as BIDS does, leading zeros left out, or nothing: ``sub-1`` of ``sub-01_ses-2.nii``."""
-    found = re.search(r"(?:^|[/_])(sub-[A-Za-z0-9]+)", path)
-    return spelling(found[1]) if found else ""
-
-
-def _cases_of_datalist(path: Path, split: str) -> list[dict]:
-    content = _read_datalist(path)
-    scale = dataset_scale(path, content)
-    listed = _listed(path, content)
-    _check_disjoint(path, listed)
-    if not listed[split]:
-        raise ValueError(f"{path} lists no cases under {split!r}: it needs at least one each under {', '.join(SPLITS)}")
-    # MONAI turns relative paths into absolute ones, but also any other text that happens to be the name of a
-    # file or folder there, such as the id of a case with a folder of its own: the ids are put back.
-    cases = load_decathlon_datalist(path, is_segmentation=True, data_list_key=split)
-    cases = [
-        {**case, "case_id": entry["case_id"], "patient_id": entry["patient_id"], **scale}
-        for case, entry in zip(cases, listed[split])
-    ]
-    named = [case[key] for case in cases for key in ("image", "label") if key in case]
-    missing = [file for file in named if not Path(file).is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f"{path} names {len(missing)} file(s) under {split!r} that do not exist, the first is "
-            f"{missing[0]}: preparation was not finished or files moved; run the bundle's `prepare` again"
-        )
-    return cases
-
-
-def _read_datalist(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}): run the bundle's `prepare` again") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object with the keys {', '.join(SPLITS)}")
-    return content
-
-
-def _listed(path: Path, content: Mapping[str, Any]) -> dict[str, list[dict]]:
-    """Entries of every split with their case and patient ids, paths as they stand in the file."""
-    listed: dict[str, list[dict]] = {}
-    for name in SPLITS:
-        entries = content.get(name, [])
-        if not isinstance(entries, list):
-            raise ValueError(f"{path}: {name!r} must be a list of cases, got {type(entries).__name__}")
-        listed[name] = [_with_ids(path, name, entry) for entry in entries]
-    return listed
-
-
-def _with_ids(path: Path, split: str, entry: dict | str) -> dict:
-    entry = {"image": entry} if isinstance(entry, str) else entry
-    if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
-        raise ValueError(f'{path}: every case under {split!r} needs "image": "<path>", got {entry!r}')
-    case_id = str(entry.get("case_id", without_suffix(entry["image"]).strip("./").replace("/", "_")))
-    return {
-        **entry,
-        "case_id": case_id,
-        "patient_id": str(entry.get("patient_id", _subject_of(entry["image"]) or case_id)),
-    }
-
-
-def _check_disjoint(path: Path, listed: dict[str, list[dict]]) -> None:
-    split_of: dict[str, tuple[str, str]] = {}
-    cases: set[str] = set()
-    files: dict[str, tuple[str, str]] = {}
-    for name, entries in listed.items():
-        for entry in entries:
-            patient, case = entry["patient_id"], entry["case_id"]
-            other, split = files.setdefault(os.path.normpath(path.parent / entry["image"]), (case, name))
-            if split != name:
-                raise ValueError(
-                    f"{path} lists {entry['image']} as case {other} under {split!r} and as case {case} under {name!r}: a "
-                    "volume must be in one split"
-                )
-            alike, split = split_of.setdefault(spelling(patient), (patient, name))
-            if split != name:
-                again = "" if alike == patient else f"patient {patient}, which is written almost the same, "
-                raise ValueError(
-                    f"{path} lists patient {alike} under {split!r} and {again}under {name!r}: all volumes of a patient "
-                    "must be in one split"
-                )
-            if case in cases:
-                raise ValueError(f"{path} lists case {case} twice")
-            cases.add(case)
-
-
-def without_suffix(name: str) -> str:
-    """A NIfTI file's name without its ending."""
-    for suffix in NIFTI_SUFFIXES:
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return name
 
 
 def describe_data(dataset_dir: str | None, resolved_dir: str) -> dict[str, Any]:
@@ -378,22 +304,3 @@ def describe_data(dataset_dir: str | None, resolved_dir: str) -> dict[str, Any]:
 def fixed_window(cases: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     """For notes: ``{"window": [low, high]}`` if preparation fixed what intensities mean in these cases, else empty."""
     return {WINDOW: list(cases[0][WINDOW])} if cases and WINDOW in cases[0] else {}
-
-
-def smallest_training_split(folders: Mapping[str, str | None]) -> int:
-    """How many training cases the folder with the fewest has.
-
-    Args:
-        folders: name of the setting -> folder.
-
-    Raises:
-        ValueError: a setting that was not given.
-    """
-    given = []
-    for name, folder in folders.items():
-        if folder is None:
-            raise ValueError(
-                f"--{name} was not given: a folder of NIfTI volumes, such as inference.json of an *_ldm bundle writes"
-            )
-        given.append(folder)
-    return min(len(load_cases(folder, "training")) for folder in given)

@@ -10,21 +10,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medical_diffusion_components.data.datalists import NIFTI_SUFFIXES, without_suffix
 from medical_diffusion_components.data.datasets import (
     EMBEDDED,
-    NIFTI_SUFFIXES,
     USERS_DATA,
     data_fingerprint,
     fixed_window,
+    image_files,
     load_cases,
-    nifti_files,
     noted_scale,
-    without_suffix,
 )
-from medical_diffusion_components.data.label_maps import is_label_file
 from medical_diffusion_components.transforms.scale_as_prepared import INTENSITY_RANGE, WINDOW
 
-__all__ = ["describe_cases", "is_served", "labelled_cases", "labelled_subset", "volumes_to_segment", "with_pairs"]
+__all__ = [
+    "describe_cases",
+    "is_served",
+    "labelled_cases",
+    "labelled_subset",
+    "volumes_to_segment",
+    "with_pairs",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -154,10 +159,7 @@ def volumes_to_segment(path: str | os.PathLike) -> list[dict]:
         return [{"image": str(path), "case_id": without_suffix(path.name), **noted_scale(path)}]
     if (path / "dataset.json").is_file():
         return [{key: case[key] for key in _SEGMENTED if key in case} for case in load_cases(path, "test")]
-    found = nifti_files(path)
-    files = [file for file in found if not is_label_file(file)]
-    if len(files) < len(found):
-        logger.warning(f"{len(found) - len(files)} label maps in {path} are not segmented")
+    files = image_files(path)
     if not files:
         raise FileNotFoundError(
             f"no NIfTI files (*.nii, *.nii.gz) in {path} or the folders below it: check dataset_dir. DICOM series need "

@@ -22,6 +22,7 @@ from medical_diffusion_components.dataset_release.facts import (
     ReleaseError,
     ReleaseFacts,
     check_audit,
+    check_date,
     check_releasable,
     licence_of,
     public_audit,
@@ -141,6 +142,12 @@ class DatasetRelease:
         if not self.weights.is_file():
             raise WeightsError(f"expected weights at {self.weights}, but there is no such file")
         made = {**provenance(self.weights), **made_with(self.weights)}
+        check_date(self.date)
+        if _one_in_the_other(self.release_dir, self.samples_dir):
+            raise ReleaseError(
+                f"expected release_dir and samples_dir to lie apart, since the release replaces its folder; got "
+                f"{self.release_dir} and {self.samples_dir}"
+            )
         check_replaceable(self.release_dir)
         check_writable(self.release_dir.parent)
         check_writable(self.samples_dir)
@@ -270,6 +277,11 @@ def check_replaceable(folder: Path) -> None:
     foreign = next((name for name in sorted(found) if name not in listed | {SUMS}), None)
     if foreign is not None:
         raise ReleaseError(f"{folder} holds what no release has written, such as {foreign}: give another release_dir")
+
+
+def _one_in_the_other(one: Path, other: Path) -> bool:
+    one, other = one.resolve(), other.resolve()
+    return one.is_relative_to(other) or other.is_relative_to(one)
 
 
 def _report(path: Path, weights_sha256: str) -> dict[str, Any] | None:

@@ -106,6 +106,20 @@ def licence_url(licence: str) -> str:
     return f"https://spdx.org/licenses/{licence}.html"
 
 
+def check_date(date: str) -> None:
+    """Refuse a date that is not written YYYY-MM-DD.
+
+    Raises:
+        ReleaseError: another form, or no such day.
+    """
+    try:
+        right = datetime.date.fromisoformat(str(date)).isoformat() == date
+    except ValueError:
+        right = False
+    if not right:
+        raise ReleaseError(f"expected date_published as YYYY-MM-DD, got {date!r}")
+
+
 def today() -> str:
     """The date, as YYYY-MM-DD, in UTC."""
     return datetime.datetime.now(datetime.UTC).date().isoformat()

@@ -31,6 +31,7 @@ from medical_diffusion_components.evaluation.obedience import Obedience, Obedien
 from medical_diffusion_components.evaluation.older_figures import older_figures
 from medical_diffusion_components.evaluation.report import headline, markdown, rounded
 from medical_diffusion_components.evaluation.spaces import check_judges
+from medical_diffusion_components.evaluation.volume_sets import set_remarks
 from medical_diffusion_components.files import check_writable, file_hash, versions, write_atomically, write_json
 from medical_diffusion_components.metrics.diversity import pair_similarities, published_ms_ssim
 from medical_diffusion_components.pages.dot_plot import dot_plot
@@ -179,7 +180,7 @@ class GeneratorEvaluation:
         if len(self.training) < 2:
             raise ValueError(
                 "an evaluation needs 2 or more training volumes, which give every space its unit; got "
-                f"{len(self.training)}: give dataset_dir more under 'training'"
+                f"{len(self.training)}: give dataset_dir more under 'training', or raise --num_training"
             )
 
     def _read(self, name: str, cases: Cases) -> VolumeSet:
@@ -223,12 +224,12 @@ class GeneratorEvaluation:
             "rows": rounded(rows),
             "older_figures": rounded(older_figures(*(self._volumes(cases[one]) for one in ("synthetic", "reference")))),
             "audit": of_these_volumes(self.audit, cases["synthetic"]),
-            "warnings": self._warnings(counts, rows, cases["synthetic"]),
+            "warnings": self._warnings(counts, rows, cases),
             "settings": {"seed": self.seed, "permutations": self.permutations, "halvings": HALVINGS},
             "versions": versions(),
         }
 
-    def _warnings(self, counts: Mapping[str, int], rows: Mapping[str, Any], synthetic: Cases) -> list[str]:
+    def _warnings(self, counts: Mapping[str, int], rows: Mapping[str, Any], cases: Mapping[str, Cases]) -> list[str]:
         found = []
         fewest = min(counts["synthetic"], counts["reference"])
         if fewest < TOO_FEW:
@@ -249,9 +250,8 @@ class GeneratorEvaluation:
                 f"{counts['synthetic']} synthetic and {counts['reference']} held-out volumes: numbers that depend on n "
                 "compare with the floor only at the floor's n, as drawn here and in brackets in evaluation.md"
             )
-        duplicates = counts["synthetic"] - len({file_hash(case["image"]) for case in synthetic})
-        if duplicates:
-            found.append(f"{duplicates} of the synthetic volumes are the same file as another one")
+        for name in cases.keys() & {"synthetic", "baseline"}:
+            found += set_remarks(name, cases[name], self.reference, self.all_training)
         return found
 
     def _write(

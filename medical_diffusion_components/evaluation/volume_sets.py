@@ -12,12 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import nibabel as nib
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from medical_diffusion_components.data.condition_requests import RequestedConditions
-from medical_diffusion_components.data.datasets import is_edited, nifti_files, noted_scale
+from medical_diffusion_components.data.datasets import (
+    SAME_SPACING,
+    image_files,
+    is_edited,
+    median_spacing,
+    note_beside,
+    noted_scale,
+)
 from medical_diffusion_components.diffusion.noise_latent import NoiseLatent
 from medical_diffusion_components.distributed import gathered, share
 from medical_diffusion_components.files import file_hash, write_atomically
@@ -27,7 +35,7 @@ from medical_diffusion_components.transforms.scale_as_prepared import fixed_scal
 from medical_diffusion_components.transforms.spacing_affine import SpacingAffine
 from medical_diffusion_components.weights import provenance
 
-__all__ = ["folder_cases", "guided_cases", "sampled_cases", "write_reconstructions"]
+__all__ = ["folder_cases", "guided_cases", "sampled_cases", "set_remarks", "write_reconstructions"]
 
 WINDOW = (0.0, 255.0)  # intensities of written volumes
 SAME = (
@@ -40,14 +48,16 @@ SAME = (
 
 
 def folder_cases(folder: str | Path) -> list[dict[str, Any]]:
-    """Every NIfTI file in a folder as a case of its own, with the ``conditions`` that its note says it was made under.
+    """Every image in a folder as a case of its own, with the ``conditions`` that its note says it was made under.
+
+    Label maps are left out, with a warning.
 
     Raises:
         FileNotFoundError: no such folder, or none in it.
         ValueError: a volume that was edited from a real scan, which is neither real nor synthetic.
     """
     folder = Path(folder).expanduser()
-    files = nifti_files(folder) if folder.is_dir() else []
+    files = image_files(folder) if folder.is_dir() else []
     if not files:
         raise FileNotFoundError(f"expected volumes (.nii, .nii.gz) in {folder}, found none")
     if edited := [file for file in files if is_edited(file)]:
@@ -61,10 +71,34 @@ def folder_cases(folder: str | Path) -> list[dict[str, Any]]:
     ]
 
 
+def set_remarks(
+    name: str,
+    cases: Sequence[Mapping[str, Any]],
+    reference: Sequence[Mapping[str, Any]],
+    training: Sequence[Mapping[str, Any]],
+) -> list[str]:
+    """What a careful reader would want to know of the files that are judged: repeated, real, or of another spacing."""
+    found, files = [], [file_hash(case["image"]) for case in cases]
+    if repeated := len(files) - len(set(files)):
+        found.append(f"{repeated} of the {name} volumes are the same file as another one")
+    known = {file_hash(case["image"]) for case in (*reference, *training)}
+    if real := [case["case_id"] for case, file in zip(cases, files) if file in known]:
+        found.append(
+            f"{len(real)} of the {name} volumes are files of the real data, the first is {real[0]}: no samples"
+        )
+    own, others = np.array(median_spacing(cases)), np.array(median_spacing(reference))
+    if (np.abs(own / others - 1) > SAME_SPACING).any():
+        one, other = (" x ".join(f"{length:.3g}" for length in spacing) for spacing in (own, others))
+        found.append(
+            f"{name} volumes have voxels of {one} mm, held-out ones of {other} mm (right, anterior, superior): they are "
+            "compared voxel by voxel, as if these were equal"
+        )
+    return found
+
+
 def _noted_conditions(file: Path) -> dict[str, Any]:
-    note = note_path(file)
-    found = json.loads(note.read_text()).get("conditions") if note.is_file() else None
-    return {} if found is None else {"conditions": found}
+    found = note_beside(file).get("conditions")
+    return {"conditions": found} if isinstance(found, dict) else {}
 
 
 @torch.no_grad()

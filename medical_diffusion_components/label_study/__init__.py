@@ -17,7 +17,7 @@ from medical_diffusion_components.label_study.study import (
     num_patients,
     numbers_of_patients,
 )
-from medical_diffusion_components.label_study.volumes import on_grid_of, write_copies
+from medical_diffusion_components.label_study.volumes import on_grid_of, smallest_training_split, write_copies
 
 __all__ = [
     "Arm",
@@ -37,6 +37,7 @@ __all__ = [
     "on_grid_of",
     "plot_labels",
     "pretraining_length",
+    "smallest_training_split",
     "study_scale",
     "write_copies",
     "write_label_study",

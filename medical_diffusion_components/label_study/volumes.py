@@ -21,7 +21,7 @@ from medical_diffusion_components.files import write_folder_atomically, write_js
 from medical_diffusion_components.requirements import SEGMENTATION_TRAINING, check_packages
 from medical_diffusion_components.transforms import LoadVolumed, RandTorchIOd, ScaleAsPreparedd
 
-__all__ = ["on_grid_of", "write_copies"]
+__all__ = ["on_grid_of", "smallest_training_split", "write_copies"]
 
 logger = logging.getLogger(__name__)
 
@@ -170,3 +170,22 @@ def _resampled(volume: Any, grid: Any) -> nib.Nifti1Image:
     affine[:3, 3] = volume.affine[:3, :3] @ middle + volume.affine[:3, 3] - affine[:3, :3] @ half
     made = resample_from_to(nib.Nifti1Image(voxels, volume.affine), (target.shape, affine), order=1, mode="nearest")
     return nib.Nifti1Image(np.asarray(made.dataobj, dtype=np.float32), affine)
+
+
+def smallest_training_split(folders: Mapping[str, str | None]) -> int:
+    """How many training cases the folder with the fewest has.
+
+    Args:
+        folders: name of the setting -> folder.
+
+    Raises:
+        ValueError: a setting that was not given.
+    """
+    given = []
+    for name, folder in folders.items():
+        if folder is None:
+            raise ValueError(
+                f"--{name} was not given: a folder of NIfTI volumes, such as inference.json of an *_ldm bundle writes"
+            )
+        given.append(folder)
+    return min(len(load_cases(folder, "training")) for folder in given)

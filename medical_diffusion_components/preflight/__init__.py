@@ -4,7 +4,7 @@ from medical_diffusion_components.preflight.check_report import CheckReport, wri
 from medical_diffusion_components.preflight.contact_sheet import SheetCell, contact_sheet
 from medical_diffusion_components.preflight.data_check import DataCheck, check_or_exit
 from medical_diffusion_components.preflight.headers import ScanFacts, read_facts
-from medical_diffusion_components.preflight.prepared import TrainingCheck, draw_prepared
+from medical_diffusion_components.preflight.prepared import TrainingCheck, draw_prepared, warn_of_absent_classes
 from medical_diffusion_components.preflight.training_memory import (
     diffusion_gb,
     first_stage_gb,
@@ -26,5 +26,6 @@ __all__ = [
     "read_facts",
     "swin_unetr_gb",
     "training_memory",
+    "warn_of_absent_classes",
     "write_check",
 ]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from medical_diffusion_components.data.datalists import in_two_splits
 from medical_diffusion_components.data.datasets import load_cases
 from medical_diffusion_components.data.splits import SPLITS
-from medical_diffusion_components.files import check_writable, file_hash, folder_setting
+from medical_diffusion_components.files import check_writable, folder_setting
 from medical_diffusion_components.preflight.check_report import SHEET, CheckReport, write_check
 from medical_diffusion_components.preflight.contact_sheet import contact_sheet
 from medical_diffusion_components.preflight.headers import on_ras_axes, read_facts, without_identifiers
@@ -24,11 +25,13 @@ from medical_diffusion_components.preparation.inventory import RawCase
 from medical_diffusion_components.preparation.steps.load_scan import LoadScan, RawScan
 from medical_diffusion_components.reports.drawing import save_montage
 from medical_diffusion_components.threads import one_thread
+from medical_diffusion_components.transforms.load_volume import LoadVolume
 
-__all__ = ["TrainingCheck", "draw_prepared"]
+__all__ = ["TrainingCheck", "draw_prepared", "warn_of_absent_classes"]
+
+logger = logging.getLogger(__name__)
 
 _DRAWING_SECONDS = 20.0  # at most, after a preparation
-_BEGINNING = 1 << 12  # bytes of a file
 
 
 class TrainingCheck:
@@ -135,21 +138,26 @@ class TrainingCheck:
         return room, short
 
 
-def in_two_splits(cases: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, str]]:
-    """Pairs of cases of two splits whose files hold the same bytes. Only files of one size and one beginning are read."""
-    groups: dict[tuple[int, bytes], list[tuple[str, Mapping[str, Any]]]] = defaultdict(list)
-    for split, listed in cases.items():
-        for case in listed:
-            with open(case["image"], "rb") as file:
-                groups[os.path.getsize(case["image"]), file.read(_BEGINNING)].append((split, case))
-    pairs = []
-    for group in groups.values():
-        first: dict[str, tuple[str, str]] = {}
-        for split, case in group if len({split for split, _ in group}) > 1 else []:
-            other, place = first.setdefault(file_hash(case["image"]), (case["case_id"], split))
-            if place != split:
-                pairs.append((other, case["case_id"]))
-    return pairs
+def warn_of_absent_classes(cases: Sequence[Mapping[str, Any]], classes: Mapping[str, int]) -> None:
+    """Log a warning that names the classes of which no label has a voxel; labels are read until all have been seen.
+
+    Args:
+        cases: to train on, with ``label``.
+        classes: name -> value.
+
+    Raises:
+        VolumeError: a label that cannot be read.
+    """
+    absent, load = dict(classes), LoadVolume()
+    for case in cases:
+        if not absent:
+            return
+        there = set(load(case["label"]).unique().tolist())
+        absent = {name: value for name, value in absent.items() if value not in there}
+    if absent:
+        logger.warning(
+            f"no voxel of {', '.join(absent)} is in any of {len(cases)} training labels: nothing is learned of it"
+        )
 
 
 def draw_prepared(dataset_dir: Path, images: Mapping[str, Path]) -> None:

@@ -153,6 +153,19 @@ def read_table(path: Path) -> str:
         ) from error
 
 
+def table_lines(path: Path) -> list[list[str]]:
+    """The cells of a table, line by line, without the blanks around them.
+
+    Between them stand tabs, semicolons or commas, whichever of these comes first in that list and in the first line.
+
+    Raises:
+        ValueError: as of :func:`read_table`.
+    """
+    lines = read_table(path).splitlines()
+    delimiter = next((sign for sign in "\t;" if sign in "".join(lines[:1])), ",")
+    return [[cell.strip() for cell in cells] for cells in csv.reader(lines, delimiter=delimiter)]
+
+
 def about_participant(people: Mapping[str, Mapping[str, str]], subject: str) -> Mapping[str, str]:
     """What the table says of a subject, whether either of them has ``sub-`` in front of the name or not."""
     return next((people[name] for name in _names(subject) if name in people), {})

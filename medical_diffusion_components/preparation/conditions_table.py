@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from medical_diffusion_components.preparation.bids import read_table
+from medical_diffusion_components.preparation.bids import table_lines
 
 __all__ = ["ConditionsTable", "read_conditions_table"]
 
@@ -42,7 +41,7 @@ class ConditionsTable(NamedTuple):
 
 
 def read_conditions_table(path: str | os.PathLike) -> ConditionsTable:
-    """A table in comma or tab separated text with a column ``case`` or ``patient`` and one column for each condition.
+    """A table in text, see ``table_lines``, with a column ``case`` or ``patient`` and one column for each condition.
 
     An empty cell, or ``n/a``, is a missing value. What reads as a number is one, all else is text.
 
@@ -51,9 +50,7 @@ def read_conditions_table(path: str | os.PathLike) -> ConditionsTable:
             row of another length, without an id or with one that came before, or a number that is not finite.
     """
     path = Path(path).expanduser()
-    text = read_table(path)
-    lines = csv.reader(text.splitlines(), delimiter="\t" if "\t" in text else ",")
-    header = [cell.strip() for cell in next(lines, [])]
+    header, *lines = table_lines(path) or [[]]
     ids = [name for name in IDS if name in header]
     names = [name for name in header if name not in IDS]
     if len(ids) != 1 or not names:
@@ -65,7 +62,7 @@ def read_conditions_table(path: str | os.PathLike) -> ConditionsTable:
             raise ValueError(f"{path.name}: expected each column once, named in letters, digits and _; got {name!r}")
     rows: dict[str, dict[str, float | str]] = {}
     for number, cells in enumerate(lines, start=2):
-        row = dict(zip(header, (cell.strip() for cell in cells)))
+        row = dict(zip(header, cells))
         if not any(row.values()):
             continue
         where = f"{path.name}, line {number}"

@@ -7,7 +7,6 @@ birth joins nothing, since anonymisation writes the same ones everywhere; patien
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
 import re
@@ -19,7 +18,7 @@ from typing import NamedTuple
 
 from medical_diffusion_components.data.splits import spelling
 from medical_diffusion_components.files import folder_setting
-from medical_diffusion_components.preparation.bids import read_table
+from medical_diffusion_components.preparation.bids import table_lines
 
 __all__ = ["Grouping", "PatientTable", "group_patients", "read_patient_table"]
 
@@ -157,11 +156,8 @@ def read_patient_table(path: str | os.PathLike, root: str | os.PathLike = "") ->
         ValueError: a line without both, or a file under two patients.
     """
     path = folder_setting("patients", path)
-    text = read_table(path)
-    delimiter = next((sign for sign in "\t;" if sign in text.partition("\n")[0]), ",")
     lines: dict[str, tuple[int, str]] = {}
-    for number, row in enumerate(csv.reader(text.splitlines(), delimiter=delimiter), start=1):
-        cells = [cell.strip() for cell in row]
+    for number, cells in enumerate(table_lines(path), start=1):
         if not any(cells) or (number == 1 and [cell.lower() for cell in cells[:2]] == ["file", "patient"]):
             continue
         if len(cells) < 2 or not cells[0] or not cells[1]:

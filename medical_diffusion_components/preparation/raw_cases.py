@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from medical_diffusion_components.data.datasets import NIFTI_SUFFIXES
+from medical_diffusion_components.data.datalists import NIFTI_SUFFIXES
 from medical_diffusion_components.data.splits import spelling
 from medical_diffusion_components.preparation.bids import entities_of
 from medical_diffusion_components.preparation.dicom_index import IndexedFile

@@ -37,9 +37,13 @@ class CheckLabels(Transform):
     backend = [TransformBackends.TORCH]
 
     def __init__(self, classes: Mapping[str, int]) -> None:
+        numbers = list(classes.values()) if isinstance(classes, Mapping) else []
+        if set(map(type, numbers)) != {int} or sorted(numbers) != list(range(len(numbers))) or len(numbers) < 2:
+            raise ValueError(
+                "classes must be names with their numbers, {background: 0, name: 1, other: 2, ...} without gaps, got "
+                f"{classes}"
+            )
         self.classes = dict(classes)
-        if sorted(self.classes.values()) != list(range(len(self.classes))) or len(self.classes) < 2:
-            raise ValueError(f"classes must be numbered 0 (background), 1, 2, ... without gaps, got {self.classes}")
 
     def __call__(  # type: ignore[override]  # two volumes, where MONAI's base takes one
         self, label: torch.Tensor, image: torch.Tensor

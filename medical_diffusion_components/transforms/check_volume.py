@@ -6,12 +6,15 @@ from collections.abc import Hashable, Mapping, Sequence
 
 import torch
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 from monai.transforms.utils import TransformBackends
 
 from medical_diffusion_components.transforms.volume_error import NamesItsFailure, VolumeError, file_name, times
 
 __all__ = ["CheckVolume", "CheckVolumed"]
+
+SPACING_RANGE = (0.01, 100.0)  # mm; what prepare believes by default, too
 
 
 class CheckVolume(Transform):
@@ -29,7 +32,7 @@ class CheckVolume(Transform):
 
     Raises:
         VolumeError: not three spatial dimensions, another number of channels, another or too small a size, voxels that
-            are not finite, one value throughout, or intensities out of range.
+            are not finite, one value throughout, intensities out of range, or voxels of a size that no scan has.
     """
 
     backend = [TransformBackends.TORCH]
@@ -49,7 +52,7 @@ class CheckVolume(Transform):
         self.min_size = None if min_size is None else tuple(int(n) for n in min_size)
 
     def __call__(self, img: torch.Tensor) -> torch.Tensor:
-        problem = self._shape_problem(tuple(img.shape)) or self._intensity_problem(img)
+        problem = self._shape_problem(tuple(img.shape)) or self._grid_problem(img) or self._intensity_problem(img)
         if problem:
             raise VolumeError(f"{file_name(img)}: {problem}")
         return img
@@ -67,6 +70,14 @@ class CheckVolume(Transform):
         if self.min_size is not None and any(n < least for n, least in zip(shape[1:], self.min_size)):
             return f"expected at least {times(self.min_size)} voxels, got {times(shape[1:])}"
         return None
+
+    @staticmethod
+    def _grid_problem(img: torch.Tensor) -> str | None:
+        sizes = torch.linalg.vector_norm(img.affine[:3, :3], dim=0).tolist() if isinstance(img, MetaTensor) else [1.0]
+        if min(sizes) >= SPACING_RANGE[0] and max(sizes) <= SPACING_RANGE[1]:
+            return None
+        found = " x ".join(f"{size:.4g}" for size in sizes)
+        return f"expected voxels of 0.01 to 100 mm, got {found} mm: is its header in metres or micrometres?"
 
     def _intensity_problem(self, img: torch.Tensor) -> str | None:
         if img.numel() == 0:

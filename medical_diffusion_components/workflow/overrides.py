@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import functools
 import inspect
@@ -25,6 +26,12 @@ __all__ = ["changed_settings", "check_overrides"]
 
 _FILES = {"conditions_table", "image", "manifest", "mask", "masks", "patients", "second_image"}
 _SWITCHES = {"bool", "bool | None", "<class 'bool'>", "typing.Optional[bool]"}  # annotations
+_OF_TWO_KINDS = {"mask_fill", "mask_patch_size"}  # a number or a word, a number or a list
+_KINDS = {int: "a whole number of at least 0, and below 2^63", float: "a number", list: "a list"}
+_FIXED_LENGTH = re.compile(
+    r"(?:_size|_range|_interval|spacing|compression)$"
+)  # names of lists, a number for each axis or end
+_STANDS_FOR = re.compile(r"\$?@([\w#:]+)|\$trained_(?:knob|spacing)\(@\w+, (?:'\w+', )?(.+)\)")
 _WITH_HOME = {"dataset_dir", "masks", "patients", "raw_dir", "report_dir"}  # may begin with ~
 
 
@@ -70,7 +77,7 @@ def check_overrides(*passed_on: str) -> None:
 
     Raises:
         ValueError: naming the id and the files that use it, or, where none does, the nearest known id; a folder or a switch
-            that the command line has turned into something else.
+            that the command line has turned into something else; a number or a list given as another kind of value.
     """
     workflow = running(ConfigWorkflow)
     if workflow is None:
@@ -83,6 +90,7 @@ def check_overrides(*passed_on: str) -> None:
     _check_folder_names(config)
     own = max((f for f in files.values() if "run" in f and f.keys() <= config.keys()), key=len, default={})
     _check_switches(config, own, workflow.parser.locator)
+    _check_kinds(config, own)
     overlays = [file for file in files.values() if "run" not in file]
     used = used_ids(config, [workflow.init_id, workflow.run_id, workflow.final_id])
     for file in [own, *(files[name] for name in passed_on)]:
@@ -177,6 +185,32 @@ def _check_switches(
         ):
             kind = "the text" if isinstance(value, str) else type(value).__name__
             raise ValueError(f"--{id} {value}: expected True or False, with a capital letter, got {kind} {value!r}")
+
+
+def _check_kinds(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Numbers and lists that were given as something else, and whole numbers below 0: no setting has any."""
+    known = {id: value for id, value, _ in _nested(defaults)}
+    for id, value, _ in _nested(config):
+        default = _plain_default(known.get(id), known)
+        if value is None or value == default or id in _OF_TWO_KINDS or str(value)[:1] in ("$", "@", "%"):
+            continue
+        kind = type(default)
+        if (
+            (kind is int and not (type(value) is int and 0 <= value < 1 << 63))
+            or (kind is float and type(value) not in (int, float))
+            or (kind is list and not isinstance(value, list | tuple))
+            or (kind is list and _FIXED_LENGTH.search(id) and len(value) != len(default))
+        ):
+            raise ValueError(f"--{id} {value}: expected {_KINDS[kind]}, such as {default}; got {value!r}")
+
+
+def _plain_default(value: Any, known: Mapping[str, Any]) -> Any:
+    """A default, also where another setting, or the value of a training, stands for it in the file."""
+    while isinstance(value, str) and (found := _STANDS_FOR.fullmatch(value)):
+        if not found[1] and "@" not in found[2]:
+            return ast.literal_eval(found[2])
+        value = known.get(found[1].replace("#", ID_SEP_KEY)) if found[1] else found[2]
+    return value
 
 
 def _nested(value: Any, prefix: str = "", block: Any = None) -> Iterator[tuple[str, Any, Any]]:

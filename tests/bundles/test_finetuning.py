@@ -267,7 +267,11 @@ def test_evaluation_of_resampled_volumes_is_on_the_grid_of_the_label(
     listed = {}
     for split in ("training", "validation", "test"):
         image, label = (path.with_name(f"{split}_{name}.nii.gz") for name in ("image", "label"))
-        shutil.copyfile(path, image)
+        scan = nib.load(path)
+        scan.header["descrip"] = (
+            split  # the same voxels, and not the same bytes, which would be one scan in several splits
+        )
+        nib.save(scan, image)
         nib.save(nib.Nifti1Image(inside.astype(np.uint8), OBLIQUE), label)
         listed[split] = [{"image": str(image), "label": str(label), "case_id": split, "patient_id": split}]
     (path.parent / "dataset.json").write_text(json.dumps(listed))

@@ -22,7 +22,9 @@ from bundle_folders import REPOSITORY, Trained, undisturbed
 from monai.bundle import ConfigItem, ConfigParser
 from monai.transforms import SaveImaged
 
+from medical_diffusion_components.files import file_hash
 from medical_diffusion_components.reports.segmentation_montage import SegmentationMontage
+from medical_diffusion_components.weights import provenance
 
 pytestmark = pytest.mark.slow  # most of these train
 
@@ -152,6 +154,8 @@ def test_training_replaces_weights_that_it_betters(
     state["out.conv.conv.weight"].zero_()
     state["out.conv.conv.bias"].copy_(torch.tensor([0.01, 0.0, 0.0, 0.0]))  # everything is background
     torch.save(state, weights)
+    note = provenance(weights) | {"sha256": file_hash(weights)}
+    weights.with_suffix(".json").write_text(json.dumps(note))
     with_learning_rate(served, "1.0e-2")
     train(served, cases[:2], cases[-1:], epochs=15)
     note = json.loads(weights.with_suffix(".json").read_text())

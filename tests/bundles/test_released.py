@@ -89,8 +89,10 @@ def test_a_clone_samples_at_once_and_own_weights_come_first(clone: Clone) -> Non
     (clone.bundle / "models").mkdir()
     state = load_tensors(clone.bundle / "released" / "model.pt")
     state = {name: tensor * 1.5 if name.endswith("weight") else tensor for name, tensor in state.items()}
-    save_tensors(state, clone.bundle / "models" / "model.pt")
-    shutil.copy(clone.bundle / "released" / "model.json", clone.bundle / "models" / "model.json")
+    own = clone.bundle / "models" / "model.pt"
+    save_tensors(state, own)
+    note = provenance(clone.bundle / "released" / "model.pt") | {"sha256": file_hash(own)}
+    own.with_suffix(".json").write_text(json.dumps(note))
     assert BANNER not in clone.run("inference.json")
     assert clone.changed() == set()
     now = tree(clone.bundle / "output")

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -226,3 +227,23 @@ def test_a_part_of_a_network_loads_what_is_its_own(tmp_path: Path) -> None:
         load_weights(part, path, part="denoiser")
     with pytest.raises(WeightsError, match="was trained with width 3, not 4"):
         load_weights(part, path, {"width": 4}, part="first_stage")
+
+
+def test_a_note_of_other_weights_is_refused_and_none_is_not(tmp_path):
+    """A model.pt that took the place of another would be described by what the first was trained on."""
+    first, second = (
+        save_weights(torch.nn.Linear(2, 1), tmp_path / f"{name}.pt", {"spacing": [1, 1, 1]}) for name in "ab"
+    )
+    shutil.copy(first, second)
+    with pytest.raises(WeightsError, match=r"b\.pt: the note beside it is of other weights"):
+        load_weights(torch.nn.Linear(2, 1), second)
+    second.with_suffix(".json").unlink()
+    load_weights(torch.nn.Linear(2, 1), second)
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"knobs": [1]}'])
+def test_a_damaged_note_is_named(content, tmp_path):
+    path = save_weights(torch.nn.Linear(2, 1), tmp_path / "model.pt", {})
+    path.with_suffix(".json").write_text(content)
+    with pytest.raises(WeightsError, match=r"model\.json: expected the note that was written with the weights"):
+        trained_knob(path, "image_size", None)

@@ -18,7 +18,7 @@ from medical_diffusion_components.audit import (
     audit_headline,
     flagged_share,
 )
-from medical_diffusion_components.audit.audit_report import HEADLINE_PARTS, PROTOCOL, markdown, summary
+from medical_diffusion_components.audit.audit_report import HEADLINE_PARTS, PROTOCOL, markdown, note_verdict, summary
 from medical_diffusion_components.audit.strata import by_stratum
 from medical_diffusion_components.data import Conditions
 from medical_diffusion_components.metrics import Estimate
@@ -111,3 +111,16 @@ def test_conditions_add_a_section_and_without_them_nothing_changes(tmp_path: Pat
             header, _, row = found["by_condition"]["table"]
             assert f"| {' | '.join(header)} |" in section and f"| {' | '.join(row)} |" in section
             assert all(part in section for part in found["by_condition"]["text"].split("first. "))
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", "{", "3"])
+def test_a_verdict_goes_into_the_note_of_a_volume_and_into_no_other_file(content: str, tmp_path: Path) -> None:
+    samples, verdicts = result(tmp_path, None)[:2]
+    note_verdict(samples[1]["image"], verdicts[1])
+    (tmp_path / "0.json").write_text('{"seed": 4}')
+    note_verdict(samples[0]["image"], verdicts[0])
+    verdict = json.loads((tmp_path / "0.json").read_text())
+    assert verdict["seed"] == 4 and verdict["audit"]["verdict"] == "withheld" and (tmp_path / "1.json").is_file()
+    (tmp_path / "0.json").write_text(content)
+    note_verdict(samples[0]["image"], verdicts[0])
+    assert (tmp_path / "0.json").read_text() == content, "it is somebody else's"

@@ -42,16 +42,27 @@ def test_an_embedded_cohort_is_written_announced_and_described(tmp_path, capsys,
 
 def test_a_folder_of_the_user_is_taken_whatever_the_cohort(tmp_path):
     for number in range(3):
-        nib.save(nib.Nifti1Image(np.ones(SIZE, np.float32), np.eye(4)), tmp_path / f"{number}.nii")
+        nib.save(nib.Nifti1Image(np.full(SIZE, number + 1, np.float32), np.eye(4)), tmp_path / f"{number}.nii")
     assert resolve_dataset(str(tmp_path), str(tmp_path / "out"), 3, SIZE, None) == str(tmp_path)
     facts = describe_data(str(tmp_path), str(tmp_path))
     assert facts["data"] == "the user's dataset_dir" and facts["notice"] is None
     assert not (tmp_path / "out").exists()
 
 
+def test_the_same_bytes_in_two_splits_are_refused_whatever_the_files_are_called(tmp_path):
+    for number, value in enumerate((1, 2, 3, 1)):
+        nib.save(nib.Nifti1Image(np.full(SIZE, value, np.float32), np.eye(4)), tmp_path / f"{number}.nii")
+    listed = {"training": ["0.nii"], "validation": ["1.nii"], "test": ["2.nii", "3.nii"]}
+    (tmp_path / "dataset.json").write_text(json.dumps(listed))
+    with pytest.raises(ValueError, match="cases 0 and 3 hold the same volume, in two splits, and so do 0 more"):
+        resolve_dataset(str(tmp_path), str(tmp_path / "out"), 3, SIZE)
+    (tmp_path / "dataset.json").write_text(json.dumps({**listed, "test": ["2.nii"]}))
+    assert resolve_dataset(str(tmp_path), str(tmp_path / "out"), 3, SIZE) == str(tmp_path)
+
+
 def test_synthetic_volumes_are_refused_unless_asked_for(tmp_path):
     for number in range(3):
-        nib.save(nib.Nifti1Image(np.ones(SIZE, np.float32), np.eye(4)), tmp_path / f"{number}.nii.gz")
+        nib.save(nib.Nifti1Image(np.full(SIZE, number + 1, np.float32), np.eye(4)), tmp_path / f"{number}.nii.gz")
     (tmp_path / "0.json").write_text(json.dumps({"EchoTime": 0.1}))  # a scanner's sidecar
     assert resolve_dataset(str(tmp_path), str(tmp_path / "out"), 3, SIZE) == str(tmp_path)
     (tmp_path / "2.json").write_text(json.dumps({"seed": 2, "weights_sha256": "abc"}))

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from medical_diffusion_components.data.condition_requests import RequestedConditions, condition_strata, stratum_of
+from medical_diffusion_components.audit.strata import stratum_of
+from medical_diffusion_components.data.condition_requests import RequestedConditions, condition_strata
 from medical_diffusion_components.data.conditions import Conditions
 
 CONDITIONS = Conditions({"age": {"range": [0, 80], "unit": "years"}, "sex": {"values": ["F", "M"]}})
@@ -185,6 +186,15 @@ def test_rows_of_a_table_are_the_volumes_in_turn(tmp_path: Path) -> None:
     assert found[1]["age"] is None and found[1]["sex"] in ("F", "M")
 
 
+@pytest.mark.parametrize("between", [",", ";", "\t", " , "])
+def test_tables_are_read_as_spreadsheets_write_them(tmp_path: Path, between: str) -> None:
+    rows = (("age", "sex"), ("60", '"F"'), ("61.5", "M"))
+    path = tmp_path / "asked.csv"
+    path.write_text("\n".join(between.join(row) for row in rows).replace(' "', '"'), "utf-8-sig")
+    requested = RequestedConditions(CONDITIONS, str(path), STRATA, num_volumes=2)
+    assert [CONDITIONS.decode(requested(seed))["age"] for seed in (0, 1)] == [60.0, 61.5]
+
+
 def test_text_of_an_annotation_server_is_a_request_and_empty_text_is_none() -> None:
     assert RequestedConditions(CONDITIONS, '{"age": 5, "sex": "F"}')(0).tolist() == [-0.875, 0.0]
     assert (
@@ -201,6 +211,12 @@ def test_text_of_an_annotation_server_is_a_request_and_empty_text_is_none() -> N
     ("age,sex\n60,F\n90,F\n", "conditions of volume 1: expected age 0 to 80 years, got 90"),
     ("age,sex,who\n60,F,x\n60,F,y\n", "conditions of volume 0: who is no declared condition; expected age, sex"),
     ("age,sex\n60,F\n60,x\n", "conditions of volume 1: expected sex to be F or M, got 'x'"),
+    ("age (years),sex\n60,F\n61,F\n", r"but age is missing or there twice; got \['age \(years\)', 'sex'\]"),
+    ("age,sex,age\n60,F,61\n60,F,61\n", "expected the columns age, sex, but age is missing or there twice"),
+    ("age,sex\n60,F\n60\n", r"expected 2 cells in every row, got \['60'\]"),
+    ("age,sex\n60,F\n60,F,7\n", r"expected 2 cells in every row, got \['60', 'F', '7'\]"),
+    ("age;sex\n60,5;F\n61;F\n", "conditions of volume 0: expected a number for age, got '60,5'"),
+    ("", "expected the columns age, sex, but age is missing"),
 ])  # fmt: skip
 def test_bad_tables_are_refused_before_the_first_volume(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):

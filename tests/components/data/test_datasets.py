@@ -13,6 +13,7 @@ from medical_diffusion_components.data.datasets import (
     data_fingerprint,
     load_cases,
     median_spacing,
+    nifti_files,
 )
 from medical_diffusion_components.data.splits import SPLITS, split_patients
 
@@ -218,12 +219,95 @@ def test_missing_files_are_named_and_counted(prepared, name):
         ('{"training": {"image": "a.nii"}}', "must be a list of cases, got dict"),
         ('{"training": [{"label": "a.nii"}]}', 'needs "image"'),
         ('{"training": [{"image": ["a.nii", "b.nii"]}]}', 'needs "image"'),
+        ('{"training": [{"image": ""}]}', 'needs "image"'),
+        *(
+            (f'{{"training": [{{"image": "a.nii", "label": {label}}}]}}', 'needs "label": .*or no "label" at all')
+            for label in ("null", '""', "3", '["b.nii"]')
+        ),
+        *(
+            (
+                f'{{"training": [{{"image": "a.nii", "{key}": {id}}}]}}',
+                f"'{key}' to be text or a whole number.*a.nii",
+            )
+            for key in ("case_id", "patient_id")
+            for id in ("null", '" "', "NaN", "7.0", '["a"]', "true")
+        ),
     ],
 )
 def test_a_broken_datalist_is_named(prepared, text, message):
     (prepared / "dataset.json").write_text(text)
     with pytest.raises(ValueError, match=rf"dataset\.json.*{message}"):
         load_cases(prepared, "training")
+
+
+@pytest.mark.parametrize(("image", "label"), [("case0", "case1"), ("case1", "case1")])
+def test_a_file_that_is_an_image_here_and_a_label_there_is_refused(prepared, image, label):
+    first, *others = listed(prepared, "training")
+    swapped = {**first, "image": f"{image}/label.nii.gz", "label": f"{label}/label.nii.gz"}
+    rewrite(prepared, training=[swapped, *others])
+    with pytest.raises(
+        ValueError, match=r"lists \S*label\.nii\.gz as image and label of case case1 \(patient a\) and of case"
+    ):
+        load_cases(prepared, "training")
+
+
+def test_a_label_of_two_patients_is_refused_and_of_one_is_not(prepared):
+    a, b = listed(prepared, "training")
+    rewrite(prepared, training=[a, {**b, "label": f"./{a['label']}"}])
+    assert len(load_cases(prepared, "training")) == 2, "two images of one patient, such as T1 and T2, may share it"
+    rewrite(prepared, test=[{**case, "label": a["label"]} for case in listed(prepared, "test")[:1]])
+    with pytest.raises(
+        ValueError, match=r"as label and label of case case1 \(patient a\) and of case case3 \(patient c\)"
+    ):
+        load_cases(prepared, "training")
+
+
+@pytest.mark.parametrize("how", ["again", "link"])
+def test_a_volume_that_is_listed_twice_is_refused_whatever_its_cases_are_called(prepared, how):
+    case, *others = listed(prepared, "training")
+    (prepared / "link.nii.gz").symlink_to(prepared / case["image"])
+    again = {**case, "image": case["image"] if how == "again" else "link.nii.gz", "case_id": "again"}
+    rewrite(prepared, training=[case, *others, again])
+    with pytest.raises(ValueError, match="twice, as case case1 of patient a and case again of patient a"):
+        load_cases(prepared, "training")
+    rewrite(prepared, training=[case, *others, {**again, "label": "case2/label.nii.gz"}], validation=[])
+    assert len(load_cases(prepared, "training")) == 3, "two readers drew on it"
+    rewrite(prepared, training=[case, *others, {**again, "patient_id": "other", "label": "case2/label.nii.gz"}])
+    with pytest.raises(ValueError, match="and case again of patient other"):
+        load_cases(prepared, "training")
+
+
+def test_a_link_to_a_volume_of_another_split_is_that_volume(prepared):
+    (prepared / "link.nii.gz").symlink_to(prepared / "case1" / "image.nii.gz")
+    rewrite(prepared, test=["link.nii.gz"])
+    with pytest.raises(ValueError, match=r"as case case1 under 'training' and as case link under 'test'"):
+        load_cases(prepared, "training")
+
+
+def test_a_split_may_list_paths_alone_and_one_that_is_missing_is_told_what_there_is(prepared):
+    rewrite(prepared, training=[case["image"] for case in listed(prepared, "training")])
+    assert [case["case_id"] for case in load_cases(prepared, "training")] == ["case0_image", "case1_image"]
+    (prepared / "dataset.json").write_text(json.dumps({"training": ["case0/image.nii.gz"], "folds": [], "name": "x"}))
+    with pytest.raises(ValueError, match="no cases under 'validation'.*test, and has 'training', 'folds'"):
+        load_cases(prepared, "validation")
+
+
+def test_a_datalist_that_was_saved_on_windows_is_read(prepared):
+    before, text = load_cases(prepared, "training"), (prepared / "dataset.json").read_text()
+    for encoding in ("utf-8-sig", "utf-16"):
+        (prepared / "dataset.json").write_text(text, encoding)
+        assert load_cases(prepared, "training") == before
+
+
+def test_what_is_left_out_of_a_folder_is_named_in_a_warning(plain, caplog):
+    assert len(nifti_files(plain)) == 9 and not caplog.records
+    (plain / "more.NRRD").write_bytes(b"")
+    (plain / "site.1" / "gone.nii.gz").symlink_to(plain / "nowhere.nii.gz")
+    assert len(nifti_files(plain)) == 9
+    assert "1 images that are not NIfTI (prepare reads more formats) in" in caplog.text and "more.NRRD" in caplog.text
+    assert "1 links that point nowhere in" in caplog.text and "gone.nii.gz" in caplog.text
+    caplog.clear()
+    assert nifti_files(plain / "not there yet") == [] and not caplog.records
 
 
 def test_the_fingerprint_follows_the_data_and_not_the_place(prepared, tmp_path):
@@ -257,6 +341,11 @@ def test_median_spacing_is_taken_along_ras_axes(tmp_path):
 def test_the_spacing_of_no_cases_is_refused():
     with pytest.raises(ValueError, match="no cases"):
         median_spacing([])
+
+
+def test_the_spacing_of_another_format_is_refused():
+    with pytest.raises(ValueError, match=r"scan\.nrrd: expected a NIfTI file"):
+        median_spacing([{"image": "scan.nrrd"}])
 
 
 def test_weights_of_cases_are_those_of_the_datalist():

@@ -55,11 +55,13 @@ def test_a_number_that_cannot_be_is_refused(number: int) -> None:
 def pairs_folder(path: Path, number: int, first: str = "pair") -> str:
     """A datalist of so many pairs to train on, whose files are not looked into here."""
     path.mkdir()
-    (path / "voxels.nii.gz").write_bytes(b"")
     listed = [
-        {"image": "voxels.nii.gz", "label": "voxels.nii.gz", "case_id": f"{first}_{i}", "patient_id": f"mask_{i}"}
+        {"image": f"{i}.nii", "label": f"{i}_seg.nii", "case_id": f"{first}_{i}", "patient_id": f"mask_{i}"}
         for i in range(number)
     ]
+    for pair in listed:
+        for key in ("image", "label"):
+            (path / pair[key]).write_bytes(b"")
     (path / "dataset.json").write_text(json.dumps({"training": listed}))
     return str(path)
 

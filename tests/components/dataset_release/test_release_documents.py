@@ -14,9 +14,10 @@ import pytest
 import yaml
 
 from medical_diffusion_components.dataset_release import ReleaseError, ReleaseFacts, croissant, write_volumes
-from medical_diffusion_components.dataset_release.dataset_release import check_replaceable
+from medical_diffusion_components.dataset_release.dataset_release import DatasetRelease, check_replaceable
 from medical_diffusion_components.dataset_release.documents import card, datasheet, licence_text
 from medical_diffusion_components.dataset_release.facts import (
+    check_date,
     check_releasable,
     licence_of,
     licence_url,
@@ -190,3 +191,21 @@ def test_only_a_release_gives_way_to_another(tmp_path: Path) -> None:
         check_replaceable(folder)
     with pytest.raises(ReleaseError, match="is a file"):
         check_replaceable(folder / "one.txt")
+
+
+@pytest.mark.parametrize("date", ["31.12.2026", "2026-13-01", "20261127", "2026-W01-1", 2026, "soon"])
+def test_a_date_in_another_form_is_refused(date) -> None:
+    check_date("2026-11-27")
+    with pytest.raises(ReleaseError, match="expected date_published as YYYY-MM-DD, got"):
+        check_date(date)
+
+
+@pytest.mark.parametrize(("samples", "release"), [("a", "a"), ("a", "a/b"), ("a/b", "a")])
+def test_a_release_that_would_replace_the_drawn_volumes_is_refused(samples: str, release: str, tmp_path: Path) -> None:
+    (tmp_path / "model.pt").write_bytes(b"for its hash alone")
+    asked = DatasetRelease(
+        *(tmp_path / name for name in ("model.pt", ".", samples, release, "reports")), 3, 0, "ddim", 2, "nifti", {}
+    )
+    with pytest.raises(ReleaseError, match="expected release_dir and samples_dir to lie apart"):
+        asked.run()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["model.pt"]

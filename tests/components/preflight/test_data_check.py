@@ -15,10 +15,10 @@ from folders_to_check import GRID, SECRET, all_kinds, good_heads, head, nifti, p
 from matplotlib.image import imread
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from medical_diffusion_components.preflight import read_facts
+from medical_diffusion_components.data.datalists import in_two_splits
+from medical_diffusion_components.preflight import read_facts, warn_of_absent_classes
 from medical_diffusion_components.preflight.advice import advice_for
 from medical_diffusion_components.preflight.headers import without_identifiers
-from medical_diffusion_components.preflight.prepared import in_two_splits
 from medical_diffusion_components.preparation import take_inventory
 from medical_diffusion_components.preparation.case_ids import short_hash
 from medical_diffusion_components.preparation.steps import LoadScan
@@ -181,6 +181,21 @@ def test_one_volume_in_two_splits_is_named(tmp_path):
     splits = {"training": "ab", "validation": "c", "test": "d"}  # d holds what a does
     cases = {split: [{"image": str(volumes[n]), "case_id": n} for n in names] for split, names in splits.items()}
     assert in_two_splits(cases) == [("a", "d")]
+
+
+def test_a_class_of_which_no_label_has_a_voxel_is_named(tmp_path, caplog):
+    cases = []
+    for value in (0, 1, 5):
+        label = np.zeros((4, 5, 6), np.uint8)
+        label[1:3] = value
+        nib.save(nib.Nifti1Image(label, np.eye(4)), tmp_path / f"{value}.nii")
+        cases.append({"image": "", "label": str(tmp_path / f"{value}.nii")})
+    classes = {"background": 0, "liver": 1, "vessel": 2, "lesion": 3}
+    warn_of_absent_classes(cases[:2], classes)
+    assert "no voxel of vessel, lesion is in any of 2 training labels" in caplog.text
+    caplog.clear()
+    warn_of_absent_classes([*cases[:2], {"label": "never read"}], {"background": 0, "liver": 1})
+    assert not caplog.records
 
 
 def test_training_on_no_folder_has_nothing_to_check(tmp_path):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -64,9 +66,16 @@ def test_a_label_that_does_not_fit_is_named(wrong: MetaTensor, told: str) -> Non
         CheckLabels(CLASSES)(wrong, image())
 
 
-@pytest.mark.parametrize("classes", [{"breast": 1}, {"background": 0}, {"background": 0, "breast": 2}, {}])
-def test_classes_with_gaps_are_refused(classes: dict) -> None:
-    with pytest.raises(ValueError, match="numbered 0"):
+@pytest.mark.parametrize(
+    "classes",
+    [
+        *({"breast": 1}, {"background": 0}, {"background": 0, "breast": 2}, {}),
+        *(["background", "breast"], {0: "background", 1: "breast"}, {"background": "0", "breast": "1"}),
+        {"background": False, "breast": True},
+    ],
+)
+def test_classes_that_are_no_names_with_numbers_or_have_gaps_are_refused(classes: Any) -> None:
+    with pytest.raises(ValueError, match=r"names with their numbers, {background: 0, .* without gaps, got"):
         CheckLabels(classes)
 
 

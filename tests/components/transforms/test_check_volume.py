@@ -46,6 +46,17 @@ def test_a_bad_volume_is_named_with_what_was_expected_and_what_came(img, message
         CheckVolume(spatial_size=SIZE, value_range=(-1, 1))(img)
 
 
+@pytest.mark.parametrize(("size", "refused"), [(0.002, True), (2000.0, True), (0.02, False), (50.0, False)])
+def test_voxels_of_a_size_that_no_scan_has_are_named(size, refused):
+    """As in headers in metres or micrometres."""
+    img = MetaTensor(volume().as_tensor(), affine=torch.diag(torch.tensor([1.0, size, 1.0, 1.0])))
+    if refused:
+        with pytest.raises(VolumeError, match=rf"of 0\.01 to 100 mm, got 1 x {size:.4g} x 1 mm: .* metres"):
+            CheckVolume()(img)
+    else:
+        assert CheckVolume()(img) is img
+
+
 def test_nothing_is_asked_of_size_and_range_by_default():
     img = volume((1, 3, 4, 5)) * 1000
     assert CheckVolume()(img) is img

@@ -217,3 +217,62 @@ def test_a_folder_to_be_made_whose_name_means_something_else_is_explained(value:
 @pytest.mark.parametrize("value", ["@models_dir", "@a::models_dir", "$@models_dir + '/x'", "$None", "./$x", "/tmp/@y"])
 def test_references_expressions_and_paths_that_make_sense_are_left_alone(value: str) -> None:
     overrides._check_folder_names({"output_dir": value, "models_dir": "m", "a": {"models_dir": "m"}})
+
+
+@pytest.mark.parametrize(
+    ("given", "default", "expected"),
+    [
+        ("ten", 8, "a whole number"),
+        (2.0, 8, "a whole number"),
+        (-1, 0, "a whole number of at least 0"),
+        (2**63, 0, "below 2^63"),
+        (True, 8, "a whole number"),
+        ("fast", 1e-4, "a number"),
+        (64, [64, 64, 64], "a list"),
+        ("slices", ["slices", "anatomy"], "a list"),
+    ],
+)
+def test_a_number_or_a_list_that_is_given_as_another_kind_of_value_is_refused(given, default, expected) -> None:
+    for config, defaults in (({"knob": given}, {"knob": default}), ({"a": {"knob": given}}, {"a": {"knob": default}})):
+        with pytest.raises(ValueError, match="--(a::)?knob") as said:
+            overrides._check_kinds(config, defaults)
+        text = str(said.value)
+        assert f"knob {given}: expected " in text and expected in text and text.endswith(f" {default}; got {given!r}")
+
+
+def test_a_list_has_a_number_for_each_axis_or_end() -> None:
+    with pytest.raises(ValueError, match=r"--intensity_range \[0, 1, 2\]: expected a list, such as \[0.0, 255.0\]"):
+        overrides._check_kinds({"intensity_range": [0, 1, 2]}, {"intensity_range": [0.0, 255.0]})
+    overrides._check_kinds({"strengths": [0.1]}, {"strengths": [0.0, 1.0]})
+
+
+@pytest.mark.parametrize(
+    ("id", "given", "expected"),
+    [
+        ("seed", 1.5, "a whole number of at least 0, and below 2^63, such as 0"),
+        ("steps", 2.5, "a whole number of at least 0, and below 2^63, such as 300"),
+        ("spacing", 2, "a list, such as [2.8, 2.8, 2.8]"),
+    ],
+)
+def test_a_setting_that_another_stands_for_is_of_the_kind_of_that(id: str, given: float, expected: str) -> None:
+    file = {
+        "shown": {"seed": 0, "steps": "$trained_knob(@weights, 'steps', @timesteps)"},
+        "timesteps": "$trained_knob(@weights, 'timesteps', 300)",
+        "seed": "$@shown#seed",
+        "steps": "$@shown#steps",
+        "spacing": "$trained_spacing(@weights, [2.8, 2.8, 2.8])",
+        "width": "$trained_knob(@weights, 'width', @shape[1])",
+    }
+    with pytest.raises(ValueError, match="--") as said:
+        overrides._check_kinds(file | {id: given}, file)
+    assert str(said.value) == f"--{id} {given}: expected {expected}; got {given!r}"
+    overrides._check_kinds(file | {"width": "anything"}, file)
+
+
+def test_numbers_expressions_and_nothing_are_left_to_the_run() -> None:
+    defaults = {"rate": 1e-4, "epochs": 5, "roi_size": [64, 64, 32], "mask_fill": 0.0, "mask_patch_size": [[8, 16]] * 3}
+    for given in (
+        {"rate": 1, "epochs": 0, "roi_size": (64, 32, 32), "mask_fill": "noise", "mask_patch_size": 8},
+        {"rate": "$1/3", "epochs": "@steps", "roi_size": None},
+    ):
+        overrides._check_kinds(given, defaults)
