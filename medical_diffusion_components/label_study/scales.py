@@ -28,12 +28,12 @@ _SCALES: dict[str, dict[str, Any]] = {
         "window_size": 4,
         "batch_size": 2,
         "iterations_per_epoch": 50,
-        "epochs": 6,
+        "epochs": 12,
         "pretraining_batches": 300,
         "learning_rate": 3.0e-3,
         "warmup_iterations": 30,
         "overlap": 0.0,  # the window is the volume
-        "val_interval": 3,
+        "val_interval": 4,
     },
     "large": {
         "image_size": [128, 128, 64],
