@@ -28,9 +28,7 @@ _FILES = {"conditions_table", "image", "manifest", "mask", "masks", "patients", 
 _SWITCHES = {"bool", "bool | None", "<class 'bool'>", "typing.Optional[bool]"}  # annotations
 _OF_TWO_KINDS = {"mask_fill", "mask_patch_size"}  # a number or a word, a number or a list
 _KINDS = {int: "a whole number of at least 0, and below 2^63", float: "a number", list: "a list"}
-_FIXED_LENGTH = re.compile(
-    r"(?:_size|_range|_interval|spacing|compression)$"
-)  # names of lists, a number for each axis or end
+_FIXED_LENGTH = re.compile(r"(?:_size|_range|_interval|spacing|compression)$")  # lists: a number for each axis or end
 _STANDS_FOR = re.compile(r"\$?@([\w#:]+)|\$trained_(?:knob|spacing)\(@\w+, (?:'\w+', )?(.+)\)")
 _WITH_HOME = {"dataset_dir", "masks", "patients", "raw_dir", "report_dir"}  # may begin with ~
 
