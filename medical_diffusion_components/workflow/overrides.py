@@ -186,11 +186,16 @@ def _check_switches(
 
 
 def _check_kinds(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Numbers and lists that were given as something else, and whole numbers below 0: no setting has any."""
+    """Numbers and lists that were given as something else, and whole numbers below 0: no setting has any.
+
+    What a block is made with is its maker's to check: the angle of an augmentation may be 10 or [5.5, 10].
+    """
     known = {id: value for id, value, _ in _nested(defaults)}
-    for id, value, _ in _nested(config):
+    nested = list(_nested(config))
+    exempt = (*_OF_TWO_KINDS, *(id.removesuffix("_target_") for id, _, _ in nested if id.endswith("_target_")))
+    for id, value, _ in nested:
         default = _plain_default(known.get(id), known)
-        if value is None or value == default or id in _OF_TWO_KINDS or str(value)[:1] in ("$", "@", "%"):
+        if id.startswith(exempt) or value in (None, default) or str(value)[:1] in ("$", "@", "%"):
             continue
         kind = type(default)
         if (

@@ -240,6 +240,15 @@ def test_a_number_or_a_list_that_is_given_as_another_kind_of_value_is_refused(gi
         assert f"knob {given}: expected " in text and expected in text and text.endswith(f" {default}; got {given!r}")
 
 
+def test_what_a_block_is_made_with_is_its_makers_to_check() -> None:
+    turn = {"_target_": "torchio.RandomAffine", "degrees": 10, "options": {"translation": 5}}
+    file = {"augmentation": [{"transform": turn}], "epochs": 3}
+    given = [{"transform": turn | {"degrees": [5.5, 10], "options": {"translation": 2.5}}}]
+    overrides._check_kinds(file | {"augmentation": given}, file)
+    with pytest.raises(ValueError, match="--epochs 2.5"):
+        overrides._check_kinds(file | {"augmentation": given, "epochs": 2.5}, file)
+
+
 def test_a_list_has_a_number_for_each_axis_or_end() -> None:
     with pytest.raises(ValueError, match=r"--intensity_range \[0, 1, 2\]: expected a list, such as \[0.0, 255.0\]"):
         overrides._check_kinds({"intensity_range": [0, 1, 2]}, {"intensity_range": [0.0, 255.0]})
