@@ -68,8 +68,8 @@ def resolve_dataset(
             )
         if pairs := in_two_splits(splits):
             raise ValueError(
-                f"{dataset_dir}: cases {pairs[0][0]} and {pairs[0][1]} hold the same volume, in two splits, and so do "
-                f"{len(pairs) - 1} more pairs: remove one of each, or what is measured on one is known from the other"
+                f"{dataset_dir}: {len(pairs)} pair(s) of cases hold the same volume in two splits, the first is "
+                f"{pairs[0][0]} and {pairs[0][1]}: remove one of each, or the test repeats the training"
             )
         return str(dataset_dir)
     if cohort is None:
