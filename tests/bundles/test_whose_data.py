@@ -47,7 +47,7 @@ def own(trained: Callable[[Path], Trained], bundle: Path, tmp_path: Path) -> dic
     content["test"] = first + [
         {
             **case,
-            "image": f"others/{case['image']}",
+            **{key: f"others/{case[key]}" for key in ("image", "label")},
             "case_id": f"o_{case['case_id']}",
             "patient_id": f"o_{case['patient_id']}",
         }

@@ -51,7 +51,8 @@ def started(handler: Any) -> None:
 def releasing(folder: str) -> None:
     with tempfile.TemporaryDirectory() as place:
         weights = save_weights(nn.Linear(1, 1), Path(place, "model.pt"), {"data": "nobody's"})
-        with_folder(DatasetRelease, folder, weights=weights, release_dir=Path(folder, "a")).run()
+        places = {"release_dir": Path(folder, "a"), "samples_dir": Path(folder, "b")}
+        with_folder(DatasetRelease, folder, weights=weights, date="2026-01-31", **places).run()
 
 
 COMMANDS: dict[str, Callable[[str], object]] = {
