@@ -141,7 +141,7 @@ class ScanEditing:
                 "with --centre (mm, RAS), or bring the scan to the model's size with `prepare`"
             )
         around = scan.values[~region]
-        self.writer.check(scan, min(seen.limits[0], around.min()), max(seen.limits[1], around.max()))
+        self.writer.check(scan, around.min(initial=seen.limits[0]), around.max(initial=seen.limits[1]))
         on_grid = seen.grid.mask(region, scan.affine)
         emptied = filled(seen.volume, on_grid, seen.grid.spacing.tolist())
         contents = [
