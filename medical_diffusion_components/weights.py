@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +27,7 @@ __all__ = [
     "load_weights",
     "made_with",
     "noted_knobs",
+    "notes_beside",
     "own_or_released",
     "provenance",
     "read_state",
@@ -36,6 +37,7 @@ __all__ = [
     "trained_spacing",
     "unwrap",
     "with_weights",
+    "write_weights",
 ]
 
 logger = logging.getLogger(__name__)
@@ -44,6 +46,7 @@ EMBEDDED = "embedded "  # first word of what a note says of an embedded cohort, 
 HASHES_AT_HOME = ("data_sha256", "training_sha256", "held_out_sha256", "conditions_sha256")  # over anybody's data
 RELEASED = "released"  # folder of a bundle with the weights that it comes with
 AT_HOME = ".at_home.json"  # ending of the note that stays where the data are
+_NOTES = (".json", AT_HOME)
 # Knobs that came later than notes with knobs, at the value at which networks are what they were without.
 _ADDED_LATER: dict[str, Any] = {"declared_conditions": None, "denoiser_patch": [1, 1, 1]}
 _KNOBS = "knobs"  # in a note: the knobs of the training that whatever uses the weights must repeat
@@ -92,13 +95,43 @@ def save_weights(module: nn.Module, path: str | os.PathLike, made_from: Mapping)
         made_from: what the weights were made from (data, settings, metrics); hash and versions are added.
     """
     state = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
-    path = write_atomically(path, lambda temporary: save_tensors(state, temporary))
-    note = {"sha256": file_hash(path), **made_from, "versions": versions()}
-    if not str(note.get("data")).startswith(EMBEDDED):
-        hashes = {name: note.pop(name) for name in HASHES_AT_HOME if name in note}
-        write_json(path.with_suffix(AT_HOME), {"sha256": note["sha256"], **hashes})
-    write_json(path.with_suffix(".json"), note)
+    notes = {".json": {**made_from, "versions": versions()}}
+    if not str(made_from.get("data")).startswith(EMBEDDED):
+        note = notes[".json"]
+        notes[AT_HOME] = {name: note.pop(name) for name in HASHES_AT_HOME if name in note}
+    return write_weights(path, lambda temporary: save_tensors(state, temporary), notes)
+
+
+def write_weights(
+    path: str | os.PathLike, write: Callable[[Path], object], notes: Mapping[str, Mapping[str, Any]]
+) -> Path:
+    """Write weights and their notes so that a process may be killed at any moment: the old pair is there, or the new one.
+
+    The new notes wait under another name until the new weights are in place. :func:`provenance` takes a waiting note where
+    it is that of the weights.
+
+    Args:
+        path: of the weights.
+        write: called with the path to write the weights to.
+        notes: ending, ``.json`` or ``.at_home.json`` -> note, to which the hash of the weights is added.
+    """
+    path = Path(path)
+
+    def write_both(temporary: Path) -> None:
+        write(temporary)
+        digest = file_hash(temporary)
+        for ending, note in notes.items():
+            write_json(_waiting(path, ending), {"sha256": digest, **note})
+
+    write_atomically(path, write_both)
+    for ending in notes:
+        os.replace(_waiting(path, ending), path.with_suffix(ending))
     return path
+
+
+def _waiting(path: Path, ending: str) -> Path:
+    """Where a note is until its weights are in place."""
+    return path.with_name(f".{path.stem}{ending}.new")
 
 
 def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
@@ -153,8 +186,14 @@ def load_weights(
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if wanted != found:
-        raise WeightsError(f"{path} is from another architecture than the configured {_difference(wanted, found)}")
+        note = Path(path).with_suffix(".json")
+        advice = "" if note.is_file() else f"; {note}, which says how their network was built, is missing: put it there"
+        raise WeightsError(
+            f"{path} is from another architecture than the configured {_difference(wanted, found)}{advice}"
+        )
     module.load_state_dict(state)
+    if knobs and not provenance(path):
+        logger.warning(f"{path} came without its note: spacing, axes and classes are taken from the configuration")
     if Path(path).parent.name == RELEASED and process_rank() == 0:
         _announce(Path(path))
     return digest
@@ -165,7 +204,6 @@ def _announce(path: Path) -> None:
     text = f"These weights came with the bundle: {path}\nThey were trained on the {note.get('data', 'unknown data')}."
     text += f" {note['notice']}" if note.get("notice") else ""
     print(f"{_RULE}\n{text}\nWeights of your own in models/ take their place.\n{_RULE}", flush=True)
-    logger.info(text)
 
 
 def with_weights(module: Module, path: str | os.PathLike) -> Module:
@@ -194,14 +232,30 @@ def provenance(path: str | os.PathLike) -> dict:
     Raises:
         WeightsError: a note that is damaged.
     """
-    found = [Path(path).with_suffix(suffix) for suffix in (".json", AT_HOME)]
-    note, hashes = map(_read_note, found)
+    notes = notes_beside(path)
+    note, hashes = notes.get(".json", {}), notes.get(AT_HOME, {})
     return note | (hashes if hashes.get("sha256") == note.get("sha256") else {})
+
+
+def notes_beside(path: str | os.PathLike) -> dict[str, dict]:
+    """Ending -> note of the weights at ``path``, as :func:`write_weights` takes them.
+
+    Raises:
+        WeightsError: a note that is damaged.
+    """
+    path, found = Path(path), {}
+    for ending in _NOTES:
+        waiting = _waiting(path, ending)
+        if waiting.is_file() and path.is_file() and _read_note(waiting).get("sha256") == file_hash(path):
+            found[ending] = _read_note(waiting)
+        elif path.with_suffix(ending).is_file():
+            found[ending] = _read_note(path.with_suffix(ending))
+    return found
 
 
 def _read_note(file: Path) -> dict:
     try:
-        note = json.loads(file.read_bytes()) if file.is_file() else {}
+        note = json.loads(file.read_bytes())
     except ValueError:
         note = None
     if not isinstance(note, dict) or not isinstance(note.get(_KNOBS) or {}, dict):

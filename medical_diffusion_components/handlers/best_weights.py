@@ -14,8 +14,14 @@ from monai.engines import Evaluator
 from torch import nn
 
 from medical_diffusion_components.engine_state import running
-from medical_diffusion_components.files import check_writable, write_atomically
-from medical_diffusion_components.weights import AT_HOME, load_weights, save_weights
+from medical_diffusion_components.files import check_writable
+from medical_diffusion_components.weights import (
+    WeightsError,
+    load_weights,
+    notes_beside,
+    save_weights,
+    write_weights,
+)
 
 __all__ = ["BestWeights", "ForgetBest", "KeepUnlessBetter", "LatestWeights", "PublishWeights"]
 
@@ -166,11 +172,10 @@ class PublishWeights:
     def __call__(self, engine: Engine) -> None:
         if running(engine).rank > 0:
             return
-        for suffix in (AT_HOME, ".json", ".pt"):  # the weights last: they are what the next stage waits for
-            source = self.source.with_suffix(suffix)
-            if suffix == AT_HOME and not source.is_file():
-                continue
-            write_atomically(self.target.with_suffix(suffix), partial(shutil.copyfile, source))
+        notes = notes_beside(self.source)
+        if ".json" not in notes:
+            raise WeightsError(f"expected a note beside {self.source}, which says what the weights were made from")
+        write_weights(self.target, partial(shutil.copyfile, self.source), notes)
 
 
 class LatestWeights:

@@ -8,13 +8,14 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from medical_diffusion_components.data.datasets import EMBEDDED
-from medical_diffusion_components.files import file_hash, write_atomically, write_json
+from medical_diffusion_components.files import file_hash
 from medical_diffusion_components.weights import (
     RELEASED,
     WeightsError,
@@ -22,6 +23,7 @@ from medical_diffusion_components.weights import (
     provenance,
     read_state,
     save_tensors,
+    write_weights,
 )
 
 __all__ = ["release_weights"]
@@ -81,8 +83,7 @@ def release_weights(
             raise WeightsError(
                 f"{weights} has {size:.1f} MB, more than the {LARGEST} MB that a repository should carry"
             )
-        write_json(target.with_suffix(".json"), note)
-        write_atomically(target, lambda temporary: shutil.copyfile(file, temporary))
+        write_weights(target, partial(shutil.copyfile, file), {".json": note})
     print(f"released {weights} as {target} ({size:.1f} MB)", flush=True)
     return target
 

@@ -5,7 +5,9 @@ import json
 import os
 import pickle
 import shutil
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -60,8 +62,63 @@ def test_hashes_of_anybodys_data_lie_in_a_note_that_stays_at_home(tmp_path: Path
     assert not (tmp_path / "cohort.at_home.json").exists(), "nobody's data have nothing to hide"
 
 
-def test_weights_without_a_note_have_no_known_origin(tmp_path: Path) -> None:
+def test_weights_without_a_note_have_no_known_origin(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert provenance(tmp_path / "model.pt") == {}
+    path = save_weights(nn.Linear(1, 1), tmp_path / "model.pt", {})
+    load_weights(nn.Linear(1, 1), path, {"depths": [1]})
+    assert not caplog.records
+    path.with_suffix(".json").unlink()
+    load_weights(nn.Linear(1, 1), path, {"depths": [1]})
+    assert "model.pt came without its note: spacing, axes and classes are taken from the configuration" in caplog.text
+    with pytest.raises(WeightsError, match=r"model\.json, which says how their network was built, is missing"):
+        load_weights(nn.Linear(1, 2), path, {"depths": [1]})
+
+
+class Killed(BaseException):
+    pass
+
+
+MOMENTS = [("torch.save", 1), *(("os.replace", n) for n in range(1, 7)), ("os.fsync", 1), ("os.fsync", 2)]
+
+
+@pytest.mark.parametrize("moment", MOMENTS, ids=str)
+@pytest.mark.parametrize("before", [True, False], ids=["after", "before"])
+@pytest.mark.parametrize("former", [True, False], ids=["old pair", "nothing there"])
+def test_a_process_killed_while_it_writes_weights_leaves_the_old_pair_or_the_new_one(
+    moment: tuple[str, int], before: bool, former: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = {"data": "the user's dataset_dir", "spacing": [1, 1, 1], "training_sha256": "a"}
+    path, module = tmp_path / "model.pt", nn.Linear(2, 1)
+    if former:
+        save_weights(nn.Linear(2, 1), path, facts)
+    place, number = moment
+    owner, name = {"torch": torch, "os": os}[place.partition(".")[0]], place.partition(".")[2]
+    original, calls = getattr(owner, name), []
+
+    def dying(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if before and len(calls) == number:
+            raise Killed
+        result = original(*args, **kwargs)
+        if len(calls) == number:
+            raise Killed
+        return result
+
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, dying)
+        with suppress(Killed):
+            save_weights(module, path, facts | {"spacing": [2, 2, 2], "training_sha256": "b"})
+    if former or path.is_file():
+        read = nn.Linear(2, 1)
+        digest = load_weights(read, path, {"depths": [1]})
+        new = torch.equal(read.weight, module.weight)
+        assert provenance(path)["sha256"] == digest == file_hash(path)
+        assert trained_spacing(path, [3, 3, 3]) == ([2, 2, 2] if new else [1, 1, 1])
+        assert provenance(path)["training_sha256"] == ("b" if new else "a"), "the note that stays at home, too"
+    save_weights(module, path, facts)
+    assert {file.name for file in tmp_path.iterdir() if ".medical" not in file.name} == {
+        "model.pt", "model.json", "model.at_home.json",
+    }  # fmt: skip
 
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:
@@ -178,13 +235,17 @@ def test_released_weights_never_take_the_place_of_what_is_missing_elsewhere(tmp_
     assert own_or_released(f"{bundle}/mine", str(bundle)) == f"{bundle}/mine/model.pt"
 
 
-def test_released_weights_are_announced_and_own_ones_are_not(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_released_weights_are_announced_once_and_own_ones_are_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     bundle = bundle_with(tmp_path, "released/model.pt", "models/model.pt")
     load_weights(nn.Linear(1, 2), bundle / "models" / "model.pt")
     assert capsys.readouterr().out == ""
     load_weights(nn.Linear(1, 2), bundle / "released" / "model.pt")
     printed = capsys.readouterr().out
     assert "came with the bundle" in printed and "embedded template cohort. No patient." in printed
+    assert not caplog.records, "the console of a run shows what is logged, too"
 
 
 def test_knobs_come_from_the_note(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from ignite.metrics import Average
 from monai.engines import Evaluator
 from torch import nn
 
+from medical_diffusion_components.files import file_hash
 from medical_diffusion_components.handlers.best_weights import BestWeights, ForgetBest, KeepUnlessBetter, PublishWeights
-from medical_diffusion_components.weights import save_weights
+from medical_diffusion_components.weights import WeightsError, save_weights
 
 
 def evaluator(metrics: Sequence[float], module: nn.Module, path: Path) -> Evaluator:
@@ -195,11 +196,13 @@ def publishing(source: Path, target: Path, fails: bool = False, rank: int = 0) -
 def test_best_weights_are_published_with_their_note_at_the_end_of_training(source: Path, tmp_path: Path) -> None:
     target = tmp_path / "models" / "model.pt"
     publishing(source, target).run([0, 1], max_epochs=2)
-    assert target.read_bytes() == b"weights" and target.with_suffix(".json").read_text() == "{}"
+    assert target.read_bytes() == b"weights" and json.loads(target.with_suffix(".json").read_text()) == {
+        "sha256": file_hash(target)
+    }
     assert not target.with_suffix(".at_home.json").exists(), "there was none"
-    source.with_suffix(".at_home.json").write_text("[]")
+    source.with_suffix(".at_home.json").write_text('{"data_sha256": "f"}')
     publishing(source, tmp_path / "own" / "model.pt").run([0], max_epochs=1)
-    assert (tmp_path / "own" / "model.at_home.json").read_text() == "[]"
+    assert json.loads((tmp_path / "own" / "model.at_home.json").read_text())["data_sha256"] == "f"
 
 
 def test_an_interrupted_training_publishes_nothing(source: Path, tmp_path: Path) -> None:
@@ -216,6 +219,6 @@ def test_other_ranks_publish_nothing(source: Path, tmp_path: Path) -> None:
 
 def test_without_its_note_no_weights_are_published(source: Path, tmp_path: Path) -> None:
     source.with_suffix(".json").unlink()
-    with pytest.raises(OSError, match="cannot write"):
+    with pytest.raises(WeightsError, match=r"expected a note beside .*best.*\.pt"):
         publishing(source, tmp_path / "model.pt").run([0], max_epochs=1)
     assert not (tmp_path / "model.pt").exists()
