@@ -55,7 +55,8 @@ def training_volumes(
         device: where to sample.
 
     Raises:
-        FileNotFoundError, ValueError: as ``find_files``, ``load_cases`` and ``VolumeSampler`` raise them.
+        FileNotFoundError, ValueError: as ``find_files``, ``load_cases`` and ``VolumeSampler`` raise them, or more volumes
+            were asked for than there are.
     """
     if not generator:
         return _files(find_files(), dataset_dir, num_training, axcodes)
@@ -70,6 +71,10 @@ def training_volumes(
 
 def _files(folder: str, dataset_dir: str | None, num_training: int | None, axcodes: str) -> TrainingVolumes:
     cases = load_cases(folder, "training")
+    if num_training is not None and num_training > len(cases):
+        raise ValueError(
+            f"expected at most {len(cases)} as num_training_volumes, which {folder} has; got {num_training}"
+        )
     spacing = list(median_spacing(cases, axcodes))
     return TrainingVolumes(
         cases[:num_training], load_cases(folder, "validation"), spacing, describe_data(dataset_dir, folder)

@@ -314,12 +314,13 @@ class VQGAN(nn.Module):
     def _cells_of(self, tile_size: Sequence[int] | None) -> list[int] | None:
         if tile_size is None:
             return None
-        if len(tile_size) != 3 or any(int(t) < c for t, c in zip(tile_size, self.compression)):
+        given = list(tile_size) if isinstance(tile_size, Sequence) else []
+        if len(given) != 3 or any(type(t) is not int or t < c or t % c for t, c in zip(given, self.compression)):
             raise ValueError(
-                f"tile_size must be three numbers of voxels (H, W, D), each at least the compression {self.compression}, "
-                f"got {tile_size}"
+                f"tile_size must be three numbers of voxels (H, W, D), each a multiple of the compression "
+                f"{self.compression}, got {tile_size!r}"
             )
-        return [int(t) // c for t, c in zip(tile_size, self.compression)]
+        return [t // c for t, c in zip(given, self.compression)]
 
     @torch.jit.unused
     def _tiled(self, x: Tensor, part: Encoder | Decoder, cells: Sequence[int]) -> Tensor:

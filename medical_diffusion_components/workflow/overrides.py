@@ -15,9 +15,11 @@ from pathlib import Path
 from pydoc import ErrorDuringImport, locate
 from typing import Any
 
+import torch
 from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser, ConfigWorkflow
 from monai.bundle.utils import ID_SEP_KEY
 
+from medical_diffusion_components.distributed import own_device
 from medical_diffusion_components.files import folder_setting
 from medical_diffusion_components.workflow.lookup import is_stage, running
 from medical_diffusion_components.workflow.run_settings import FOLDERS, used_ids
@@ -26,10 +28,16 @@ __all__ = ["changed_settings", "check_overrides"]
 
 _FILES = {"conditions_table", "image", "manifest", "mask", "masks", "patients", "second_image"}
 _SWITCHES = {"bool", "bool | None", "<class 'bool'>", "typing.Optional[bool]"}  # annotations
-_OF_TWO_KINDS = {"mask_fill", "mask_patch_size"}  # a number or a word, a number or a list
-_KINDS = {int: "a whole number of at least 0, and below 2^63", float: "a number", list: "a list"}
+_OF_TWO_KINDS = {"mask_fill", "mask_patch_size", "percentages"}  # number or word, number or list, whole numbers or not
+_POSITIVE = re.compile(
+    r"^num_(?!workers|more_held_out|calibration_subjects)"
+    r"|(?:spacing|compression|_size|channels|epochs|_steps|_every|_per_mask|resamples|jump_length|max_draws)$|^(?:val|save|montage)_interval$"
+)
+_ASCENDING = re.compile(r"_range$")  # two numbers
 _FIXED_LENGTH = re.compile(r"(?:_size|_range|_interval|spacing|compression)$")  # lists: a number for each axis or end
-_STANDS_FOR = re.compile(r"\$?@([\w#:]+)|\$trained_(?:knob|spacing)\(@\w+, (?:'\w+', )?(.+)\)")
+_STANDS_FOR = re.compile(
+    r"\$?@([\w#:]+)|\$(?:trained_(?:knob|spacing)\(@\w+, (?:'\w+', )?|float\(@\w+\.get\('\w+', )(.+?)\)+"
+)
 _WITH_HOME = {"dataset_dir", "masks", "patients", "raw_dir", "report_dir"}  # may begin with ~
 
 
@@ -89,6 +97,7 @@ def check_overrides(*passed_on: str) -> None:
     own = max((f for f in files.values() if "run" in f and f.keys() <= config.keys()), key=len, default={})
     _check_switches(config, own, workflow.parser.locator)
     _check_kinds(config, own)
+    _check_device(config.get("device"))
     overlays = [file for file in files.values() if "run" not in file]
     used = used_ids(config, [workflow.init_id, workflow.run_id, workflow.final_id])
     for file in [own, *(files[name] for name in passed_on)]:
@@ -197,14 +206,40 @@ def _check_kinds(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None
         default = _plain_default(known.get(id), known)
         if id.startswith(exempt) or value in (None, default) or str(value)[:1] in ("$", "@", "%"):
             continue
-        kind = type(default)
-        if (
-            (kind is int and not (type(value) is int and 0 <= value < 1 << 63))
-            or (kind is float and type(value) not in (int, float))
-            or (kind is list and not isinstance(value, list | tuple))
-            or (kind is list and _FIXED_LENGTH.search(id) and len(value) != len(default))
-        ):
-            raise ValueError(f"--{id} {value}: expected {_KINDS[kind]}, such as {default}; got {value!r}")
+        if expected := _misfit(id, value, default):
+            example = "or None" if default is None else f"such as {default}"
+            raise ValueError(f"--{id} {value}: expected {expected}, {example}; got {value!r}")
+
+
+def _misfit(id: str, value: Any, default: Any) -> str:
+    """What was expected of a value that is not of the kind of the default, or of which a name promises more; else empty."""
+    positive = _POSITIVE.search(id) is not None
+    if isinstance(default, list):
+        numbers = {type(item) for item in default} <= {int, float}
+        if isinstance(value, list | tuple) and not (_FIXED_LENGTH.search(id) and len(value) != len(default)):
+            of_one = numbers and default and any(_misfit(id, item, default[0]) for item in value)
+            if not of_one and not (_ASCENDING.search(id) and not value[0] < value[1]):
+                return ""
+        return "a list" + (" of two ascending numbers" if _ASCENDING.search(id) else " of numbers above 0" * positive)
+    if default is None:
+        return "a number above 0" if positive and type(value) in (int, float) and value <= 0 else ""
+    if type(default) is int and not (type(value) is int and positive <= value < 1 << 63):
+        return f"a whole number of at least {int(positive)}, and below 2^63"
+    if type(default) is float and not (type(value) in (int, float) and (value > 0 or not positive)):
+        return "a number above 0" if positive else "a number"
+    return ""
+
+
+def _check_device(device: Any) -> None:
+    """A device that torch does not know, or that this machine does not have."""
+    if isinstance(device, str) and device[:1] not in ("$", "@", "%"):
+        try:
+            torch.empty(0, device=device)
+        except Exception as error:  # of one kind for each device
+            cause = str(error).partition("\n")[0].rstrip(".")
+            raise ValueError(
+                f"--device {device}: expected one that is here, such as {own_device()}: {cause}"
+            ) from error
 
 
 def _plain_default(value: Any, known: Mapping[str, Any]) -> Any:

@@ -93,9 +93,9 @@ def test_a_tiled_network_can_be_scripted():
         torch.testing.assert_close(script.decode(latent), untrained((2, 2, 2)).decode(latent), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("tile_size", [(1, 8, 8), (8, 8)])
+@pytest.mark.parametrize("tile_size", [(1, 8, 8), (8, 8), 8, "small", (0, 8, 8), (7, 8, 8), (8.0, 8, 8)])
 def test_impossible_tiles_are_refused(tile_size):
-    with pytest.raises(ValueError, match=r"tile_size must be three numbers of voxels .* at least the compression"):
+    with pytest.raises(ValueError, match=r"tile_size must be three numbers of voxels .* a multiple of the compression"):
         untrained((2, 2, 2), tile_size)
 
 

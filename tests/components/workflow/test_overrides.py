@@ -250,8 +250,8 @@ def test_what_a_block_is_made_with_is_its_makers_to_check() -> None:
 
 
 def test_a_list_has_a_number_for_each_axis_or_end() -> None:
-    with pytest.raises(ValueError, match=r"--intensity_range \[0, 1, 2\]: expected a list, such as \[0.0, 255.0\]"):
-        overrides._check_kinds({"intensity_range": [0, 1, 2]}, {"intensity_range": [0.0, 255.0]})
+    with pytest.raises(ValueError, match=r"--weight_interval \[0, 1, 2\]: expected a list, such as \[0.0, 255.0\]"):
+        overrides._check_kinds({"weight_interval": [0, 1, 2]}, {"weight_interval": [0.0, 255.0]})
     overrides._check_kinds({"strengths": [0.1]}, {"strengths": [0.0, 1.0]})
 
 
@@ -260,7 +260,7 @@ def test_a_list_has_a_number_for_each_axis_or_end() -> None:
     [
         ("seed", 1.5, "a whole number of at least 0, and below 2^63, such as 0"),
         ("steps", 2.5, "a whole number of at least 0, and below 2^63, such as 300"),
-        ("spacing", 2, "a list, such as [2.8, 2.8, 2.8]"),
+        ("spacing", 2, "a list of numbers above 0, such as [2.8, 2.8, 2.8]"),
     ],
 )
 def test_a_setting_that_another_stands_for_is_of_the_kind_of_that(id: str, given: float, expected: str) -> None:
@@ -281,7 +281,84 @@ def test_a_setting_that_another_stands_for_is_of_the_kind_of_that(id: str, given
 def test_numbers_expressions_and_nothing_are_left_to_the_run() -> None:
     defaults = {"rate": 1e-4, "epochs": 5, "roi_size": [64, 64, 32], "mask_fill": 0.0, "mask_patch_size": [[8, 16]] * 3}
     for given in (
-        {"rate": 1, "epochs": 0, "roi_size": (64, 32, 32), "mask_fill": "noise", "mask_patch_size": 8},
+        {"rate": 1, "epochs": 1, "roi_size": (64, 32, 32), "mask_fill": "noise", "mask_patch_size": 8},
         {"rate": "$1/3", "epochs": "@steps", "roi_size": None},
     ):
         overrides._check_kinds(given, defaults)
+
+
+SIZES = "a list of numbers above 0"
+
+
+@pytest.mark.parametrize(
+    ("id", "given", "default", "expected"),
+    [
+        ("spacing", [-2, 2, 2], [2.8, 2.8, 2.8], SIZES),
+        ("spacing", [0, 2, 2], [2.8, 2.8, 2.8], SIZES),
+        ("spacing", [2, "a", 2], [2.8, 2.8, 2.8], SIZES),
+        ("spacing", [2, 2], [2.8, 2.8, 2.8], SIZES),
+        ("image_size", [64, 64, 0], [64, 64, 64], SIZES),
+        ("roi_size", [64, 64.5, 32], [64, 64, 32], SIZES),
+        ("compression", [2, 2, -2], [2, 2, 2], SIZES),
+        ("intensity_range", [255.0, 0.0], [0.0, 255.0], "a list of two ascending numbers"),
+        ("intensity_range", [1, 1], [0.0, 255.0], "a list of two ascending numbers"),
+        ("intensity_range", ["a", 1], [0.0, 255.0], "a list of two ascending numbers"),
+        ("num_volumes", 0, 8, "a whole number of at least 1, and below 2^63"),
+        ("num_shown", 0, 6, "a whole number of at least 1, and below 2^63"),
+        ("batch_size", 0, 2, "a whole number of at least 1, and below 2^63"),
+        ("epochs", 0, 5, "a whole number of at least 1, and below 2^63"),
+        ("val_interval", 0, 5, "a whole number of at least 1, and below 2^63"),
+        ("volumes_per_mask", -1, 1, "a whole number of at least 1, and below 2^63"),
+        ("flip_axes", ["a"], [0], "a list"),
+    ],
+)
+def test_numbers_that_make_no_sense_of_such_a_name_are_refused(id: str, given, default, expected: str) -> None:
+    with pytest.raises(ValueError, match="--") as said:
+        overrides._check_kinds({id: given}, {id: default})
+    assert str(said.value) == f"--{id} {given}: expected {expected}, such as {default}; got {given!r}"
+
+
+@pytest.mark.parametrize(
+    ("id", "given", "default"),
+    [
+        ("num_workers", 0, 2),
+        ("num_more_held_out", 0, 45),
+        ("num_calibration_subjects", 0, 100),
+        ("guidance_interval", [0.0, 0.0], [0.0, 1.0]),
+        ("spacing", [1, 2.5, 3], [1.0, 1.0, 1.0]),
+        ("percentages", [0.5, 100], [1, 2]),
+        ("intensity_range", [-1024, 3071], [0.0, 255.0]),
+        ("warmup_iterations", 0, 100),
+    ],
+)
+def test_numbers_that_make_sense_are_left_alone(id: str, given, default) -> None:
+    overrides._check_kinds({id: given}, {id: default})
+
+
+def test_a_number_that_may_be_left_out_may_not_be_nothing() -> None:
+    with pytest.raises(ValueError, match="--num_training_volumes 0: expected a number above 0, or None; got 0"):
+        overrides._check_kinds({"num_training_volumes": 0}, {"num_training_volumes": None})
+    overrides._check_kinds({"num_training_volumes": 3, "tile_size": [8, 8, 8]}, dict.fromkeys(("tile_size", "num_x")))
+
+
+def test_a_word_for_the_guidance_scale_is_refused() -> None:
+    file = {"shown": {"guidance_scale": 1.0}, "guidance_scale": "$float(@shown.get('guidance_scale', 1.0))"}
+    with pytest.raises(ValueError, match="--guidance_scale strong: expected a number, such as 1.0; got 'strong'"):
+        overrides._check_kinds(file | {"guidance_scale": "strong"}, file)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:77", "mps", "cuda", 3.5])
+def test_a_device_that_is_not_here_is_refused_in_the_first_place(device, monkeypatch) -> None:
+    monkeypatch.setattr(overrides, "own_device", lambda: "cpu")
+    if device == "cuda":
+        monkeypatch.setattr(overrides.torch, "empty", lambda *_, device: 1 / 0)  # also where there is one
+    if device == 3.5:
+        overrides._check_device(device)  # whoever takes it says so
+        return
+    with pytest.raises(ValueError, match=rf"--device {device}: expected one that is here, such as cpu: \w"):
+        overrides._check_device(device)
+
+
+@pytest.mark.parametrize("device", ["cpu", "$distributed.own_device()", None])
+def test_a_device_that_is_here_or_worked_out_is_not(device) -> None:
+    overrides._check_device(device)
