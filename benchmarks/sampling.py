@@ -45,6 +45,7 @@ from tqdm import tqdm
 from medical_diffusion_components.data.datasets import load_cases
 from medical_diffusion_components.diffusion.generator import LatentDiffusionGenerator
 from medical_diffusion_components.diffusion.noise_latent import NoiseLatent
+from medical_diffusion_components.evaluation.slice_features import SliceFeatures
 from medical_diffusion_components.files import file_hash, versions, write_atomically, write_json
 from medical_diffusion_components.losses.perceptual import EfficientNetLite0Features
 from medical_diffusion_components.metrics.diversity import mean_similarity, pair_similarities
@@ -57,7 +58,6 @@ from medical_diffusion_components.metrics.mmd import (
     mmd_squared,
     polynomial_kernel,
 )
-from medical_diffusion_components.metrics.slice_features import SliceFeatures
 from medical_diffusion_components.reports.drawing import montage, save_montage
 from medical_diffusion_components.weights import load_weights, save_tensors
 

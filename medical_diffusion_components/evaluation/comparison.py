@@ -13,6 +13,8 @@ import numpy as np
 
 from medical_diffusion_components.chance import numpy_generator
 from medical_diffusion_components.evaluation.feature_space import FeatureSpace
+from medical_diffusion_components.evaluation.slice_continuity import continuity_distance
+from medical_diffusion_components.evaluation.spectrum import high_frequency_amplitude, nyquist_excess
 from medical_diffusion_components.metrics.diversity import mean_similarity
 from medical_diffusion_components.metrics.effective_number import effective_number
 from medical_diffusion_components.metrics.frechet import frechet_distance
@@ -26,8 +28,6 @@ from medical_diffusion_components.metrics.mmd import (
     permutation_p,
 )
 from medical_diffusion_components.metrics.neighbours import NeighbourMeasures, distances, measures_of_distances
-from medical_diffusion_components.metrics.slice_continuity import continuity_distance
-from medical_diffusion_components.metrics.spectrum import high_frequency_amplitude, nyquist_excess
 
 __all__ = ["PROTOCOL", "Comparison", "VolumeSet"]
 

@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from medical_diffusion_components.distributed import gathered, share
 from medical_diffusion_components.evaluation.feature_space import FeatureSpace
+from medical_diffusion_components.evaluation.slice_continuity import slice_correlations
+from medical_diffusion_components.evaluation.spectrum import power_along, radial_power
 from medical_diffusion_components.files import file_hash, write_atomically
 from medical_diffusion_components.metrics.intensity import intensity_quantiles
-from medical_diffusion_components.metrics.slice_continuity import slice_correlations
-from medical_diffusion_components.metrics.spectrum import power_along, radial_power
 from medical_diffusion_components.threads import one_thread
 from medical_diffusion_components.transforms.scale_as_prepared import fixed_scale
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from medical_diffusion_components.evaluation.feature_space import FeatureSpace
 from medical_diffusion_components.evaluation.radiomics import RadiomicsSpace
-from medical_diffusion_components.metrics.slice_features import SliceFeatures
+from medical_diffusion_components.evaluation.slice_features import SliceFeatures
 from medical_diffusion_components.networks.image_features import EfficientNetFeatures
 
 __all__ = ["AnatomySpace", "NetworkSpace", "SliceSpace", "default_spaces"]

@@ -19,14 +19,6 @@ from medical_diffusion_components.metrics.mmd import (
 )
 from medical_diffusion_components.metrics.neighbours import NeighbourMeasures, expected_coverage, neighbour_measures
 from medical_diffusion_components.metrics.sample_average import SampleAverage
-from medical_diffusion_components.metrics.slice_continuity import continuity_distance, slice_correlations
-from medical_diffusion_components.metrics.slice_features import SliceFeatures
-from medical_diffusion_components.metrics.spectrum import (
-    high_frequency_amplitude,
-    nyquist_excess,
-    power_along,
-    radial_power,
-)
 from medical_diffusion_components.metrics.surface_distance import SpacedHausdorffDistance, SpacedSurfaceDistance
 
 __all__ = [
@@ -39,16 +31,13 @@ __all__ = [
     "KernelMatrices",
     "NeighbourMeasures",
     "SampleAverage",
-    "SliceFeatures",
     "SpacedHausdorffDistance",
     "SpacedSurfaceDistance",
     "bootstrap_mean",
-    "continuity_distance",
     "effective_number",
     "expected_coverage",
     "frechet_distance",
     "group_jackknife",
-    "high_frequency_amplitude",
     "intensity_distance",
     "intensity_quantiles",
     "jackknife",
@@ -57,12 +46,8 @@ __all__ = [
     "median_distance",
     "mmd_squared",
     "neighbour_measures",
-    "nyquist_excess",
     "pair_similarities",
     "permutation_p",
     "polynomial_kernel",
-    "power_along",
     "published_ms_ssim",
-    "radial_power",
-    "slice_correlations",
 ]

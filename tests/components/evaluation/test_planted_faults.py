@@ -16,13 +16,9 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from medical_diffusion_components.evaluation import AnatomySpace, Comparison, VolumeSet
-from medical_diffusion_components.metrics import (
-    intensity_quantiles,
-    pair_similarities,
-    power_along,
-    radial_power,
-    slice_correlations,
-)
+from medical_diffusion_components.evaluation.slice_continuity import slice_correlations
+from medical_diffusion_components.evaluation.spectrum import power_along, radial_power
+from medical_diffusion_components.metrics import intensity_quantiles, pair_similarities
 
 SIZE, COUNT = (16, 20, 24), 40
 AXES = np.meshgrid(*(np.linspace(-1, 1, side) for side in SIZE), indexing="ij")

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from medical_diffusion_components.evaluation.slice_features import SliceFeatures
 from medical_diffusion_components.losses.perceptual import EfficientNetLite0Features
-from medical_diffusion_components.metrics.slice_features import SliceFeatures
 
 VOLUMES = torch.rand(2, 1, 10, 21, 30, generator=torch.Generator().manual_seed(0)) * 2 - 1
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from medical_diffusion_components.metrics import (
+from medical_diffusion_components.evaluation.spectrum import (
     high_frequency_amplitude,
     nyquist_excess,
     power_along,

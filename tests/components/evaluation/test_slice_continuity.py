@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from scipy.stats import ks_2samp
 
-from medical_diffusion_components.metrics import continuity_distance, slice_correlations
+from medical_diffusion_components.evaluation.slice_continuity import continuity_distance, slice_correlations
 
 
 def smooth(seed: int) -> np.ndarray:
