@@ -6,7 +6,6 @@ bins of the continuous variables. It holds no row of a patient, and no combinati
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from medical_diffusion_components.chance import numpy_generator, seed_of_name
 from medical_diffusion_components.data.conditions import Conditions, Variable
+from medical_diffusion_components.data.tables import table_lines
 
 __all__ = ["RequestedConditions", "condition_strata", "stratum_part"]
 
@@ -183,9 +183,7 @@ def _rows(conditions: Conditions, request: Request, num_volumes: int | None) -> 
     if not isinstance(request, str) or not request.lower().endswith((".csv", ".tsv")):
         raise ValueError(f"expected conditions as a mapping or as the path of a .csv or .tsv table, got {request!r}")
     path = Path(request).expanduser()
-    text = path.read_text("utf-8-sig").splitlines()
-    table = csv.reader(text, delimiter=next((sign for sign in "\t;" if sign in "".join(text[:1])), ","))
-    columns, *lines = [[cell.strip() for cell in cells] for cells in table if cells] or [[]]
+    columns, *lines = [cells for cells in table_lines(path) if cells] or [[]]
     if missing := [name for name in conditions.names if columns.count(name) != 1]:
         wanted = ", ".join(conditions.names)
         raise ValueError(

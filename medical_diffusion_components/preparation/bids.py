@@ -6,7 +6,6 @@ Brain Imaging Data Structure specification 1.10, "Common principles".
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import re
@@ -15,6 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
+
+from medical_diffusion_components.data.tables import table_lines
 
 __all__ = [
     "Entities",
@@ -136,36 +137,6 @@ def keep_one_per_session(scans: Iterable[str]) -> set[str]:
     return {min(held, key=order) for held in sessions.values()}
 
 
-def read_table(path: Path) -> str:
-    """The text of a table in UTF-8, or in UTF-16 as spreadsheets write it.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    content = path.read_bytes()
-    if content.startswith(b"PK"):
-        raise ValueError(f"{path.name}: expected a text, got a file of a spreadsheet program: save it as CSV in UTF-8")
-    try:
-        return content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path.name}: expected a text in UTF-8, but byte {error.start} is not: save it as UTF-8"
-        ) from error
-
-
-def table_lines(path: Path) -> list[list[str]]:
-    """The cells of a table, line by line, without the blanks around them.
-
-    Between them stand tabs, semicolons or commas, whichever of these comes first in that list and in the first line.
-
-    Raises:
-        ValueError: as of :func:`read_table`.
-    """
-    lines = read_table(path).splitlines()
-    delimiter = next((sign for sign in "\t;" if sign in "".join(lines[:1])), ",")
-    return [[cell.strip() for cell in cells] for cells in csv.reader(lines, delimiter=delimiter)]
-
-
 def about_participant(people: Mapping[str, Mapping[str, str]], subject: str) -> Mapping[str, str]:
     """What the table says of a subject, whether either of them has ``sub-`` in front of the name or not."""
     return next((people[name] for name in _names(subject) if name in people), {})
@@ -239,19 +210,18 @@ def read_participants(tables: Iterable[Path]) -> dict[str, dict[str, str]]:
     """
     people: dict[str, dict[str, str]] = {}
     for table in tables:
-        rows = csv.DictReader(read_table(table).splitlines(), delimiter="\t")
-        columns = {name.strip().lower(): name for name in rows.fieldnames or ()}
+        header, *lines = table_lines(table) or [[]]
+        columns = [name.lower() for name in header]
         if "participant_id" not in columns:
             raise ValueError(
-                f"{table.name}: expected columns separated by tabs, one of them participant_id, got {rows.fieldnames}"
+                f"{table.name}: expected columns separated by tabs, one of them participant_id, got {header}"
             )
-        for row in rows:
-            person = (row[columns["participant_id"]] or "").strip()
-            cells = {key: (row.get(columns.get(key, key)) or "").strip() for key in CARRIED}  # a short row has None
+        for number, line in enumerate(lines, start=2):
+            row = dict(zip(columns, line))  # a short one lacks its last cells
+            person = row.get("participant_id", "")
+            cells = {key: row.get(key, "") for key in CARRIED}
             known = {key: value for key, value in cells.items() if value.lower() not in _MISSING}
             if people.setdefault(person, known) != known:
-                raise ValueError(
-                    f"{table.name}, line {rows.line_num}: a participant is listed twice with different values"
-                )
+                raise ValueError(f"{table.name}, line {number}: a participant is listed twice with different values")
     people.pop("", None)
     return people

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from medical_diffusion_components.preparation.bids import table_lines
+from medical_diffusion_components.data.tables import table_lines
 
 __all__ = ["ConditionsTable", "read_conditions_table"]
 

@@ -17,8 +17,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from medical_diffusion_components.data.splits import spelling
+from medical_diffusion_components.data.tables import table_lines
 from medical_diffusion_components.files import folder_setting
-from medical_diffusion_components.preparation.bids import table_lines
 
 __all__ = ["Grouping", "PatientTable", "group_patients", "read_patient_table"]
 

@@ -215,7 +215,7 @@ def test_text_of_an_annotation_server_is_a_request_and_empty_text_is_none() -> N
     ("age,sex,age\n60,F,61\n60,F,61\n", "expected the columns age, sex, but age is missing or there twice"),
     ("age,sex\n60,F\n60\n", r"expected 2 cells in every row, got \['60'\]"),
     ("age,sex\n60,F\n60,F,7\n", r"expected 2 cells in every row, got \['60', 'F', '7'\]"),
-    ("age;sex\n60,5;F\n61;F\n", "conditions of volume 0: expected a number for age, got '60,5'"),
+    ("age;sex\n60.5 y;F\n61;F\n", "conditions of volume 0: expected a number for age, got '60.5 y'"),
     ("", "expected the columns age, sex, but age is missing"),
 ])  # fmt: skip
 def test_bad_tables_are_refused_before_the_first_volume(tmp_path: Path, text: str, message: str) -> None:

@@ -113,9 +113,9 @@ def test_tables_of_participants_are_read_as_people_write_them(tmp_path):
         ("participant_id\tage\tsex", ["sub-01\tNaN\t-", "sub-02\tunknown\tM"], {}, []),
         (
             "participant_id\tage",
-            ["sub-01\t90+", "sub-02\t61,5", "sub-03\t60"],
+            ["sub-01\t90+", "sub-02\t61 y", "sub-03\t60,5"],
             {"age": "90+"},
-            [r"no numbers \(2, such as 61,5\)"],
+            [r"no numbers \(2, such as 61 y\)"],
         ),
         ("participant_id\tage", ["sub-01\t999", "sub-02\t-1", "sub-03\t0"], {"age": "999"}, ["of nobody, such as -1"]),
         (
