@@ -8,10 +8,11 @@ from pathlib import Path
 from medical_diffusion_components.cohorts.phantoms import PHANTOM_NOTICE, write_phantom_cohort
 from medical_diffusion_components.cohorts.template import TEMPLATE_COHORT_NOTICE, write_template_cohort
 from medical_diffusion_components.cohorts.variation import PLAIN, TEST_BED
-from medical_diffusion_components.data.datalists import in_two_splits
 from medical_diffusion_components.data.datasets import EMBEDDED, is_edited, is_synthetic, load_cases
 from medical_diffusion_components.data.splits import SPLITS
 from medical_diffusion_components.distributed import process_rank, wait_for_all
+from medical_diffusion_components.preparation.same_scan import in_two_splits
+from medical_diffusion_components.preparation.scan_remarks import Mixture
 from medical_diffusion_components.transforms.volume_error import times
 
 __all__ = ["more_held_out_cases", "resolve_dataset"]
@@ -35,6 +36,7 @@ def resolve_dataset(
     """The folder to train on: ``dataset_dir``, or, where none is given, the bundle's embedded cohort.
 
     The cohort is written below ``output_dir`` once and announced in a banner each time.
+    Volumes of several kinds in a folder that is given are remarked on in the log.
 
     Args:
         dataset_dir: the user's folder, or None.
@@ -50,7 +52,7 @@ def resolve_dataset(
     Raises:
         FileNotFoundError, NotADirectoryError, ValueError: a folder that is given and cannot be used, which nothing
             replaces; or none is given and there is no cohort; or it holds synthetic volumes, which were not asked for,
-            or edited ones, which never are; or two splits hold the same file.
+            or edited ones, which never are; or two splits hold the same scan.
     """
     if dataset_dir is not None:
         splits = {split: load_cases(dataset_dir, split) for split in SPLITS}
@@ -66,11 +68,15 @@ def resolve_dataset(
                 f"{len(edited)} of the {len(cases)} volumes in {dataset_dir} were edited from real scans, first "
                 f"{edited[0]}: they are neither what a scanner saw nor synthetic; move them out of the folder"
             )
-        if pairs := in_two_splits(splits):
+        mixture = Mixture()
+        if pairs := in_two_splits(splits, mixture.look):
             raise ValueError(
-                f"{dataset_dir}: {len(pairs)} pair(s) of cases hold the same volume in two splits, the first is "
-                f"{pairs[0][0]} and {pairs[0][1]}: remove one of each, or the test repeats the training"
+                f"{dataset_dir}: {len(pairs)} pair(s) of cases hold the same scan in two splits, the first is "
+                f"{pairs[0][0]} and {pairs[0][1]} (perhaps mirrored, cut or rescaled): remove one of each, or give both "
+                "one patient_id in a dataset.json, or the test repeats the training"
             )
+        for remark in mixture.remarks():
+            logger.warning(f"{dataset_dir}: {remark}")
         return str(dataset_dir)
     if cohort is None:
         raise ValueError(

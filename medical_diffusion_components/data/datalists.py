@@ -5,20 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from medical_diffusion_components.data.splits import SPLITS, spelling
-from medical_diffusion_components.files import file_hash
 from medical_diffusion_components.transforms.scale_as_prepared import dataset_scale
 
-__all__ = ["NIFTI_SUFFIXES", "cases_of_datalist", "in_two_splits", "subject_of", "without_suffix"]
+__all__ = ["NIFTI_SUFFIXES", "cases_of_datalist", "subject_of", "without_suffix"]
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 _FILES = ("image", "label")  # keys of an entry that name a file
-_BEGINNING = 1 << 12  # bytes of a file
 
 
 def cases_of_datalist(path: Path, split: str) -> list[dict]:
@@ -51,23 +48,6 @@ def cases_of_datalist(path: Path, split: str) -> list[dict]:
             f"{missing[0]}: preparation was not finished or files moved; run the bundle's `prepare` again"
         )
     return cases
-
-
-def in_two_splits(cases: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, str]]:
-    """Pairs of cases of two splits whose files hold the same bytes. Only files of one size and one beginning are read."""
-    groups: dict[tuple[int, bytes], list[tuple[str, Mapping[str, Any]]]] = defaultdict(list)
-    for split, listed in cases.items():
-        for case in listed:
-            with open(case["image"], "rb") as file:
-                groups[os.path.getsize(case["image"]), file.read(_BEGINNING)].append((split, case))
-    pairs = []
-    for group in groups.values():
-        first: dict[str, tuple[str, str]] = {}
-        for split, case in group if len({split for split, _ in group}) > 1 else []:
-            other, place = first.setdefault(file_hash(case["image"]), (case["case_id"], split))
-            if place != split:
-                pairs.append((other, case["case_id"]))
-    return pairs
 
 
 def subject_of(path: str) -> str:

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from medical_diffusion_components.data.datalists import in_two_splits
 from medical_diffusion_components.data.datasets import load_cases
 from medical_diffusion_components.data.splits import SPLITS
 from medical_diffusion_components.files import check_writable, folder_setting
@@ -22,6 +21,7 @@ from medical_diffusion_components.preflight.look import look_at, within_budget
 from medical_diffusion_components.preflight.survey import Survey
 from medical_diffusion_components.preparation.case import why_refused
 from medical_diffusion_components.preparation.inventory import RawCase
+from medical_diffusion_components.preparation.same_scan import in_two_splits
 from medical_diffusion_components.preparation.steps.load_scan import LoadScan, RawScan
 from medical_diffusion_components.reports.drawing import save_montage
 from medical_diffusion_components.threads import one_thread
@@ -90,7 +90,7 @@ class TrainingCheck:
             within_budget(order, lambda case: self._look(case, survey), self.look_seconds)
         room, short = self._room(cases, survey)
         short += [
-            f"one of {one} and {other}: they hold the same volume, in two splits" for one, other in in_two_splits(cases)
+            f"one of {one} and {other}: they hold the same scan, in two splits" for one, other in in_two_splits(cases)
         ]
         report = CheckReport("Check before training", self._found(cases), survey, room, (), short)
         write_check(report, self.report_dir)

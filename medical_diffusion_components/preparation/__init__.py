@@ -6,6 +6,7 @@ from medical_diffusion_components.preparation.manifests import Manifest, manifes
 from medical_diffusion_components.preparation.preparation import Preparation, TooManyRefused, run_or_exit
 from medical_diffusion_components.preparation.raw_cases import cases_of_folder, cases_of_manifest, inventory_of_manifest
 from medical_diffusion_components.preparation.report import PreparationReport, write_report
+from medical_diffusion_components.preparation.scan_remarks import RemarkOnScand, modality_remark, trained_modality
 
 __all__ = [
     "CaseResult",
@@ -14,6 +15,7 @@ __all__ = [
     "Preparation",
     "PreparationReport",
     "RawCase",
+    "RemarkOnScand",
     "Selection",
     "TooManyRefused",
     "cases_of_folder",
@@ -21,11 +23,13 @@ __all__ = [
     "finished_result",
     "inventory_of_manifest",
     "manifest_hash",
+    "modality_remark",
     "prepare_case",
     "read_manifest",
     "run_or_exit",
     "start_worker",
     "take_inventory",
+    "trained_modality",
     "write_manifest",
     "write_report",
 ]

@@ -26,6 +26,7 @@ from medical_diffusion_components.files import file_hash, versions, write_atomic
 from medical_diffusion_components.preparation.appearance import remarks_on_picture
 from medical_diffusion_components.preparation.case_ids import without_uids
 from medical_diffusion_components.preparation.inventory import RawCase
+from medical_diffusion_components.preparation.same_scan import landmarks, to_text
 from medical_diffusion_components.preparation.steps.notes import NOTES_KEY, add_note
 from medical_diffusion_components.threads import one_thread
 from medical_diffusion_components.transforms.volume_error import VolumeError
@@ -38,6 +39,8 @@ PART_KEY = "part"
 WRITING = "write"
 CANNOT_WRITE = "cannot_write"
 _BLOCKS = 6  # of a signature, each way
+_LANDMARKS = "landmarks"  # a note that is no remark
+_MIDDLE = 96  # voxels to each side of a raw scan's centre
 _EXACT = 2.0**24  # beyond that float32 rounds whole numbers
 _GZIP_LEVEL = 1  # float voxels hardly compress; higher levels cost time and save next to nothing
 
@@ -56,7 +59,8 @@ class CaseResult(NamedTuple):
     ``status`` is ``made``, ``skipped`` (was there already), ``refused``, ``aside`` (no scan of the kind that is prepared,
     or the same as another) or ``absent``; ``reason`` is a code and ``text`` an explanation of the last three.
     ``outputs`` are dictionaries with ``case_id``, ``image`` (relative path), ``sha256``, ``part`` (or None), ``notes`` and
-    ``signature``, and with ``label`` and ``label_sha256`` where there is a label. ``seconds`` is time by step,
+    ``signature``, with ``landmarks`` of the raw scan, and with ``label`` and ``label_sha256`` where there is a label.
+    ``seconds`` is time by step,
     ``peak_mib`` the highest memory use so far of the process that did the work (0 where the system does not tell).
     """
 
@@ -215,6 +219,7 @@ def _note_appearance(items: Sequence[dict]) -> None:
         if isinstance(image, MetaTensor):
             for remark in remarks_on_picture(image):
                 add_note(item, remark, True)
+            add_note(item, _LANDMARKS, to_text(landmarks(image.numpy()[0], _MIDDLE)))
 
 
 def _write(case: RawCase, items: Sequence[Mapping[str, Any]], dataset_dir: Path) -> list[dict]:
@@ -225,7 +230,8 @@ def _write(case: RawCase, items: Sequence[Mapping[str, Any]], dataset_dir: Path)
         image = f"images/{name}.nii.gz"
         content = _nifti_bytes(item[IMAGE_KEY])
         path = write_atomically(dataset_dir / image, Path.write_bytes, content)
-        notes = item.get(NOTES_KEY, {})
+        notes = dict(item.get(NOTES_KEY, {}))
+        places = notes.pop(_LANDMARKS, "")
         signature = _signature(item[IMAGE_KEY])
         outputs.append(
             {
@@ -235,6 +241,7 @@ def _write(case: RawCase, items: Sequence[Mapping[str, Any]], dataset_dir: Path)
                 "part": part,
                 "notes": notes,
                 "signature": signature,
+                "landmarks": places,
             }
         )
         if LABEL_KEY in item:

@@ -12,6 +12,7 @@ import numpy as np
 from medical_diffusion_components.preparation.case import CaseResult
 from medical_diffusion_components.preparation.inventory import Inventory
 from medical_diffusion_components.preparation.patients import SIGNS
+from medical_diffusion_components.preparation.same_scan import same_scans
 
 __all__ = ["Checked", "leave_duplicates"]
 
@@ -33,6 +34,9 @@ def leave_duplicates(results: Sequence[CaseResult], inventory: Inventory, datase
 
     One volume under two patients is a sign that they are one: unless the user has told whose scans are whose, they are
     taken for one. Under three or more it is rather a template, and they are not; a remark says either.
+
+    A copy that was mirrored, cut or rescaled is another volume: both stay, and a remark names them. It counts for patients
+    and for splits as the volume itself does.
     """
     results = sorted(results, key=lambda result: result.case_id)
     is_dicom = {case.case_id: bool(case.scan and case.scan.files) for case in inventory.cases}
@@ -61,6 +65,13 @@ def leave_duplicates(results: Sequence[CaseResult], inventory: Inventory, datase
             if twin.split != result.split:
                 contradiction = contradiction or f"{text}: the manifest must put them into one split, or leave one out"
     results = [replaced.get(result.case_id, result) for result in results]
+    by_id = {result.case_id: result for result in results if result.outputs}
+    for one, other in same_scans({case: by_id[case].outputs[0].get("landmarks", "") for case in by_id}):
+        text = f"{one} and {other} are one scan, perhaps mirrored, cut or rescaled"
+        if by_id[one].split != by_id[other].split:
+            contradiction = contradiction or f"{text}: the manifest must put them into one split, or leave one out"
+        patients[one] |= {by_id[one].patient_id, by_id[other].patient_id}
+        inventory.remarks.append(text)
     return Checked(_joined(results, patients, inventory), contradiction)
 
 

@@ -55,7 +55,7 @@ def test_the_same_bytes_in_two_splits_are_refused_whatever_the_files_are_called(
     listed = {"training": ["0.nii"], "validation": ["1.nii"], "test": ["2.nii", "3.nii"]}
     (tmp_path / "dataset.json").write_text(json.dumps(listed))
     with pytest.raises(
-        ValueError, match=r"1 pair\(s\) of cases hold the same volume in two splits, the first is 0 and 3"
+        ValueError, match=r"1 pair\(s\) of cases hold the same scan in two splits, the first is 0 and 3"
     ):
         resolve_dataset(str(tmp_path), str(tmp_path / "out"), 3, SIZE)
     (tmp_path / "dataset.json").write_text(json.dumps({**listed, "test": ["2.nii"]}))

@@ -15,12 +15,12 @@ from folders_to_check import GRID, SECRET, all_kinds, good_heads, head, nifti, p
 from matplotlib.image import imread
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from medical_diffusion_components.data.datalists import in_two_splits
 from medical_diffusion_components.preflight import read_facts, warn_of_absent_classes
 from medical_diffusion_components.preflight.advice import advice_for
 from medical_diffusion_components.preflight.headers import without_identifiers
 from medical_diffusion_components.preparation import take_inventory
 from medical_diffusion_components.preparation.case_ids import short_hash
+from medical_diffusion_components.preparation.same_scan import in_two_splits
 from medical_diffusion_components.preparation.steps import LoadScan
 
 ROOT = Path(__file__).parents[3]
