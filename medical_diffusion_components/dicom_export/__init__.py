@@ -5,6 +5,7 @@
 """
 
 from medical_diffusion_components.dicom_export.edited_series import EditedSeries
+from medical_diffusion_components.dicom_export.formats import is_dicom
 from medical_diffusion_components.dicom_export.synthetic_series import SyntheticSeries
 
-__all__ = ["EditedSeries", "SyntheticSeries"]
+__all__ = ["EditedSeries", "SyntheticSeries", "is_dicom"]

@@ -49,6 +49,7 @@ class DicomCases:
         folder: where their volumes go, as ``<hash>.nii.gz``.
         series_uid: the one series that is meant; None: all.
         results: where the segmentations will go; tried, like ``folder``, before a file is read.
+        trained: modality that the network was trained on, such as MR; a warning names series of another one. None: any.
 
     Raises:
         ValueError: no path.
@@ -63,6 +64,7 @@ class DicomCases:
         folder: str | Path,
         series_uid: str | None = None,
         results: str | Path | None = None,
+        trained: str | None = None,
     ) -> None:
         if path is None:
             raise ValueError("expected a folder of DICOM series as dataset_dir, since output_format is dicom; got none")
@@ -76,6 +78,14 @@ class DicomCases:
         if left := len(groups) - len(wanted):
             logger.warning(f"{left} groups of fewer than {MIN_SLICES} slices are not segmented: localisers")
         self.groups: dict[str, SeriesGroup] = {_case_id(group): group for group in wanted}
+        modalities = {case: group.slices[0].modality for case, group in self.groups.items()}
+        others = {case: modality for case, modality in modalities.items() if trained not in (None, modality)}
+        if others:
+            logger.warning(
+                f"{len(others)} of {len(self.groups)} series are not {trained}, on which the network was trained, but "
+                f"{', '.join(sorted(set(map(str, others.values()))))}: what is segmented in them may mean nothing; the "
+                f"first is {min(others)}"
+            )
 
     def cases(self) -> list[dict[str, str]]:
         """Write the volumes and list them with ``image`` and ``case_id``."""

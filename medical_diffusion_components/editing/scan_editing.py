@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,13 +17,23 @@ from medical_diffusion_components.editing.edited_volumes import EditedVolumeWrit
 from medical_diffusion_components.editing.latent_editor import LatentEditor, jump_schedule
 from medical_diffusion_components.editing.pasting import blended, filled, ring, seam
 from medical_diffusion_components.editing.reach import free_positions
-from medical_diffusion_components.editing.scans import Grid, Scan, model_grid, read_mask, read_scan
+from medical_diffusion_components.editing.scans import (
+    Grid,
+    Scan,
+    model_grid,
+    read_mask,
+    read_scan,
+    remarks_on_mask,
+    remarks_on_scan,
+)
 from medical_diffusion_components.files import check_writable
 from medical_diffusion_components.losses.ms_ssim import MSSSIMLoss
 from medical_diffusion_components.transforms.scale_as_prepared import scale_beside
 from medical_diffusion_components.transforms.volume_error import VolumeError, times
 
 __all__ = ["ScanEditing"]
+
+logger = logging.getLogger(__name__)
 
 OPERATIONS = ("inpaint", "vary", "interpolate")
 
@@ -59,6 +70,7 @@ class ScanEditing:
             :func:`~medical_diffusion_components.editing.blended`; None: a voxel of the model's.
         notice: what the model was trained on, for the page.
         device: where to compute.
+        modality: that the model was trained on, such as ``MR``; None: any.
     """
 
     def __init__(
@@ -75,9 +87,14 @@ class ScanEditing:
         blend_length: float | None = None,
         notice: str | None = None,
         device: torch.device | str = "cpu",
+        modality: str | None = None,
     ) -> None:
         if limits is not None and (len(limits) != 2 or not limits[0] < limits[1]):
             raise ValueError(f"expected two ascending intensities as limits, got {list(limits)}")
+        if centre is not None and not (isinstance(centre, Sequence) and len(centre) == 3):
+            raise ValueError(f"expected three numbers as centre (mm in RAS), got {centre!r}")
+        if not 0 <= tolerance <= 1:
+            raise ValueError(f"expected a tolerance in [0, 1], got {tolerance}")
         if blend_length is not None and not blend_length > 0:
             raise ValueError(f"expected a positive blend_length in mm, or none, got {blend_length}")
         self.editor = editor
@@ -92,6 +109,8 @@ class ScanEditing:
         self.blend_length = blend_length
         self.notice = notice
         self.device = device
+        self.modality = modality
+        self.remarks: list[str] = []  # of the operation that is running
 
     @property
     def first_stage(self) -> Any:
@@ -112,6 +131,7 @@ class ScanEditing:
         check_writable(self.writer.folder)
         if operation not in OPERATIONS:
             raise ValueError(f"operation must be one of {', '.join(OPERATIONS)}; got {operation!r}")
+        self.remarks = []
         getattr(self, operation)(**requests[operation])
 
     def inpaint(self, image: str | Path | None, mask: str | Path | None, seeds: Sequence[int]) -> list[np.ndarray]:
@@ -133,6 +153,7 @@ class ScanEditing:
         """
         scan = read_scan(image)
         region = read_mask(mask, scan)
+        self._remark(remarks_on_mask(mask))
         seen = self._seen(scan, ~region)
         if not seen.grid.covers(scan.affine, region):
             raise VolumeError(
@@ -186,6 +207,7 @@ class ScanEditing:
             for each volume its strength, its seed, and the distances: mean absolute difference in the model's units of
             [-1, 1] and 1 less MS-SSIM, to the scan.
         """
+        _check_any(strengths=strengths, seeds=seeds)
         seen = self._seen(read_scan(image))
         self.writer.check(seen.scan, *seen.limits)
         latent, edits, rows = self._encoded(seen.volume), [], []
@@ -225,6 +247,9 @@ class ScanEditing:
         Returns:
             (H, W, D) each, in [-1, 1].
         """
+        _check_any(second_weights=weights, seeds=seeds)
+        if second_image is not None and second_image == image:
+            self._remark([f"{Path(str(image)).name} is given as both scans: what is between them is a variation of it"])
         seen, other = self._seen(read_scan(image)), self._seen(read_scan(second_image, "second_image"))
         self.writer.check(seen.scan, *seen.limits)
         one, two = self._encoded(seen.volume), self._encoded(other.volume)
@@ -244,14 +269,28 @@ class ScanEditing:
 
     # --- what the model sees ---
 
+    def _remark(self, remarks: Sequence[str]) -> None:
+        for remark in remarks:
+            logger.warning(remark)
+        self.remarks += remarks
+
     def _seen(self, scan: Scan, known: np.ndarray | None = None) -> _Seen:
         self.editor.generator.to(self.device).eval()
         grid = model_grid(scan, self.image_size, self.spacing, self.axcodes, self.centre)
+        self._remark(remarks_on_scan(scan, grid, self.spacing, self.modality))
+        by_itself = model_grid(scan, self.image_size, self.spacing, self.axcodes)
+        if self.centre is not None and np.array_equal(grid.affine, by_itself.affine):
+            self._remark([f"--centre changes nothing: {scan.path.name} has the model's size, and is taken as it lies"])
         values = scan.values if known is None else scan.values[known]
         stated = scale_beside(str(scan.path.resolve())).get("intensity_range")
         low, high = (float(value) for value in (self.limits or stated or (values.min(), values.max())))
         if not low < high:
             raise VolumeError(f"{scan.path}: every voxel outside the mask is {low:g}, which tells a model nothing")
+        outside = float(((values < low) | (values > high)).mean())
+        if outside > 0.5:
+            self._remark(
+                [f"{outside:.0%} of the voxels of {scan.path.name} are outside the limits [{low:g}, {high:g}]"]
+            )
         scaled = np.clip((scan.values - low) / (high - low) * 2 - 1, -1, 1)
         return _Seen(scan, grid, (low, high), grid.volume(scaled, scan.affine, -1.0))
 
@@ -304,8 +343,15 @@ class ScanEditing:
     ) -> None:
         window = (-1.0, 1.0) if affine is seen.grid.affine else seen.limits
         made = {**self.writer.facts, **facts}
+        sentences = [*sentences, *(f"Remark: {remark}." for remark in self.remarks)]
         write_edit_page(self.page, title, sentences, edits, window, affine, made, curves, self.notice)
         print(f"wrote {self.writer.folder}\npage: {self.page}", flush=True)
+
+
+def _check_any(**given: Sequence[Any]) -> None:
+    for name, values in given.items():
+        if len(values) == 0:
+            raise ValueError(f"expected at least one of {name}, got none")
 
 
 def _replaced(values: np.ndarray, region: np.ndarray, inside: np.ndarray) -> np.ndarray:

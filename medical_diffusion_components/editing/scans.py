@@ -12,13 +12,17 @@ import torch
 from monai.data import MetaTensor
 from scipy import ndimage
 
+from medical_diffusion_components.data.datasets import SAME_SPACING, is_edited, is_synthetic
+from medical_diffusion_components.data.label_maps import looks_like_labels
+from medical_diffusion_components.preparation.scan_remarks import modality_remark
 from medical_diffusion_components.preparation.steps.resample import Resample
 from medical_diffusion_components.transforms.check_volume import CheckVolume
 from medical_diffusion_components.transforms.load_volume import LoadVolume
 from medical_diffusion_components.transforms.volume_error import VolumeError, times
 
-__all__ = ["Grid", "Scan", "model_grid", "read_mask", "read_scan"]
+__all__ = ["Grid", "Scan", "model_grid", "read_mask", "read_scan", "remarks_on_mask", "remarks_on_scan"]
 
+_LITTLE = 0.25  # share of the model's grid that a scan should fill
 SAME_AFFINE = 1e-3  # mm by which the corners of scan and mask may differ
 
 
@@ -145,6 +149,51 @@ def read_mask(path: str | Path | None, scan: Scan) -> np.ndarray:
             f"{path}: the mask covers the whole scan, so nothing of it would be left; inference.json samples"
         )
     return mask
+
+
+def remarks_on_scan(scan: Scan, grid: Grid, spacing: Sequence[float], modality: str | None) -> list[str]:
+    """What a careful reader would want to know of a scan: it is edited all the same.
+
+    Args:
+        scan: the user's.
+        grid: where the model looks at it.
+        spacing: mm per voxel that the model was trained with.
+        modality: that it was trained on; None: any.
+    """
+    found = []
+    if remark := modality_remark(torch.from_numpy(scan.values[None]), modality):
+        found.append(f"{scan.path.name}: {remark}")
+    if (np.abs(grid.spacing / spacing - 1) > SAME_SPACING).any():
+        own, wanted = (" x ".join(f"{length:.3g}" for length in lengths) for lengths in (grid.spacing, spacing))
+        found.append(
+            f"{scan.path.name} has the model's {times(grid.shape)} voxels, which are taken one by one, but of {own} mm; "
+            f"it was trained with {wanted} mm"
+        )
+    if looks_like_labels(scan.values):
+        found.append(f"{scan.path.name} looks like a label map, not like an image: was it given in place of the scan?")
+    if is_edited(scan.path) or is_synthetic(scan.path):
+        made = "was edited before" if is_edited(scan.path) else "is a synthetic volume"
+        found.append(f"{scan.path.name} {made}, as the note beside it says: what is drawn follows a drawing")
+    share = float(grid.volume(np.ones_like(scan.values), scan.affine, 0.0).mean())
+    if share < _LITTLE:
+        found.append(
+            f"{scan.path.name} fills {share:.0%} of the {times(grid.shape)} voxels that the model sees; the rest is empty"
+        )
+    return found
+
+
+def remarks_on_mask(path: str | Path | None) -> list[str]:
+    """What a careful reader would want to know of a mask: all of its voxels other than 0 are redrawn all the same."""
+    values = np.unique(_read(Path(str(path))).values)
+    name = Path(str(path)).name
+    if (values % 1 != 0).any():
+        return [
+            f"{name} holds fractions, such as {values[values % 1 != 0][0]:.3g}: all that is not 0 is redrawn; cut "
+            "probabilities off where you want the border to be"
+        ]
+    if len(values) > 2 or values.min() < 0:
+        return [f"{name} holds the values {', '.join(f'{v:g}' for v in values[:6])}: all but 0 are redrawn together"]
+    return []
 
 
 def model_grid(

@@ -11,7 +11,7 @@ from medical_diffusion_components.reports.segmentation_report import (
     SegmentationReport,
     mean_over_patients,
 )
-from medical_diffusion_components.reports.volume_writer import SyntheticVolumeWriter, VolumeFormat, volume_format
+from medical_diffusion_components.reports.volume_writer import SyntheticVolumeWriter, VolumeFormat
 
 __all__ = [
     "RECONSTRUCTION_ROWS",
@@ -30,5 +30,4 @@ __all__ = [
     "mean_over_patients",
     "montage",
     "save_montage",
-    "volume_format",
 ]

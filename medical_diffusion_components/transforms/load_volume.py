@@ -54,7 +54,10 @@ class LoadVolume(Transform):
     def __call__(self, filename: str | os.PathLike) -> MetaTensor:
         """Read a ``.nii`` or ``.nii.gz`` file."""
         if not os.path.isfile(filename):
-            raise VolumeError(f"{filename}: there is no such file")
+            folder = os.path.isdir(filename)
+            raise VolumeError(
+                f"{filename}: {'expected a NIfTI file, got a folder' if folder else 'there is no such file'}"
+            )
         if not str(filename).lower().endswith((".nii", ".nii.gz", ".hdr")):
             raise VolumeError(f"{filename}: expected a NIfTI file (.nii, .nii.gz, or .hdr beside .img)")
         try:
