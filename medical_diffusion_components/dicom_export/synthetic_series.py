@@ -57,9 +57,11 @@ class SyntheticSeries:
         conditions: those that the weights were trained with. What a volume was asked for stands in the description, and as
             age, sex, size and weight where a condition of that name (size also as height) has the unit or the values that
             DICOM has: years, months, weeks or days; F, M and O; m or cm; kg.
+        window: what the ends of ``intensity_range`` mean, as the notes of the volumes will say; None: that is not known.
 
     Raises:
-        ValueError: another modality, or limits that do not ascend.
+        ValueError: another modality, limits that do not ascend, or that 16 bits cannot hold, or so near that rounding
+            would leave too few grey levels.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class SyntheticSeries:
         intensity_range: Sequence[float],
         nominal_hounsfield: Sequence[float] = NOMINAL_HOUNSFIELD,
         conditions: Conditions | None = None,
+        window: Sequence[float] | None = None,
     ) -> None:
         if modality not in ("CT", "MR"):
             raise ValueError(f"expected the modality CT or MR of what is written as DICOM, got {modality!r}")
@@ -75,6 +78,7 @@ class SyntheticSeries:
         self.intensity_range = _limits("intensity_range", intensity_range)
         self.nominal_hounsfield = _limits("nominal_hounsfield", nominal_hounsfield)
         self.conditions = conditions or Conditions()
+        self._scale({} if window is None else {"window": window})  # now rather than after the first volume was drawn
 
     def path(self, folder: Path, stem: str) -> Path:
         """The folder of a volume's series."""

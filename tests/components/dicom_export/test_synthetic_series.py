@@ -291,10 +291,18 @@ def test_what_the_audit_withholds_is_not_written_and_goes_if_it_was(write: Write
     (("US", (0, 255)), "modality CT or MR.*'US'"),
     (("MR", (255, 0)), "ascending numbers as intensity_range"),
     (("CT", (0, 255), (0,)), "nominal_hounsfield"),
+    (("MR", (0, 1)), r"at least 256 grey levels are wanted: expected another range than \[0, 1\]"),
+    (("MR", (0, 1e6)), "whole numbers from -32768 to 32767"),
+    (("CT", (0, 255), (-1000, 1000), None, (0, 9)), r"another range than \[0, 9\]"),
 ])  # fmt: skip
-def test_wrong_settings_are_refused(arguments: tuple, message: str) -> None:
+def test_wrong_settings_are_refused_before_anything_is_drawn(arguments: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SyntheticSeries(*arguments)
+
+
+def test_a_range_that_stands_for_a_window_may_be_narrow() -> None:
+    SyntheticSeries("CT", (0, 1), window=(-1000, 400))
+    SyntheticSeries("CT", (0, 1))  # nominal Hounsfield units are wide
 
 
 @pytest.mark.parametrize("window", [(0.0, 1.0), (0.0, 40000.0)])
