@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -13,11 +15,13 @@ from scipy import ndimage
 
 from medical_diffusion_components.chance import numpy_generator
 from medical_diffusion_components.control.mask_drawing import drawn_masks, note_of_drawn
+from medical_diffusion_components.data.datalists import subject_of
 from medical_diffusion_components.data.datasets import nifti_files
+from medical_diffusion_components.data.splits import SPLITS
 from medical_diffusion_components.transforms.load_volume import LoadVolume
 from medical_diffusion_components.transforms.volume_error import VolumeError, times
 
-__all__ = ["AUGMENTATIONS", "AskedMask", "chosen_masks", "mask_files", "read_asked_mask", "varied"]
+__all__ = ["AUGMENTATIONS", "AskedMask", "chosen_masks", "first_of_patient", "mask_files", "read_asked_mask", "varied"]
 
 logger = logging.getLogger(__name__)
 
@@ -69,19 +73,57 @@ def _origin(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def mask_files(masks_dir: str | os.PathLike | None) -> list[Path]:
-    """The label maps in a folder and below, or the one file that was given.
+    """The label maps in a folder and below, those that its ``dataset.json`` lists, or the one file that was given.
 
     Raises:
-        ValueError: nothing was given.
+        ValueError: nothing was given, or a ``dataset.json`` that cannot be read.
         FileNotFoundError: there is no such file or folder, or no NIfTI file in it.
     """
     if masks_dir is None:
         raise ValueError("expected label maps: give --masks_dir, a NIfTI file or a folder of them")
     path = Path(masks_dir).expanduser().absolute()
-    files = [path] if path.is_file() else nifti_files(path) if path.is_dir() else []
+    if (path / "dataset.json").is_file():
+        files = sorted(Path(file) for file in _listed(path / "dataset.json"))
+    else:
+        files = [path] if path.is_file() else nifti_files(path) if path.is_dir() else []
     if not files:
         raise FileNotFoundError(f"no label maps (*.nii, *.nii.gz) at {path}: check masks_dir")
     return files
+
+
+def first_of_patient(paths: Sequence[Path], masks: Sequence[AskedMask]) -> list[int]:
+    """For each mask the number of the first one that is of the same patient.
+
+    Masks are of one patient if a ``dataset.json`` beside or above them says so, if their paths name one subject as BIDS
+    does, or if they are the same voxel for voxel. A warning says what was found; without any of it each is of its own.
+    """
+    above = Path(os.path.commonpath([path.parent for path in paths])) if paths else Path()
+    first: dict[str, int] = {}
+    contents: dict[str, Path] = {}
+    found = []
+    for number, (path, mask) in enumerate(zip(paths, masks)):
+        content = hashlib.sha256(mask.labels.tobytes()).hexdigest()
+        listed = [place for folder in path.parents[:2] if (place := folder / "dataset.json").is_file()]
+        named = [patient for place in listed if (patient := _listed(place).get(str(path)))]
+        signs = [content, *(named or [subject_of(path.relative_to(above).as_posix())])]
+        same = [first[sign] for sign in signs if sign in first]
+        found.append(min(same, default=number))
+        first |= {sign: found[-1] for sign in signs if sign}
+        if contents.setdefault(content, path) != path:
+            logger.warning(f"{path} is the same label map as {contents[content]}")
+    if len(set(found)) < len(found):
+        logger.warning(f"{len(found)} masks are of {len(set(found))} patients: all pairs of a patient are in one split")
+    return found
+
+
+def _listed(listing: Path) -> dict[str, str]:
+    """Label map -> patient, of all splits of a ``dataset.json``."""
+    content = json.loads(listing.read_bytes())
+    entries = [entry for split in SPLITS if split in content for entry in content[split] if "label" in entry]
+    return {
+        os.path.normpath(listing.parent / entry["label"]): str(entry.get("patient_id", entry["label"]))
+        for entry in entries
+    }
 
 
 def read_asked_mask(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,24 +16,27 @@ from tqdm import tqdm
 
 from medical_diffusion_components.control.branch import ControlledDenoiser
 from medical_diffusion_components.control.mask_channels import MaskChannels
-from medical_diffusion_components.control.masks import AskedMask, read_asked_mask, varied
+from medical_diffusion_components.control.masks import AskedMask, first_of_patient, read_asked_mask, varied
 from medical_diffusion_components.control.sampling import draw_controlled
+from medical_diffusion_components.data.datasets import note_beside
 from medical_diffusion_components.data.splits import SPLITS, split_patients
 from medical_diffusion_components.diffusion.generator import LatentDiffusionGenerator
 from medical_diffusion_components.diffusion.noise_latent import NoiseLatent
-from medical_diffusion_components.distributed import process_rank, share, wait_for_all
+from medical_diffusion_components.distributed import gathered, process_rank, share, wait_for_all
 from medical_diffusion_components.files import file_hash, write_json
 from medical_diffusion_components.reports.volume_writer import NiftiVolumes, SyntheticVolumeWriter, note_path
 from medical_diffusion_components.transforms.scale_as_prepared import WINDOW
 
 __all__ = ["PairSampling", "PairWriter"]
 
+logger = logging.getLogger(__name__)
+
 
 class PairWriter(SyntheticVolumeWriter):
     """Writes ``images/pair_<seed>.nii.gz`` with its note, ``labels/pair_<seed>.nii.gz`` and ``dataset.json``.
 
     The folder is prepared data: ``swin_unetr_finetune`` takes it as its ``dataset_dir``. Volumes of one mask are of one
-    patient there, so that no mask is in two splits.
+    patient there, and so are those of masks of one patient, so that nobody is in two splits.
 
     Args:
         folder: where the pairs go.
@@ -56,6 +60,7 @@ class PairWriter(SyntheticVolumeWriter):
         self.labels = Path(folder) / "labels"
         self.control = Path(control)
         self.classes = dict(classes)
+        self.replaced = 0  # pairs of other masks that were there before
 
     def prepare(self) -> None:
         """As for synthetic volumes: a folder with others in it is refused."""
@@ -79,6 +84,7 @@ class PairWriter(SyntheticVolumeWriter):
         NiftiVolumes().save(self.labels / name, mask.labels, mask.affine, {})
         of_all = self.facts
         own = {**facts["mask"], "sha256": file_hash(self.labels / name)}
+        self.replaced += note_beside(self.path(seed)).get("mask", own)["sha256"] != own["sha256"]
         self.facts = {**of_all, **facts, "mask": own}
         try:
             tensor = MetaTensor(torch.from_numpy(volume[None]), affine=torch.from_numpy(mask.affine))
@@ -95,9 +101,18 @@ class PairWriter(SyntheticVolumeWriter):
             for volume in sorted(self.folder.glob("pair_*.nii.gz")):
                 note = json.loads(note_path(volume).read_text())
                 entry = {kind.removesuffix("s"): f"{kind}/{volume.name}" for kind in ("images", "labels")}
-                ids = {"case_id": volume.name.removesuffix(".nii.gz"), "patient_id": note["mask"]["id"]}
+                patient = note["mask"].get("patient", note["mask"]["id"])
+                ids = {"case_id": volume.name.removesuffix(".nii.gz"), "patient_id": patient}
                 entries.append({**entry, **ids})
             write_json(path, {**self._described(), **_split(entries)})
+        replaced = sum(gathered(self.replaced))
+        before = len(list(self.folder.glob("pair_*.nii.gz"))) - sum(gathered(len(self.written)))
+        if process_rank() == 0 and (replaced or before):
+            print(
+                f"remark: {replaced} pairs of other masks were replaced, and {before} that were there before are listed, "
+                f"too: give another --pairs_dir to keep them apart",
+                flush=True,
+            )
         return path
 
     def _described(self) -> dict[str, Any]:
@@ -181,16 +196,22 @@ class PairSampling:
         read = [
             read_asked_mask(path, self.writer.classes, self.image_size, self.spacing, self.axcodes) for path in masks
         ]
+        patients = first_of_patient(masks, read)
+        there = np.unique(np.concatenate([np.unique(mask.labels) for mask in read]))
+        if absent := [name for name, value in self.writer.classes.items() if value not in there]:
+            logger.warning(f"no voxel of {', '.join(absent)} is in any of the {len(masks)} masks")
         self.writer.prepare()
-        asked = list(enumerate(mask for mask in read for _ in range(volumes_per_mask)))
-        for number, mask in tqdm(share(asked), desc="pairs", unit="pair", disable=process_rank() > 0):
-            first = number - number % volumes_per_mask
-            self._draw(self.seed + number, mask, f"mask_{self.seed + first:06d}")
+        asked = [(number, mask) for number, mask in enumerate(read) for _ in range(volumes_per_mask)]
+        for place, (number, mask) in tqdm(
+            share(list(enumerate(asked))), desc="pairs", unit="pair", disable=process_rank() > 0
+        ):
+            ids = [f"mask_{self.seed + first * volumes_per_mask:06d}" for first in (number, patients[number])]
+            self._draw(self.seed + place, mask, *ids)
         path = self.writer.write_datalist()
         self.writer.draw_montage()
         return path
 
-    def _draw(self, seed: int, mask: AskedMask, id: str) -> None:
+    def _draw(self, seed: int, mask: AskedMask, id: str, patient: str) -> None:
         started = time.perf_counter()
         labels = varied(mask.labels, self.augment, self.spacing, seed, self.flip_axes)
         noise = self.noise(seed)[None].to(self.device)
@@ -200,7 +221,13 @@ class PairSampling:
         intensities = ((volume.clip(-1, 1) + 1) / 2 * (high - low) + low).astype(np.float32)
         facts = {
             "synthetic": True,
-            "mask": {**mask.origin, "id": id, "augmentation": self.augment, "cut_off": mask.cut_off},
+            "mask": {
+                **mask.origin,
+                "id": id,
+                "patient": patient,
+                "augmentation": self.augment,
+                "cut_off": mask.cut_off,
+            },
             "control_strength": self.controlled.strength,
         }
         self.writer.write_pair(seed, intensities, mask._replace(labels=labels), facts, time.perf_counter() - started)

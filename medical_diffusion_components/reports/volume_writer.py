@@ -106,8 +106,8 @@ class SyntheticVolumeWriter:
 
     Of several processes each writes its own volumes; :meth:`draw_montage` waits for all of them. A folder with volumes that
     have no such note is refused when the evaluator starts: they may be patients, among whom synthetic ones would be lost.
-    So is one with volumes in another format, whose notes would be replaced. Volumes of other weights are counted in a last
-    line.
+    So is one with volumes in another format, whose notes would be replaced. Volumes of other weights or settings are
+    counted in a last line.
 
     Args:
         folder: where they go.
@@ -151,7 +151,7 @@ class SyntheticVolumeWriter:
         self.conditions = conditions or Conditions()
         self.started = 0.0
         self.written: list[Path] = []
-        self.num_foreign = 0  # volumes of other weights that were there before
+        self.num_foreign = 0  # volumes of other weights or settings that were there before
 
     def attach(self, evaluator: Engine) -> None:
         evaluator.add_event_handler(Events.STARTED, lambda _: self.prepare())
@@ -184,7 +184,8 @@ class SyntheticVolumeWriter:
             )
         self.facts |= made_with(self.weights)
         notes = [json.loads(note_path(volume).read_text()) for volume in found_before]
-        self.num_foreign = sum(note.get("weights_sha256") != self.facts["weights_sha256"] for note in notes)
+        own = json.loads(json.dumps({key: value for key, value in self.facts.items() if key != "versions"}))
+        self.num_foreign = sum(any(note.get(key) != own[key] for key in own) for note in notes)
         if "window" in self.facts:
             self.facts["intensity_range"] = list(self.window)
 
@@ -262,7 +263,8 @@ class SyntheticVolumeWriter:
         wrote = f"wrote {self.folder}"
         if self.num_foreign:
             wrote += (
-                f"\nremark: {self.num_foreign} volumes there were of other weights; those of equal seeds were replaced"
+                f"\nremark: {self.num_foreign} volumes there were of other weights or settings; those of equal seeds were "
+                "replaced"
             )
         if find_spec("matplotlib") is None:
             print(f"{wrote}\nno montage: matplotlib is not installed", flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import nibabel as nib
@@ -10,11 +11,13 @@ import pytest
 
 from medical_diffusion_components.control import (
     MaskChannels,
+    chosen_masks,
     num_mask_channels,
     read_asked_mask,
     signed_distance,
     varied,
 )
+from medical_diffusion_components.control.masks import first_of_patient
 from medical_diffusion_components.transforms.volume_error import VolumeError
 
 CLASSES = {"background": 0, "organ": 1, "lesion": 2}
@@ -108,3 +111,41 @@ def test_channels_are_one_hot_with_distances_in_mm() -> None:
 def test_labels_outside_the_classes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"expected labels from 0 to 1, got \[0, 1, 2\]"):
         MaskChannels(2)(labels())
+
+
+def listed(folder: Path, **patients: str) -> None:
+    entries = [
+        {"image": f"{n}.nii", "label": f"labels/{n}.nii.gz", "case_id": n, "patient_id": p} for n, p in patients.items()
+    ]
+    (folder / "dataset.json").write_text(json.dumps({"training": entries[:1], "test": entries[1:]}))
+
+
+WHOSE = {  # files, which of them are voxel for voxel the first, patients of a dataset.json -> first mask of the patient
+    "each of its own": (["a", "b", "c"], [], {}, [0, 1, 2]),
+    "one label map under three names": (["a", "b", "c"], [1, 2], {}, [0, 0, 0]),
+    "sessions of one subject": (["sub-01_ses-1", "sub-01_ses-2", "sub-2_ses-1"], [], {}, [0, 0, 2]),
+    "folders of one subject": (["sub-1/a", "sub-1/b", "sub-3/a"], [], {}, [0, 0, 2]),
+    "a table of patients": (["a", "b", "c"], [], {"a": "P", "b": "Q", "c": "P"}, [0, 1, 0]),
+    "the table counts before names": (["sub-1_a", "sub-1_b"], [], {"sub-1_a": "P", "sub-1_b": "Q"}, [0, 1]),
+    "subject, and a copy of another": (["sub-1_a", "sub-2_a", "sub-2_b"], [1], {}, [0, 0, 0]),
+}
+
+
+@pytest.mark.parametrize(("names", "copies", "table", "expected"), WHOSE.values(), ids=WHOSE)
+def test_masks_of_one_patient_are_known_as_such(
+    names: list[str], copies: list[int], table: dict, expected: list[int], tmp_path: Path, caplog
+) -> None:
+    folder = tmp_path / "sub-of-the-study" / "labels"
+    for number, name in enumerate(names):
+        volume = labels()
+        volume[5, 5, 5] = 0 if number in (0, *copies) else number
+        volume[1, 1, 1] = 0 if number in (0, *copies) else 2
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        saved(folder / f"{name}.nii.gz", volume)
+    if table:
+        listed(folder.parent, **table)
+        (folder.parent / "scan.nii").write_bytes(b"no label map, and not asked for")
+    paths = chosen_masks("given", folder.parent if table else folder, tmp_path)
+    assert first_of_patient(paths, [read(path) for path in paths]) == expected
+    assert ("is the same label map as" in caplog.text) == bool(copies)
+    assert ("all pairs of a patient are in one split" in caplog.text) == (len(set(expected)) < len(expected))

@@ -58,7 +58,7 @@ def test_volumes_of_other_weights_in_the_folder_are_counted(tmp_path: Path, weig
     assert "other weights" not in capsys.readouterr().out
     other = save_weights(nn.Linear(1, 1), tmp_path / "other" / "model.pt", {"data": "patients"})
     sample(tmp_path / "samples", other, (3,)).draw_montage()
-    assert "remark: 2 volumes there were of other weights; those of equal seeds" in capsys.readouterr().out
+    assert "remark: 2 volumes there were of other weights or settings; those of equal seeds" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("place", ["head.nii", "images/head.nii.gz"])
