@@ -240,7 +240,8 @@ def markdown(report: Mapping[str, Any]) -> str:
             "",
             f"Volumes: {volumes}. Training: {facts['training_volumes']} volumes of {facts['training_patients']} patients; "
             f"held out: {facts['held_out_patients']} patients."
-            + ("" if facts["trained_on_these"] else f" **{UNKNOWN}**"),
+            + ("" if facts["trained_on_these"] else f" **{UNKNOWN}**")
+            + "".join(f" Remark: {remark}." for remark in facts.get("remarks", ())),
             "",
             *markdown_table(("", "found", "without copies"), rows),
             "",

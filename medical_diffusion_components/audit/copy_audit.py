@@ -210,6 +210,9 @@ class CopyAudit:
             check_writable(folder)  # the report puts each verdict beside its volume
         refusals.check_weights(samples, file_hash(self.weights))
         refusals.check_spacing(self.training, samples, self.axcodes, "synthetic volumes")
+        remarks = refusals.remarks_on_samples(samples, self.training, self.held_out)
+        for remark in remarks:
+            logger.warning(remark)
         prepared = self.prepare()
         synthetic = self._read(samples, "synthetic volumes")
         verdicts = prepared.test.verdicts(synthetic.reduced)
@@ -226,6 +229,7 @@ class CopyAudit:
             "training_patients": len(set(prepared.training.groups.tolist())),
             "held_out_patients": len(self.held_out),
             "synthetic_volumes": len(samples),
+            **({"remarks": remarks} if remarks else {}),
         }
         return AuditResult(
             samples,

@@ -17,6 +17,7 @@ from medical_diffusion_components.label_study.study import (
     num_patients,
     numbers_of_patients,
 )
+from medical_diffusion_components.label_study.study_data import check_study_data
 from medical_diffusion_components.label_study.volumes import on_grid_of, smallest_training_split, write_copies
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "LabelStudyRun",
     "Question",
     "SeedDice",
+    "check_study_data",
     "chosen_arms",
     "dice_by_arm",
     "find",

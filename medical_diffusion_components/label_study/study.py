@@ -158,7 +158,8 @@ class LabelStudy:
         data_sha256: of the labelled data; part of what a result is valid for.
 
     Raises:
-        ValueError: an arm that contradicts itself, or, when run, a result in ``folder`` that was made with other settings.
+        ValueError: an arm that contradicts itself, no seed, or, when run, a result in ``folder`` that was made with other
+            settings.
     """
 
     def __init__(
@@ -180,6 +181,8 @@ class LabelStudy:
             arm.check(name, list(self.arms))
         self.labelled = [int(number) for number in labelled]
         self.seeds = [int(seed) for seed in seeds]
+        if not self.seeds:
+            raise ValueError("expected at least one seed, got none")
         self.pretrain_configs = list(pretrain_configs)
         self.finetune_configs = list(finetune_configs)
         self.evaluate_configs = list(evaluate_configs)

@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 
 from medical_diffusion_components.audit import AuditError, refusals
 from medical_diffusion_components.audit.volumes import AuditedVolumes, Preprocessing, one_case_per_patient, read_volumes
@@ -107,3 +108,53 @@ def test_one_case_of_each_patient_and_not_always_the_left_one() -> None:
     assert sorted(case["patient_id"] for case in chosen) == sorted(str(n) for n in range(40))
     assert 8 < sum(case["case_id"].endswith("left") for case in chosen) < 32
     assert one_case_per_patient(cases[::-1]) == chosen
+
+
+def written(folder: Path, **volumes_of: np.ndarray) -> list[dict]:
+    folder.mkdir(exist_ok=True)
+    for name, voxels in volumes_of.items():
+        nib.save(nib.Nifti1Image(np.ascontiguousarray(voxels, np.float32), np.eye(4)), folder / f"{name}.nii.gz")
+    return [{"image": str(folder / f"{name}.nii.gz"), "case_id": name} for name in volumes_of]
+
+
+def scan(seed: int) -> np.ndarray:
+    return gaussian_filter(np.random.default_rng(seed).normal(size=(24, 22, 20)), 1).astype(np.float32)
+
+
+AMONG = {  # what lies among the samples -> what the audit says of it
+    "nothing odd": ({}, None, None),
+    "a held-out scan": (
+        {"x": scan(4)},
+        "1 of 4 synthetic volumes are scans of held-out patients, the first is x",
+        None,
+    ),
+    "a held-out scan, mirrored": ({"x": scan(5)[::-1]}, "scans of held-out patients, the first is x", None),
+    "a held-out scan, cut": ({"x": scan(5)[3:, :18]}, "scans of held-out patients, the first is x", None),
+    "a held-out scan, rescaled": ({"x": scan(5) * 9 + 4}, "scans of held-out patients, the first is x", None),
+    "a training scan": ({"x": scan(1)}, None, "1 of 4 synthetic volumes are scans of training patients themselves"),
+    "a training scan, rescaled": ({"x": scan(1) * 9 + 4}, None, "1 of 4 synthetic volumes are scans of training"),
+    "one volume twice": ({"x": scan(11)}, None, "1 of 4 synthetic volumes are the same file as another one"),
+}
+
+
+@pytest.mark.parametrize("kind", AMONG)
+def test_real_and_repeated_volumes_among_the_samples_are_seen(kind: str, tmp_path: Path) -> None:
+    added, refusal, remark = AMONG[kind]
+    training = written(tmp_path / "training", **{f"t{seed}": scan(seed) for seed in range(3)})
+    held_out = written(tmp_path / "held_out", **{f"h{seed}": scan(seed) for seed in range(3, 6)})
+    samples = written(tmp_path / "samples", **{f"s{seed}": scan(seed) for seed in range(10, 13)}, **added)
+    for case in samples:
+        Path(case["image"].replace(".nii.gz", ".json")).write_text('{"weights_sha256": "a"}')
+    if refusal:
+        with pytest.raises(AuditError, match=refusal):
+            refusals.remarks_on_samples(samples, training, held_out)
+        return
+    found = refusals.remarks_on_samples(samples, training, held_out)
+    assert len(found) == (remark is not None) and (remark is None or found[0].startswith(remark))
+    assert not any(case["case_id"] in " ".join(found).split() for case in (*training, *samples))
+
+
+def test_volumes_that_nobody_says_who_made_are_counted(tmp_path: Path) -> None:
+    samples = written(tmp_path / "samples", a=scan(0), b=scan(1))
+    (remark,) = refusals.remarks_on_samples(samples, [], [])
+    assert remark.startswith("2 of 2 synthetic volumes have no note that says who made them")
