@@ -187,9 +187,9 @@ def load_weights(
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if wanted != found:
         note = Path(path).with_suffix(".json")
-        advice = "" if note.is_file() else f"; {note}, which says how their network was built, is missing: put it there"
+        advice = "" if note.is_file() else f"; {note}, which says how its network was built, is missing: put it there"
         raise WeightsError(
-            f"{path} is from another architecture than the configured {_difference(wanted, found)}{advice}"
+            f"{path} is from another architecture than the configured one{advice}; {_difference(wanted, found)}"
         )
     module.load_state_dict(state)
     if knobs and not provenance(path):
@@ -221,7 +221,7 @@ def _difference(wanted: dict, found: dict) -> str:
         for what, items in (("of other shape", shapes), ("missing", missing), ("unexpected", extra))
         if items
     ]
-    return "one; tensors: " + ", ".join(parts)
+    return "tensors: " + ", ".join(parts)
 
 
 def provenance(path: str | os.PathLike) -> dict:
