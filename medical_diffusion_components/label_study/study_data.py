@@ -32,12 +32,11 @@ def check_study_data(
         classes: name -> value in the labels. A warning names those of which no training label has a voxel.
         axcodes: where H, W and D point.
         image_channels: of every volume.
-        synthetic_dir: volumes to pre-train on; None: none.
+        synthetic_dir: volumes to pre-train on; a warning counts those that are files of the labelled data. None: none.
         unlabelled_dir: others; None: none.
 
     Raises:
-        FileNotFoundError, ValueError: as ``labelled_cases`` and ``load_cases`` raise them; or a synthetic volume is a file
-            of the labelled data.
+        FileNotFoundError, ValueError: as ``labelled_cases`` and ``load_cases`` raise them.
         VolumeError: a volume or a label map that training would refuse.
     """
     image = [LoadVolumed("image", axcodes), CheckVolumed("image", num_channels=image_channels)]
@@ -58,11 +57,12 @@ def check_study_data(
         others = [case for split in SPLITS for case in load_cases(folder, split)] if folder is not None else []
         for case in tqdm(others, f"volumes of {name}", unit="volume", disable=not others):
             _read(case, image)
-            if name == "synthetic_dir" and file_hash(case["image"]) in own:
-                raise ValueError(
-                    f"--synthetic_dir {folder}: {case['case_id']} is a file of the labelled data in {dataset_dir}: "
-                    "expected volumes that a generator made, or the arm would be that of real volumes"
-                )
+        real = [case["case_id"] for case in others if name == "synthetic_dir" and file_hash(case["image"]) in own]
+        if real:
+            logger.warning(
+                f"{len(real)} of {len(others)} volumes in --synthetic_dir {folder} are files of the labelled data, the "
+                f"first is {real[0]}: no generator made them, and the arm is rather one of real volumes"
+            )
 
 
 def _read(case: Mapping[str, Any], transforms: Sequence[Callable]) -> dict[str, Any]:

@@ -59,7 +59,6 @@ WRONG: dict[str, tuple[Spoil, str]] = {
     "another place": (lambda f: save(f / "data/l0.nii", np.zeros(SIZE, np.uint8), 3.0), "case c0: .*lies elsewhere"),
     "two channels": (lambda f: save(f / "data/v2.nii", image(2, (*SIZE, 2))), r"v2.nii: .*shape \(8, 7, 6, 2\)"),
     "synthetic, two channels": (lambda f: save(f / "synthetic/s2.nii", image(2, (*SIZE, 2))), "s2.nii: .*one 3D"),
-    "real among synthetic": (lambda f: save(f / "synthetic/s2.nii", image(3)), "s2 is a file of the labelled data"),
 }
 
 
@@ -79,3 +78,9 @@ def test_a_class_of_no_training_label_is_a_warning(folder: Path, caplog: pytest.
         save(folder / "data" / f"l{number}.nii", np.ones(SIZE, np.uint8))
     check(folder)
     assert "no voxel of background, lesion is in any of 3 training labels" in caplog.text
+
+
+def test_real_volumes_among_synthetic_ones_are_counted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save(folder / "synthetic" / "s2.nii", image(3))
+    check(folder)
+    assert "1 of 5 volumes in --synthetic_dir" in caplog.text and "the first is s2: no generator" in caplog.text
