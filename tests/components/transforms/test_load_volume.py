@@ -109,6 +109,8 @@ def test_a_missing_file_and_another_format_are_told_apart(tmp_path):
         LoadVolume()(tmp_path / "b.nii")
     with pytest.raises(VolumeError, match=r"a\.dcm: expected a NIfTI file"):
         LoadVolume()(tmp_path / "a.dcm")
+    with pytest.raises(VolumeError, match="expected a NIfTI file, got a folder"):
+        LoadVolume()(tmp_path)
 
 
 def test_the_last_line_of_the_traceback_names_the_file_and_the_cause(tmp_path):
