@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from medical_diffusion_components.cohorts.phantoms import PHANTOM_NOTICE, write_phantom_cohort
 from medical_diffusion_components.cohorts.template import TEMPLATE_COHORT_NOTICE, write_template_cohort
@@ -11,6 +16,7 @@ from medical_diffusion_components.cohorts.variation import PLAIN, TEST_BED
 from medical_diffusion_components.data.datasets import EMBEDDED, is_edited, is_synthetic, load_cases
 from medical_diffusion_components.data.splits import SPLITS
 from medical_diffusion_components.distributed import process_rank, wait_for_all
+from medical_diffusion_components.files import write_json
 from medical_diffusion_components.preparation.same_scan import in_two_splits
 from medical_diffusion_components.preparation.scan_remarks import Mixture
 from medical_diffusion_components.transforms.volume_error import times
@@ -20,6 +26,7 @@ __all__ = ["more_held_out_cases", "resolve_dataset"]
 logger = logging.getLogger(__name__)
 
 VARIED = "varied_"  # before a cohort's name: the same with another appearance for each subject, and lesions
+_COMPARED = "splits_compared.json"  # in the output folder
 _RULE = "=" * 100
 _HELD_OUT_SEED = 1  # of the cohort that is never trained on; training's is 0
 
@@ -36,7 +43,8 @@ def resolve_dataset(
     """The folder to train on: ``dataset_dir``, or, where none is given, the bundle's embedded cohort.
 
     The cohort is written below ``output_dir`` once and announced in a banner each time.
-    Volumes of several kinds in a folder that is given are remarked on in the log.
+    Volumes of several kinds in a folder that is given are remarked on in the log. They are read for that once; a file in
+    ``output_dir`` remembers it, as long as no file changes.
 
     Args:
         dataset_dir: the user's folder, or None.
@@ -68,15 +76,9 @@ def resolve_dataset(
                 f"{len(edited)} of the {len(cases)} volumes in {dataset_dir} were edited from real scans, first "
                 f"{edited[0]}: they are neither what a scanner saw nor synthetic; move them out of the folder"
             )
-        mixture = Mixture()
-        if pairs := in_two_splits(splits, mixture.look):
-            raise ValueError(
-                f"{dataset_dir}: {len(pairs)} pair(s) of cases hold the same scan in two splits, the first is "
-                f"{pairs[0][0]} and {pairs[0][1]} (perhaps mirrored, cut or rescaled): remove one of each, or give both "
-                "one patient_id in a dataset.json, or the test repeats the training"
-            )
-        for remark in mixture.remarks():
-            logger.warning(f"{dataset_dir}: {remark}")
+        if process_rank() == 0:
+            _compare_splits(dataset_dir, splits, Path(output_dir) / _COMPARED)
+        wait_for_all()
         return str(dataset_dir)
     if cohort is None:
         raise ValueError(
@@ -97,6 +99,29 @@ def resolve_dataset(
     logger.info(f"using the {EMBEDDED}{name}: {notice}")
     wait_for_all()
     return str(folder)
+
+
+def _compare_splits(dataset_dir: str, splits: Mapping[str, Sequence[Mapping[str, Any]]], memory: Path) -> None:
+    """Refuse one scan in two splits and log what is odd about the volumes, unread if ``memory`` is of these files."""
+    files = [(split, case["case_id"], case["image"]) for split in SPLITS for case in splits[split]]
+    states = [(*file, state.st_size, state.st_mtime_ns) for file in files for state in [os.stat(file[-1])]]
+    digest = hashlib.sha256(repr(states).encode()).hexdigest()
+    try:
+        known = json.loads(memory.read_bytes())
+    except (FileNotFoundError, ValueError):
+        known = {}
+    if known.get("files") != digest:
+        mixture = Mixture()
+        if pairs := in_two_splits(splits, mixture.look):
+            raise ValueError(
+                f"{dataset_dir}: {len(pairs)} pair(s) of cases hold the same scan in two splits, the first is "
+                f"{pairs[0][0]} and {pairs[0][1]} (perhaps mirrored, cut or rescaled): remove one of each, or give both "
+                "one patient_id in a dataset.json, or the test repeats the training"
+            )
+        known = {"files": digest, "remarks": mixture.remarks()}
+        write_json(memory, known)
+    for remark in known["remarks"]:
+        logger.warning(f"{dataset_dir}: {remark}")
 
 
 def more_held_out_cases(

@@ -12,7 +12,7 @@ import pytest
 from scipy import ndimage
 from small_preparations import prepare
 
-from medical_diffusion_components.cohorts import resolve_dataset
+from medical_diffusion_components.cohorts import embedded, resolve_dataset
 from medical_diffusion_components.preparation.same_scan import in_two_splits, landmarks, same_scans, to_text
 
 SIZE = (30, 26, 28)
@@ -58,6 +58,34 @@ def test_a_copy_in_another_split_is_found(kind: str, tmp_path: Path) -> None:
         json.dumps(listing | {"training": files[:3] + files[5:], "test": files[4:5]})
     )
     assert resolve_dataset(str(tmp_path), str(tmp_path / "out"), 3, SIZE) == str(tmp_path), "in one split it may be"
+
+
+def test_scans_are_compared_again_only_when_a_file_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(3):
+        spacing = np.diag([1.0 + number, 1, 1, 1])
+        nib.save(nib.Nifti1Image(scan(number), spacing), tmp_path / f"{number}.nii.gz")
+    listing = {split: [f"{number}.nii.gz"] for number, split in enumerate(("training", "validation", "test"))}
+    (tmp_path / "dataset.json").write_text(json.dumps(listing))
+    compared = []
+    monkeypatch.setattr(embedded, "in_two_splits", lambda *args: compared.append(1) or in_two_splits(*args))
+
+    def remarked() -> int:
+        caplog.clear()
+        resolve_dataset(str(tmp_path), str(tmp_path / "out"), 3, SIZE)
+        return caplog.text.count("voxels are of several sizes")
+
+    assert [remarked(), remarked(), len(compared)] == [1, 1, 1], "said each time, read once"
+    nib.save(nib.Nifti1Image(scan(7), np.diag([2.0, 1, 1, 1])), tmp_path / "1.nii.gz")
+    assert [remarked(), remarked(), len(compared)] == [1, 1, 2]
+    [memory] = (tmp_path / "out").iterdir()
+    memory.write_text("{")
+    assert [remarked(), len(compared)] == [1, 3]
+    nib.save(nib.Nifti1Image(scan(0)[::-1].copy(), np.eye(4)), tmp_path / "2.nii.gz")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="the first is 0 and 2"):
+            resolve_dataset(str(tmp_path), str(tmp_path / "out"), 3, SIZE)
 
 
 @pytest.mark.parametrize("kind", ["mirrored", "cut", "rescaled"])
