@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Concatenate, NamedTuple, ParamSpec
 
 try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+    from filelock import lock_descriptor
+except ImportError:  # too old a one, beside a bundle that runs without this package
+    lock_descriptor = None  # type: ignore[assignment]
 
 __all__ = [
     "PACKAGE_NAME",
@@ -150,123 +150,33 @@ def check_writable(folder: str | os.PathLike) -> None:
     except OSError as error:
         raise type(error)(error.errno, f"cannot write to {os.fspath(folder)}: {error.strerror}") from error
     for left in Path(folder).glob(f"{_PART}*"):
-        lock = _claim(left, os.O_RDONLY)
-        if lock is not None:  # nobody is writing it
-            _remove(left)
-            _release(lock)
+        with _claimed(left) as mine:
+            if mine:  # nobody is writing it
+                shutil.rmtree(left)
 
 
 def write_atomically(
     path: str | os.PathLike, write: Callable[Concatenate[Path, P], object], *args: P.args, **kwargs: P.kwargs
 ) -> Path:
-    """Let ``write`` fill a temporary file beside ``path``, then rename it: ``path`` is never half-written.
+    """Let ``write`` fill a temporary file, then move it to ``path``: ``path`` is never half-written.
 
     Args:
         path: where to; its folder is made.
-        write: called as ``write(temporary, *args, **kwargs)``, such as ``Path.write_text`` or ``numpy.save``.
+        write: called as ``write(temporary, *args, **kwargs)``, such as ``Path.write_text`` or ``numpy.save``; the temporary
+            file has the name of ``path``, in another folder.
         args: what to write.
         kwargs: how to.
 
     Raises:
         OSError: the folder cannot be made or written, or the disk is full; a file that was at ``path`` is untouched.
     """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary, lock = _unfinished_file(path)
-    except OSError as error:
-        raise type(error)(error.errno, f"cannot write {path}: {error.strerror}") from error
-    try:
+    with _replacing(Path(path)) as temporary:
         write(temporary, *args, **kwargs)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException as error:  # not in any case: once it is renamed, another process may have one of that name
-        temporary.unlink(missing_ok=True)
-        if not isinstance(error, (OSError, RuntimeError)):
-            raise
-        # torch reports a full disk as a RuntimeError about positions
-        cause = error.__context__ if isinstance(error.__context__, OSError) else error
-        free = shutil.disk_usage(path.parent).free / 2**20
-        raise OSError(f"cannot write {path} ({free:,.0f} MiB free on its disk): {cause}") from error
-    finally:
-        _release(lock)
-    return path
-
-
-def _unfinished_file(path: Path) -> tuple[Path, int | None]:
-    """An empty file beside ``path``, and its lock.
-
-    Its name follows from that of ``path``, so that whoever writes ``path`` again takes over what a killed process left.
-    Where another process is writing ``path``, or the disk knows no locks, the name is a random one.
-    """
-    own = path.with_name(f"{_PART}{path.name}")
-    lock = _claim(own, os.O_RDWR | os.O_CREAT)
-    if lock is not None:
-        os.truncate(lock, 0)
-        return own, lock
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=f"_{path.name}")
-    os.close(handle)
-    return Path(name), None
-
-
-@contextmanager
-def unfinished_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """An empty folder beside ``path``, removed at the end; what a killed process left in it is removed at the beginning.
-
-    As with files, it has a random name where another process has it.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    own = path.with_name(f"{_PART}{path.name}")
-    with suppress(OSError):
-        own.mkdir(exist_ok=True)
-    lock = _claim(own, os.O_RDONLY)
-    if lock is None:
-        own = Path(tempfile.mkdtemp(dir=path.parent, prefix=".", suffix=f"_{path.name}"))
-    try:
-        for left in own.iterdir():
-            _remove(left)
-        yield own
-    finally:
-        shutil.rmtree(own, ignore_errors=True)
-        _release(lock)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
-
-
-def _claim(place: Path, flags: int) -> int | None:
-    """A descriptor that holds the lock of a file or folder until it is closed, as when its process is killed; None if
-    another one holds it, or there are no locks."""
-    if fcntl is None:
-        return None
-    try:
-        handle = os.open(place, flags, 0o600)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(handle), os.stat(place)):  # not renamed meanwhile by the one who held it
-            return handle
-    except OSError:
-        pass
-    os.close(handle)
-    return None
-
-
-def _release(lock: int | None) -> None:
-    if lock is not None:
-        os.close(lock)
+    return Path(path)
 
 
 def write_folder_atomically(path: str | os.PathLike, write: Callable[[Path], object]) -> Path:
-    """Let ``write`` fill a temporary folder beside ``path``, then rename it: ``path`` never holds a part of its files.
+    """Let ``write`` fill a temporary folder, then move it to ``path``: ``path`` never holds a part of its files.
 
     A folder that was at ``path`` gives way as a whole, once the new one is complete. Killed between its two renames, the
     process leaves no folder at ``path``.
@@ -274,26 +184,69 @@ def write_folder_atomically(path: str | os.PathLike, write: Callable[[Path], obj
     Raises:
         OSError: the folder cannot be made or written, or the disk is full; what was at ``path`` is untouched.
     """
-    path = Path(path)
+    with _replacing(Path(path)) as temporary:
+        temporary.mkdir()
+        write(temporary)
+    return Path(path)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Where to make the file or folder that takes the place of ``path`` at the end, unless there was an error."""
     with ExitStack() as stack:
         try:
             beside = stack.enter_context(unfinished_folder(path))
         except OSError as error:
             raise type(error)(error.errno, f"cannot write {path}: {error.strerror}") from error
-        new, old = beside / "new", beside / "old"
-        new.mkdir()
+        new = beside / path.name
         try:
-            write(new)
-            for file in files_below(new).files:
+            yield new
+            for file in [new] if new.is_file() else files_below(new).files:
                 with open(file, "rb") as content:
                     os.fsync(content.fileno())
+            if new.is_dir() and path.exists():
+                os.replace(path, beside / "old")
+            os.replace(new, path)
         except OSError as error:
             free = shutil.disk_usage(path.parent).free / 2**20
             raise OSError(f"cannot write {path} ({free:,.0f} MiB free on its disk): {error}") from error
-        if path.exists():
-            os.replace(path, old)
-        os.replace(new, path)
-    return path
+
+
+@contextmanager
+def unfinished_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """An empty folder on the disk of ``path``, removed at the end.
+
+    It is in a folder beside ``path`` whose name follows from that of ``path``, so that whoever makes ``path`` again takes
+    over what a killed process left. Where another process is making ``path``, or the disk knows no locks, the name is a
+    random one.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    own = path.with_name(f"{_PART}{path.name}")
+    with suppress(OSError):
+        own.mkdir(exist_ok=True)
+    with _claimed(own) as mine:
+        place = own if mine else Path(tempfile.mkdtemp(dir=path.parent, prefix=".", suffix=f"_{path.name}"))
+        folder = place / "content"
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            yield folder
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+
+
+@contextmanager
+def _claimed(folder: Path) -> Iterator[bool]:
+    """Whether a folder is this process's own until the end, also of a killed one; not where the disk knows no locks."""
+    lock, mine = folder / "lock", False
+    with ExitStack() as stack:
+        with suppress(OSError):
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+            stack.callback(os.close, handle)
+            held = lock_descriptor is not None and lock_descriptor(handle, blocking=False)
+            mine = held and os.path.samestat(os.fstat(handle), os.stat(lock))  # not removed meanwhile by who held it
+        yield mine
 
 
 def write_json(path: str | os.PathLike, content: Mapping[str, Any], indent: int | None = 2) -> Path:
@@ -327,12 +280,6 @@ def _finite(value: Any) -> tuple[Any, str]:
     if isinstance(value, float) and not math.isfinite(value):
         return None, "not a number" if math.isnan(value) else "infinite" if value > 0 else "minus infinite"
     return value, ""
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def file_hash(path: str | os.PathLike) -> str:

@@ -33,6 +33,7 @@ __all__ = [
     "read_state",
     "save_tensors",
     "save_weights",
+    "tensor_differences",
     "trained_knob",
     "trained_spacing",
     "unwrap",
@@ -67,7 +68,10 @@ def unwrap(item: Any) -> Any:
 def save_tensors(content: Any, path: Path) -> None:
     """``torch.save`` whose bytes follow from ``content`` alone: given a path, it would write the file's name into it."""
     with open(path, "wb") as file:
-        torch.save(content, file)
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # as which torch reports a full disk, in words about positions
+            raise OSError(str(error.__context__ or error)) from error
 
 
 def load_tensors(path: str | os.PathLike) -> Any:
@@ -183,14 +187,10 @@ def load_weights(
     for name, part in module.named_modules():  # parts whose shape is learned from the weights
         if hasattr(part, "adapt_to_weights"):
             part.adapt_to_weights(state, f"{name}." if name else "")
-    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    if wanted != found:
+    if difference := tensor_differences(module.state_dict(), state):
         note = Path(path).with_suffix(".json")
         advice = "" if note.is_file() else f"; {note}, which says how its network was built, is missing: put it there"
-        raise WeightsError(
-            f"{path} is from another architecture than the configured one{advice}; {_difference(wanted, found)}"
-        )
+        raise WeightsError(f"{path} is from another architecture than the configured one{advice}; tensors: {difference}")
     module.load_state_dict(state)
     if knobs and not provenance(path):
         logger.warning(f"{path} came without its note: spacing, axes and classes are taken from the configuration")
@@ -212,16 +212,17 @@ def with_weights(module: Module, path: str | os.PathLike) -> Module:
     return module
 
 
-def _difference(wanted: dict, found: dict) -> str:
-    shapes = [f"{n}: expected {wanted[n]}, got {found[n]}" for n in wanted if n in found and wanted[n] != found[n]]
-    missing = [n for n in wanted if n not in found]
-    extra = [n for n in found if n not in wanted]
-    parts = [
+def tensor_differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """Which names and shapes of two state dicts differ, in words; nothing if none do."""
+    pairs = [(name, tuple(wanted[name].shape), tuple(found[name].shape)) for name in wanted if name in found]
+    shapes = [f"{name}: expected {here}, got {there}" for name, here, there in pairs if here != there]
+    missing = [name for name in wanted if name not in found]
+    extra = [name for name in found if name not in wanted]
+    return ", ".join(
         f"{len(items)} {what} (such as {'; '.join(items[:3])})"
         for what, items in (("of other shape", shapes), ("missing", missing), ("unexpected", extra))
         if items
-    ]
-    return "tensors: " + ", ".join(parts)
+    )
 
 
 def provenance(path: str | os.PathLike) -> dict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -168,7 +169,7 @@ class TrainingCheckpoint:
         """
         if running(engine).rank == 0:
             for unfinished in self.folder.glob(".*_checkpoint_*.pt"):  # of a process killed while it wrote
-                unfinished.unlink()
+                shutil.rmtree(unfinished) if unfinished.is_dir() else unfinished.unlink()
         paths = self.checkpoints()
         read = ((path, self._read(path)) for path in paths)
         newest = next(((path, content) for path, content in read if content is not None), None)
