@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -10,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medical_diffusion_components.chance import seed_of_name
 from medical_diffusion_components.data.datalists import NIFTI_SUFFIXES, without_suffix
 from medical_diffusion_components.data.datasets import (
     EMBEDDED,
@@ -69,7 +69,7 @@ def labelled_subset(cases: Sequence[dict], num_patients: int | None, seed: int =
     """
     if num_patients is None:
         return list(cases)
-    patients = sorted({case["patient_id"] for case in cases}, key=lambda patient: _place(patient, seed))
+    patients = sorted({case["patient_id"] for case in cases}, key=lambda patient: seed_of_name(f"{seed}/{patient}", 32))
     if not 1 <= num_patients <= len(patients):
         raise ValueError(
             f"num_labelled must be 1 to {len(patients)} (patients of the training split), got {num_patients}"
@@ -167,7 +167,3 @@ def volumes_to_segment(path: str | os.PathLike) -> list[dict]:
         )
     names = [without_suffix(str(file.relative_to(path))).replace("/", "_") for file in files]
     return [{"image": str(file), "case_id": name, **noted_scale(file)} for file, name in zip(files, names)]
-
-
-def _place(patient: str, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}/{patient}".encode()).digest()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable
+
+from medical_diffusion_components.chance import seed_of_name
 
 __all__ = ["SPLITS", "spelling", "split_patients"]
 
@@ -37,7 +38,7 @@ def split_patients(
     patients = sorted(set(patient_ids))
     if len(patients) < len(SPLITS):
         raise ValueError(f"a split by patient needs at least {len(SPLITS)} patients, got {len(patients)}")
-    place = {patient: _unit_hash(f"{salt}{patient}") for patient in patients}
+    place = {patient: seed_of_name(f"{salt}{patient}", 8) / 2.0**64 for patient in patients}  # in [0, 1)
     by_place = sorted(patients, key=lambda patient: place[patient], reverse=True)
     num_test = max(1, sum(u >= 1 - test for u in place.values()))
     num_validation = max(1, sum(1 - test - validation <= u < 1 - test for u in place.values()))
@@ -51,7 +52,3 @@ def split_patients(
 def spelling(patient: str) -> str:
     """An id without what hands and spreadsheets change in it: case, blanks and leading zeros."""
     return re.sub(r"(?<!\d)0+(?=\d)", "", re.sub(r"\s", "", patient).casefold())
-
-
-def _unit_hash(text: str) -> float:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2.0**64

@@ -65,13 +65,7 @@ class AlphaWGANTrainer(Trainer):
     ) -> None:
         if generator_steps < 1:
             raise ValueError(f"generator_steps must be at least 1, got {generator_steps}")
-        super().__init__(
-            device=device,
-            max_epochs=max_epochs,
-            data_loader=train_data_loader,
-            handlers=train_handlers,
-            decollate=False,
-        )
+        super().__init__(device, max_epochs, train_data_loader, handlers=train_handlers, decollate=False)
         self.network = network
         self.encoder = encoder
         self.discriminator = discriminator

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import torch
 from monai.engines import Evaluator, Trainer
 from monai.inferers import Inferer, SimpleInferer
-from monai.utils import ForwardMode
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
@@ -62,13 +61,7 @@ class InpaintingTrainer(Trainer):
         amp: bool = False,
         train_handlers: Sequence | None = None,
     ) -> None:
-        super().__init__(
-            device=device,
-            max_epochs=max_epochs,
-            data_loader=train_data_loader,
-            handlers=train_handlers,
-            decollate=False,
-        )
+        super().__init__(device, max_epochs, train_data_loader, handlers=train_handlers, decollate=False)
         self.network = network
         self.optimizer = optimizer
         self.loss_function = loss_function
@@ -102,11 +95,9 @@ class InpaintingEvaluator(Evaluator):
         network: the network, possibly distributed.
         loss_function: the weighted terms.
         inferer: how the network is applied, such as MONAI's ``SlidingWindowInferer`` for whole volumes.
-        key_val_metric: one metric, the one that decides which weights are best.
-        additional_metrics: further metrics.
-        val_handlers: MONAI or Ignite handlers.
         amp: bfloat16 autocast.
-        kwargs: further arguments of MONAI's ``Evaluator``, such as ``metric_cmp_fn``.
+        kwargs: further arguments of MONAI's ``Evaluator``: ``key_val_metric``, the one metric that decides which weights
+            are best, ``additional_metrics``, ``metric_cmp_fn``, ``val_handlers``.
     """
 
     def __init__(
@@ -116,22 +107,11 @@ class InpaintingEvaluator(Evaluator):
         network: nn.Module,
         loss_function: InpaintingLoss,
         inferer: Inferer | None = None,
-        key_val_metric: dict | None = None,
-        additional_metrics: dict | None = None,
-        val_handlers: Sequence | None = None,
+        *,
         amp: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            device=device,
-            val_data_loader=val_data_loader,
-            key_val_metric=key_val_metric,
-            additional_metrics=additional_metrics,
-            val_handlers=val_handlers,
-            mode=ForwardMode.EVAL,
-            decollate=False,
-            **kwargs,
-        )
+        super().__init__(device, val_data_loader, decollate=False, **kwargs)
         self.network = network
         self.loss_function = loss_function
         self.inferer = SimpleInferer() if inferer is None else inferer

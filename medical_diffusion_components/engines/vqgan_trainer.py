@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import torch
 from monai.engines import Evaluator, Trainer
-from monai.utils import ForwardMode
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
@@ -85,13 +84,7 @@ class VQGANTrainer(Trainer):
         amp: bool = False,
         train_handlers: Sequence | None = None,
     ) -> None:
-        super().__init__(
-            device=device,
-            max_epochs=max_epochs,
-            data_loader=train_data_loader,
-            handlers=train_handlers,
-            decollate=False,
-        )
+        super().__init__(device, max_epochs, train_data_loader, handlers=train_handlers, decollate=False)
         self.network = network
         self.slice_discriminator = slice_discriminator
         self.volume_discriminator = volume_discriminator
@@ -194,11 +187,9 @@ class VQGANEvaluator(Evaluator):
         device: where to evaluate.
         val_data_loader: batches with ``image`` and ``case_id``.
         network: the VQ-GAN, possibly distributed.
-        key_val_metric: one metric, the one that decides which weights are best.
-        additional_metrics: further metrics.
-        val_handlers: MONAI or Ignite handlers.
-        metric_cmp_fn: ``(current, best) -> bool``, whether the key metric improved.
         amp: bfloat16 autocast.
+        kwargs: further arguments of MONAI's ``Evaluator``: ``key_val_metric``, the one metric that decides which weights
+            are best, ``additional_metrics``, ``metric_cmp_fn``, ``val_handlers``.
     """
 
     def __init__(
@@ -206,22 +197,11 @@ class VQGANEvaluator(Evaluator):
         device: torch.device | str,
         val_data_loader: Iterable | DataLoader,
         network: nn.Module,
-        key_val_metric: dict | None = None,
-        additional_metrics: dict | None = None,
-        val_handlers: Sequence | None = None,
+        *,
         amp: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            device=device,
-            val_data_loader=val_data_loader,
-            key_val_metric=key_val_metric,
-            additional_metrics=additional_metrics,
-            val_handlers=val_handlers,
-            mode=ForwardMode.EVAL,
-            decollate=False,
-            **kwargs,
-        )
+        super().__init__(device, val_data_loader, decollate=False, **kwargs)
         self.network = network
         self.autocast = torch.autocast(self.state.device.type, dtype=torch.bfloat16, enabled=amp)
 

@@ -6,20 +6,20 @@ Signals, Systems and Computers 2003; in 3D, with scales and windows that follow 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["MSSSIMLoss", "scale_sizes"]
+__all__ = ["MSSSIMLoss", "Similarity", "compare", "gaussian_window", "scale_sizes"]
 
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales, finest first; table 1 of Wang et al.
 SMALLEST = 1e-4  # a similarity below it counts as it: negative ones have no root, and at 0 its slope is infinite
 
 
-class _Similarity(NamedTuple):
+class Similarity(NamedTuple):
     """Means over a volume, (B, C) each."""
 
     whole: Tensor  # luminance x contrast x structure
@@ -105,40 +105,47 @@ class MSSSIMLoss(nn.Module):
             for place, weight in enumerate(self.weights[: len(sizes)]):
                 if place > 0:
                     pair = _halve(pair, sizes[place])
-                found = self._compare(pair)
+                found = compare(pair, self._window, self.c1, self.c2)
                 score = found.whole if place + 1 == len(sizes) else found.contrast_structure
                 product = product * score.clamp(min=SMALLEST) ** (weight / total)
             return product.mean(dim=1)
 
-    def _compare(self, pair: Tensor) -> _Similarity:
-        x, y = pair
-        maps = self._blur(torch.stack([x, y, x * x, y * y, x * y]))  # (5, B, C, H', W', D')
-        mean_x, mean_y, square_x, square_y, cross = maps
-        both = mean_x * mean_y
-        powers = mean_x * mean_x + mean_y * mean_y
-        structure = (2 * (cross - both) + self.c2) / (square_x + square_y - powers + self.c2)
-        whole = (2 * both + self.c1) / (powers + self.c1) * structure
-        return _Similarity(whole.mean(dim=(2, 3, 4)), structure.mean(dim=(2, 3, 4)))
+    def _window(self, length: int) -> Tensor:
+        """The window along an axis of ``length`` voxels: an odd number of them, so that it has a middle."""
+        return gaussian_window(min(self.window, length - 1 + length % 2), self.sigma)
 
-    def _blur(self, volumes: Tensor) -> Tensor:
-        """Gaussian window along each of the last three axes, only where it fits."""
-        for axis in (-3, -2, -1):
-            matrix = self._window_matrix(volumes.shape[axis]).to(volumes)
-            # as a product with a banded matrix: a tenth of the time of a convolution of one channel on CPUs
-            volumes = (volumes.movedim(axis, -1) @ matrix).movedim(-1, axis)
-        return volumes
 
-    def _window_matrix(self, length: int) -> Tensor:
-        """(length, length - window + 1): a column for each place where the window fits."""
-        width = min(self.window, length - 1 + length % 2)
-        steps = torch.arange(width, dtype=torch.float64) - (width - 1) / 2
-        window = torch.exp(-0.5 * (steps / self.sigma) ** 2)
-        window = window / window.sum()
-        places = length - width + 1
-        matrix = torch.zeros(length, places, dtype=torch.float64)
-        for step in range(width):
-            matrix.diagonal(-step)[:places] = window[step]
-        return matrix
+def gaussian_window(width: int, sigma: float, middle: float | None = None) -> Tensor:
+    """``width`` weights with a sum of 1, (width,), float64; the greatest in the middle, or at ``middle``."""
+    steps = torch.arange(width, dtype=torch.float64) - ((width - 1) / 2 if middle is None else middle)
+    window = torch.exp(-0.5 * (steps / sigma) ** 2)
+    return window / window.sum()
+
+
+def compare(pair: Tensor, window: Callable[[int], Tensor], c1: float, c2: float) -> Similarity:
+    """Similarity at one scale, the mean over the places where the window fits.
+
+    Args:
+        pair: two batches of volumes (2, B, C, H, W, D).
+        window: length of an axis -> the weights along it.
+        c1, c2: the constants of luminance, and of contrast and structure.
+    """
+    x, y = pair
+    maps = torch.stack([x, y, x * x, y * y, x * y])  # (5, B, C, H, W, D)
+    for axis in (-3, -2, -1):
+        weights = window(maps.shape[axis]).to(maps)
+        places = maps.shape[axis] - len(weights) + 1
+        matrix = maps.new_zeros(maps.shape[axis], places)
+        for step, weight in enumerate(weights):
+            matrix.diagonal(-step)[:places] = weight
+        # as a product with a banded matrix: a tenth of the time of a convolution of one channel on CPUs
+        maps = (maps.movedim(axis, -1) @ matrix).movedim(-1, axis)
+    mean_x, mean_y, square_x, square_y, cross = maps
+    both = mean_x * mean_y
+    powers = mean_x * mean_x + mean_y * mean_y
+    structure = (2 * (cross - both) + c2) / (square_x + square_y - powers + c2)
+    whole = (2 * both + c1) / (powers + c1) * structure
+    return Similarity(whole.mean(dim=(2, 3, 4)), structure.mean(dim=(2, 3, 4)))
 
 
 def _halve(pair: Tensor, size: Sequence[int]) -> Tensor:

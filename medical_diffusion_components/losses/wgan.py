@@ -6,6 +6,8 @@ Wasserstein GANs", NeurIPS 2017 (equation 3).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -31,6 +33,7 @@ def gradient_penalty(discriminator: nn.Module, real: Tensor, fake: Tensor, share
     return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
 
 
+@dataclass
 class AlphaWGANLoss:
     """The terms of the three steps of alpha-WGAN; every method gives weighted terms by name, to be summed.
 
@@ -47,12 +50,9 @@ class AlphaWGANLoss:
         code_weight: w_c; 1 as in the published code, 0 as in the paper's objective of the generator.
     """
 
-    def __init__(
-        self, reconstruction_weight: float = 10.0, penalty_weight: float = 10.0, code_weight: float = 1.0
-    ) -> None:
-        self.reconstruction_weight = reconstruction_weight
-        self.penalty_weight = penalty_weight
-        self.code_weight = code_weight
+    reconstruction_weight: float = 10.0
+    penalty_weight: float = 10.0
+    code_weight: float = 1.0
 
     def generator(
         self, reconstruction: Tensor, real: Tensor, reconstructed_score: Tensor, drawn_score: Tensor, code_score: Tensor

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medical_diffusion_components.losses.ms_ssim import MSSSIMLoss
+from medical_diffusion_components.losses.ms_ssim import WEIGHTS, MSSSIMLoss, compare, gaussian_window
 
 __all__ = ["mean_similarity", "pair_similarities", "published_ms_ssim"]
 
@@ -78,35 +78,16 @@ def published_ms_ssim(x: Tensor, y: Tensor) -> Tensor:
     Returns:
         (B,); NaN where a mean contrast is negative and has no root.
     """
-    weights = torch.tensor([0.0448, 0.2856, 0.3001, 0.2363, 0.1333], device=x.device)
-    x, y = x.float(), y.float()
-    contrasts, wholes = [], []
-    for scale in range(len(weights)):
-        whole, contrast = _ssim_at_one_scale(x, y)
-        wholes.append(whole)
-        contrasts.append(contrast)
-        if scale + 1 < len(weights):
-            x, y = F.avg_pool3d(x, 2), F.avg_pool3d(y, 2)
-    finer = torch.stack(contrasts[:-1]) ** weights[:-1, None]
-    return (finer * wholes[-1] ** weights[-1]).prod(dim=0)
+    weights = torch.tensor(WEIGHTS, device=x.device)
+    pair = torch.stack([x.float(), y.float()])
+    found = [compare(pair, _published_window, 1e-4, 9e-4)]
+    for _ in weights[1:]:
+        pair = F.avg_pool3d(pair.flatten(0, 1), 2).unflatten(0, (2, -1))
+        found.append(compare(pair, _published_window, 1e-4, 9e-4))
+    finer = torch.stack([scale.contrast_structure[:, 0] for scale in found[:-1]]) ** weights[:-1, None]
+    return (finer * found[-1].whole[:, 0] ** weights[-1]).prod(dim=0)
 
 
-def _ssim_at_one_scale(x: Tensor, y: Tensor, sigma: float = 1.5) -> tuple[Tensor, Tensor]:
-    """Mean similarity and mean contrast times structure of each pair, (B,) both; windows of up to 11 voxels."""
-    stack = torch.stack([x, y, x * x, y * y, x * y])  # (5, B, 1, H, W, D)
-    for axis in (3, 4, 5):
-        length = stack.shape[axis]
-        width = min(11, length)
-        window = torch.exp(
-            -(torch.arange(width, dtype=stack.dtype, device=x.device) - width // 2).square() / (2 * sigma**2)
-        )
-        places = torch.zeros(length, length - width + 1, dtype=stack.dtype, device=x.device)
-        for step, weight in enumerate(window / window.sum()):
-            places.diagonal(-step)[: length - width + 1] = weight
-        stack = (stack.movedim(axis, -1) @ places).movedim(-1, axis)
-    mean_x, mean_y, square_x, square_y, product = stack
-    variance_x, variance_y = square_x - mean_x**2, square_y - mean_y**2
-    covariance = product - mean_x * mean_y
-    contrast = (2 * covariance + 9e-4) / (variance_x + variance_y + 9e-4)
-    luminance = (2 * mean_x * mean_y + 1e-4) / (mean_x**2 + mean_y**2 + 1e-4)
-    return (luminance * contrast).flatten(1).mean(1), contrast.flatten(1).mean(1)
+def _published_window(length: int) -> Tensor:
+    width = min(11, length)
+    return gaussian_window(width, sigma=1.5, middle=width // 2)

@@ -156,9 +156,8 @@ def permutation_p(
     for _ in range(permutations):
         rank = rng.permutation(groups.max() + 1)
         order = np.argsort(rank[groups], kind="stable")
-        count += _mmd_of_division(whole, order[:n], order[n:]) >= found - 1e-12
+        x, y = order[:n], order[n:]
+        count += (
+            mmd_squared(KernelMatrices(whole[np.ix_(x, x)], whole[np.ix_(y, y)], whole[np.ix_(x, y)])) >= found - 1e-12
+        )
     return (1 + count) / (permutations + 1)
-
-
-def _mmd_of_division(whole: np.ndarray, x: np.ndarray, y: np.ndarray) -> float:
-    return mmd_squared(KernelMatrices(whole[np.ix_(x, x)], whole[np.ix_(y, y)], whole[np.ix_(x, y)]))

@@ -7,19 +7,40 @@ pitfalls in image analysis validation", Nature Methods 21, 2024.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.metrics import HausdorffDistanceMetric, SurfaceDistanceMetric
+from monai.metrics import CumulativeIterationMetric, HausdorffDistanceMetric, SurfaceDistanceMetric
 from torch import Tensor
 
 __all__ = ["SpacedHausdorffDistance", "SpacedSurfaceDistance"]
 
 
-class SpacedSurfaceDistance(SurfaceDistanceMetric):
+class _InMillimetres(CumulativeIterationMetric):
+    """One of MONAI's distances with the spacing of the label; where MONAI's is infinite, there is none (NaN)."""
+
+    def _compute_tensor(self, y_pred: Tensor, y: Tensor, **kwargs: Any) -> Tensor:  # type: ignore[override]
+        if not isinstance(y, MetaTensor):
+            raise ValueError("distances in mm need the label's affine: keep it a MetaTensor")
+        affines = np.asarray(y.affine, dtype=np.float64).reshape(-1, 4, 4)
+        spacing = np.linalg.norm(affines[0, :3, :3], axis=0).tolist()
+        if not np.allclose(np.linalg.norm(affines[:, :3, :3], axis=1), spacing):
+            raise ValueError("cases of different voxel spacing in one batch: set the batch size of the evaluation to 1")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about empty structures
+            distances = super()._compute_tensor(_plain(y_pred), _plain(y), spacing=spacing, **kwargs)
+        return torch.where(torch.isinf(distances), torch.nan, distances)
+
+    def aggregate(self, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor, Tensor]:
+        """Mean over all structures that have a distance; NaN if none has, where MONAI would say 0."""
+        found = self.get_buffer()
+        none = torch.is_tensor(found) and not bool(torch.isfinite(found).any())
+        return torch.tensor(torch.nan) if none else super().aggregate(*args, **kwargs)
+
+
+class SpacedSurfaceDistance(_InMillimetres, SurfaceDistanceMetric):
     """Mean distance between the two surfaces, both ways, in mm.
 
     The spacing is that of the label's affine. A structure that was missed has no distance (NaN): MONAI gives infinity for
@@ -36,15 +57,8 @@ class SpacedSurfaceDistance(SurfaceDistanceMetric):
     def __init__(self) -> None:
         super().__init__(include_background=False, symmetric=True)
 
-    def _compute_tensor(self, y_pred: Tensor, y: Tensor, **kwargs: Any) -> Tensor:  # type: ignore[override]
-        return _in_mm(super()._compute_tensor, y_pred, y, **kwargs)
 
-    def aggregate(self, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor, Tensor]:
-        """Mean over all structures that have a distance; NaN if none has, where MONAI would say 0."""
-        return torch.tensor(torch.nan) if _empty(self.get_buffer()) else super().aggregate(*args, **kwargs)
-
-
-class SpacedHausdorffDistance(HausdorffDistanceMetric):
+class SpacedHausdorffDistance(_InMillimetres, HausdorffDistanceMetric):
     """Hausdorff distance in mm, with spacing and missed structures as for :class:`SpacedSurfaceDistance`.
 
     Args:
@@ -53,31 +67,6 @@ class SpacedHausdorffDistance(HausdorffDistanceMetric):
 
     def __init__(self, percentile: float = 95.0) -> None:
         super().__init__(include_background=False, percentile=percentile)
-
-    def _compute_tensor(self, y_pred: Tensor, y: Tensor, **kwargs: Any) -> Tensor:  # type: ignore[override]
-        return _in_mm(super()._compute_tensor, y_pred, y, **kwargs)
-
-    def aggregate(self, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor, Tensor]:
-        """Mean over all structures that have a distance; NaN if none has, where MONAI would say 0."""
-        return torch.tensor(torch.nan) if _empty(self.get_buffer()) else super().aggregate(*args, **kwargs)
-
-
-def _in_mm(compute: Callable[..., Tensor], y_pred: Tensor, y: Tensor, **kwargs: Any) -> Tensor:
-    """Distances by one of MONAI's metrics with the spacing of the label, infinite ones as NaN."""
-    if not isinstance(y, MetaTensor):
-        raise ValueError("distances in mm need the label's affine: keep it a MetaTensor")
-    affines = np.asarray(y.affine, dtype=np.float64).reshape(-1, 4, 4)
-    spacing = np.linalg.norm(affines[0, :3, :3], axis=0).tolist()
-    if not np.allclose(np.linalg.norm(affines[:, :3, :3], axis=1), spacing):
-        raise ValueError("cases of different voxel spacing in one batch: set the batch size of the evaluation to 1")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about empty structures
-        distances = compute(_plain(y_pred), _plain(y), spacing=spacing, **kwargs)
-    return torch.where(torch.isinf(distances), torch.nan, distances)
-
-
-def _empty(buffer: Any) -> bool:
-    return torch.is_tensor(buffer) and not bool(torch.isfinite(buffer).any())
 
 
 def _plain(volume: Tensor) -> Tensor:

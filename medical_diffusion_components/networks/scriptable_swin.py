@@ -7,6 +7,7 @@ ICCV 2021. MONAI builds every layer here; only what happens between them is writ
 
 # No `from __future__ import annotations`: TorchScript reads the class's annotations and needs types, not text.
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import cast
 
@@ -79,7 +80,7 @@ class _Transformer(nn.Module):
 
     def __init__(self, made: SwinTransformer) -> None:
         super().__init__()
-        self.patch_embed = _Patches(made.patch_embed.proj)
+        self.patch_embed = nn.Sequential(OrderedDict(proj=made.patch_embed.proj))  # with MONAI's name of the weights
         self.layers1, self.layers2, self.layers3, self.layers4 = (
             nn.ModuleList([_Stage(cast(BasicLayer, stage)) for stage in layers])
             for layers in (made.layers1, made.layers2, made.layers3, made.layers4)
@@ -97,17 +98,6 @@ class _Transformer(nn.Module):
         x = self.layers4[0](x)
         found.append(_standardised(x))
         return found
-
-
-class _Patches(nn.Module):
-    """2 x 2 x 2 voxels become one vector."""
-
-    def __init__(self, proj: nn.Module) -> None:
-        super().__init__()
-        self.proj = proj
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x)
 
 
 def _standardised(x: Tensor) -> Tensor:
@@ -245,6 +235,5 @@ def _apart(x: Tensor, window: list[int], shift: list[int]) -> Tensor:
         region = 3 * region + part.view(shape)
     of_window = _windows(region[None, ..., None], window)[..., 0]  # (windows, n)
     same = of_window[:, :, None] == of_window[:, None, :]
-    return torch.zeros(same.shape, dtype=x.dtype, device=x.device).masked_fill(
-        ~same, -100.0
-    )  # exp(-100) is 0 in float32
+    mask = torch.zeros(same.shape, dtype=x.dtype, device=x.device)
+    return mask.masked_fill(~same, -100.0)  # exp(-100) is 0 in float32

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from medical_diffusion_components.distributed import process_rank
 from medical_diffusion_components.files import file_hash, write_json
-from medical_diffusion_components.weights import WeightsError, provenance, read_state
+from medical_diffusion_components.weights import WeightsError, provenance, read_state, tensor_differences
 
 __all__ = ["PARTS", "TransferReport", "start_from", "transfer_weights"]
 
@@ -131,14 +131,8 @@ def start_from(
 
 
 def _check(path: Path, parts: Sequence[str], wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    problems = [
-        f"{name}: the file has {tuple(found[name].shape)}, the network needs {tuple(wanted[name].shape)}"
-        for name in wanted
-        if name in found and found[name].shape != wanted[name].shape
-    ]
-    problems += [f"{name}: missing in the file" for name in wanted if name not in found]
-    problems += [f"{name}: in the file, but not in the network" for name in found if name not in wanted]
-    if not problems:
+    difference = tensor_differences(wanted, found)
+    if not difference:
         return
     here, there = _sizes(wanted), _sizes(found)
     advice = "; ".join(
@@ -149,7 +143,7 @@ def _check(path: Path, parts: Sequence[str], wanted: Mapping[str, Tensor], found
     raise WeightsError(
         f"{path} does not fit the {' and '.join(parts)} of the network: "
         + (f"{advice}: give the fine-tuning the sizes of the pre-training. " if advice else "is it of a Swin UNETR? ")
-        + f"{len(problems)} tensors differ, such as {'; '.join(problems[:3])}"
+        + f"Tensors: {difference}"
     )
 
 

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
@@ -16,7 +14,7 @@ from medical_diffusion_components.diffusion.noise_latent import NoiseLatent
 from medical_diffusion_components.engine_state import running
 from medical_diffusion_components.files import check_writable, versions, write_json
 from medical_diffusion_components.reports.drawing import save_montage
-from medical_diffusion_components.reports.montages import VolumePictures
+from medical_diffusion_components.reports.montages import VolumePictures, sampled
 
 __all__ = ["TEST_ROWS", "EvaluationReport"]
 
@@ -74,16 +72,10 @@ class EvaluationReport:
         rounded = {name: round(value, 5) for name, value in metrics.items()}
         write_json(self.folder / self.name, {"metrics": rounded, **self.facts, "versions": versions()})
         if self.generator is not None:
-            samples = self._sample(self.generator, evaluator)
+            device, count = running(evaluator).device, self.pictures.num_volumes
+            samples = sampled(self.generator, self.noise, count, device)
             self.pictures.volumes = {"synthetic volumes": samples, **self.pictures.volumes}
         path = (self.folder / self.name).with_suffix(".png")
         save_montage(self.pictures.figure(), path)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         print(f"test split: {shown}\nmontage: {path}", flush=True)
-
-    @torch.no_grad()
-    def _sample(self, generator: nn.Module, evaluator: Engine) -> list[np.ndarray]:
-        generator.eval()
-        device = running(evaluator).device
-        noises = (self.noise(number)[None].to(device) for number in range(self.pictures.num_volumes))
-        return [generator(noise)[0, 0].cpu().numpy() for noise in noises]

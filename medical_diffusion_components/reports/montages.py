@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,16 +20,6 @@ from medical_diffusion_components.reports.drawing import montage, save_montage
 __all__ = ["RECONSTRUCTION_ROWS", "ReconstructionMontage", "SampleMontage", "ValidationMontage", "VolumePictures"]
 
 RECONSTRUCTION_ROWS = {"held-out volumes": "image", "their reconstructions": "pred"}
-
-
-class Pictures(Protocol):
-    """Collects the first volumes of an evaluator's output, and draws them below one another."""
-
-    def clear(self) -> None: ...
-
-    def collect(self, output: Any) -> None: ...
-
-    def figure(self, title: str = "") -> Figure: ...
 
 
 class VolumePictures:
@@ -55,7 +45,7 @@ class VolumePictures:
         """Forget what was collected."""
         self.volumes: dict[str, list[np.ndarray]] = {heading: [] for heading in self.rows}
 
-    def collect(self, output: Mapping[str, torch.Tensor]) -> None:
+    def collect(self, output: Any) -> None:
         """Keep volumes of a batch, as long as there is room."""
         for key, collected in zip(self.rows.values(), self.volumes.values()):
             room = max(self.num_volumes - len(collected), 0)
@@ -76,7 +66,7 @@ class ValidationMontage:
         writer: TensorBoard writer that receives it, too.
     """
 
-    def __init__(self, name: str, pictures: Pictures, folder: str | Path, writer: SummaryWriter) -> None:
+    def __init__(self, name: str, pictures: VolumePictures, folder: str | Path, writer: SummaryWriter) -> None:
         self.name = name
         self.pictures = pictures
         self.folder = Path(folder)
@@ -181,6 +171,12 @@ class SampleMontage:
         self, device: torch.device | str
     ) -> tuple[dict[str, list[np.ndarray]], dict[str, list[np.ndarray]] | None]:
         """Headings with their volumes (H, W, D), and label maps to draw over those of some headings."""
-        self.generator.eval()
-        samples = [self.generator(self.noise(n)[None].to(device)) for n in range(self.num_volumes)]
-        return {"synthetic volumes": [sample[0, 0].cpu().numpy() for sample in samples]}, None
+        return {"synthetic volumes": sampled(self.generator, self.noise, self.num_volumes, device)}, None
+
+
+@torch.no_grad()
+def sampled(generator: nn.Module, noise: NoiseLatent, num_volumes: int, device: torch.device | str) -> list[np.ndarray]:
+    """The first volumes that a generator makes of a seed's noise, (H, W, D) each."""
+    generator.eval()
+    noises = (noise(number)[None].to(device) for number in range(num_volumes))
+    return [generator(one)[0, 0].cpu().numpy() for one in noises]

@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
 from medical_diffusion_components.reports.drawing import montage
-from medical_diffusion_components.reports.montages import ValidationMontage
+from medical_diffusion_components.reports.montages import ValidationMontage, VolumePictures
 
 __all__ = ["SegmentationMontage", "SegmentationPictures"]
 
 HEADINGS = ("held-out volumes", "predicted classes", "drawn classes")
 
 
-class SegmentationPictures:
+class SegmentationPictures(VolumePictures):
     """Collects volumes, predictions and labels from an evaluator's output and draws them below one another.
 
     Args:
@@ -31,29 +30,19 @@ class SegmentationPictures:
     def __init__(
         self, num_volumes: int, spacing: Sequence[float], axcodes: str = "RAS", image_key: str = "image"
     ) -> None:
-        self.image_key = image_key
-        self.num_volumes = num_volumes
-        self.spacing = list(spacing)
-        self.axcodes = axcodes
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget what was collected."""
-        self.images: list[np.ndarray] = []
-        self.predicted: list[np.ndarray] = []
-        self.drawn: list[np.ndarray] = []
+        super().__init__(dict(zip(HEADINGS, (image_key, "pred", "label"))), num_volumes, spacing, axcodes)
 
     def collect(self, output: Sequence[Mapping[str, torch.Tensor]]) -> None:
         """Keep cases of a batch: the volume (1, H, W, D), ``pred`` and ``label`` one-hot (C, H, W, D)."""
-        for case in output[: max(self.num_volumes - len(self.images), 0)]:
-            self.images.append(_array(case[self.image_key])[0])
-            self.predicted.append(_array(case["pred"]).argmax(0))
-            self.drawn.append(_array(case["label"]).argmax(0))
+        for case in output[: max(self.num_volumes - len(self.volumes[HEADINGS[0]]), 0)]:
+            for heading, key in self.rows.items():
+                channels = case[key].detach().float().cpu().numpy()
+                self.volumes[heading].append(channels[0] if heading == HEADINGS[0] else channels.argmax(0))
 
     def figure(self, title: str = "") -> Figure:
-        """The montage of what was collected."""
-        groups = dict.fromkeys(HEADINGS, self.images)
-        overlays = dict(zip(HEADINGS[1:], (self.predicted, self.drawn)))
+        """The montage of what was collected: the volumes thrice, with the classes over them."""
+        groups = dict.fromkeys(HEADINGS, self.volumes[HEADINGS[0]])
+        overlays = {heading: self.volumes[heading] for heading in HEADINGS[1:]}
         return montage(groups, self.spacing, title=title, axcodes=self.axcodes, overlays=overlays)
 
 
@@ -77,7 +66,3 @@ class SegmentationMontage(ValidationMontage):
         axcodes: str = "RAS",
     ) -> None:
         super().__init__("segmentation", SegmentationPictures(num_volumes, spacing, axcodes), folder, writer)
-
-
-def _array(volume: torch.Tensor) -> np.ndarray:
-    return np.asarray(volume.detach().float().cpu())

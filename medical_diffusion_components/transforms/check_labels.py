@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, Transform
+from monai.transforms import Transform
 from monai.transforms.utils import TransformBackends
 
-from medical_diffusion_components.transforms.volume_error import NamesItsFailure, VolumeError, file_name, times
+from medical_diffusion_components.transforms.volume_error import EachVolumed, VolumeError, file_name, times
 
 __all__ = ["CheckLabels", "CheckLabelsd"]
 
@@ -87,7 +88,7 @@ class CheckLabels(Transform):
         return None
 
 
-class CheckLabelsd(NamesItsFailure, MapTransform):
+class CheckLabelsd(EachVolumed):
     """Dictionary form of :class:`CheckLabels`.
 
     Args:
@@ -106,18 +107,14 @@ class CheckLabelsd(NamesItsFailure, MapTransform):
         classes: Mapping[str, int],
         allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(keys, allow_missing_keys)
+        super().__init__(keys, CheckLabels(classes), allow_missing_keys)
         self.image_key = image_key
-        self.check = CheckLabels(classes)
 
-    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
-        data = dict(data)
-        for key in self.key_iterator(data):
-            with self.remembering_failure():
-                try:
-                    data[key] = self.check(data[key], data[self.image_key])
-                except VolumeError as error:
-                    if "case_id" not in data:
-                        raise
-                    raise VolumeError(f"case {data['case_id']}: {error}") from error
-        return data
+    def transformed(self, data: Mapping[Hashable, Any], key: Hashable) -> torch.Tensor:
+        """The label map as it came, if it belongs to the image."""
+        try:
+            return self.transform(data[key], data[self.image_key])
+        except VolumeError as error:
+            if "case_id" not in data:
+                raise
+            raise VolumeError(f"case {data['case_id']}: {error}") from error

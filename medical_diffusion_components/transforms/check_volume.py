@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, Transform
+from monai.transforms import Transform
 from monai.transforms.utils import TransformBackends
 
-from medical_diffusion_components.transforms.volume_error import NamesItsFailure, VolumeError, file_name, times
+from medical_diffusion_components.transforms.volume_error import EachVolumed, VolumeError, file_name, times
 
 __all__ = ["CheckVolume", "CheckVolumed"]
 
@@ -97,7 +97,7 @@ class CheckVolume(Transform):
         return None
 
 
-class CheckVolumed(NamesItsFailure, MapTransform):
+class CheckVolumed(EachVolumed):
     """Dictionary form of :class:`CheckVolume`; the other arguments are those of that class."""
 
     backend = CheckVolume.backend
@@ -112,12 +112,5 @@ class CheckVolumed(NamesItsFailure, MapTransform):
         allow_missing_keys: bool = False,
         min_size: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.check = CheckVolume(spatial_size, num_channels, value_range, allow_constant, min_size)
-
-    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
-        data = dict(data)
-        for key in self.key_iterator(data):
-            with self.remembering_failure():
-                data[key] = self.check(data[key])
-        return data
+        check = CheckVolume(spatial_size, num_channels, value_range, allow_constant, min_size)
+        super().__init__(keys, check, allow_missing_keys)

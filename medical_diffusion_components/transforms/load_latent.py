@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from typing import Any
-
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.transforms import MapTransform, RandomizableTransform
+from monai.transforms import RandomizableTransform
 from torch import Tensor
+
+from medical_diffusion_components.transforms.volume_error import EachVolumed
 
 __all__ = ["RandLoadLatent", "RandLoadLatentd"]
 
@@ -47,21 +46,14 @@ class RandLoadLatent(RandomizableTransform):
         return torch.from_numpy(np.array(pairs[2 * view + int(self._do_transform)]))
 
 
-class RandLoadLatentd(MapTransform, RandomizableTransform):
+class RandLoadLatentd(EachVolumed, RandomizableTransform):
     """Dictionary form of :class:`RandLoadLatent`."""
 
     def __init__(self, keys: KeysCollection, flip_prob: float = 0.5) -> None:
         """Args: keys: entries that hold file names; flip_prob: see :class:`RandLoadLatent`."""
-        MapTransform.__init__(self, keys)
-        self.load = RandLoadLatent(flip_prob)
+        EachVolumed.__init__(self, keys, RandLoadLatent(flip_prob))
 
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> RandLoadLatentd:
         """Seed the choice between the plain and the mirrored latent."""
-        self.load.set_random_state(seed, state)
+        self.transform.set_random_state(seed, state)
         return self
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        data = dict(data)
-        for key in self.key_iterator(data):
-            data[key] = self.load(data[key])
-        return data

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, Orientation, Transform
+from monai.transforms import Orientation, Transform
 from monai.transforms.utils import TransformBackends
 from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys
 
 from medical_diffusion_components.orientation import world_axes
-from medical_diffusion_components.transforms.volume_error import NamesItsFailure, VolumeError
+from medical_diffusion_components.transforms.volume_error import EachVolumed, VolumeError
 
 __all__ = ["LoadVolume", "LoadVolumed"]
 
@@ -86,7 +86,7 @@ class LoadVolume(Transform):
         return cast(MetaTensor, oriented)
 
 
-class LoadVolumed(NamesItsFailure, MapTransform):
+class LoadVolumed(EachVolumed):
     """Dictionary form of :class:`LoadVolume`. An entry that already holds a volume (1, H, W, D), such as a generator's, is
     only turned.
     """
@@ -94,16 +94,12 @@ class LoadVolumed(NamesItsFailure, MapTransform):
     backend = LoadVolume.backend
 
     def __init__(self, keys: KeysCollection, axcodes: str = "RAS", allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.load = LoadVolume(axcodes)
+        super().__init__(keys, LoadVolume(axcodes), allow_missing_keys)
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        data = dict(data)
-        for key in self.key_iterator(data):
-            with self.remembering_failure():
-                in_memory = isinstance(data[key], MetaTensor)
-                data[key] = self.load.orient(data[key]) if in_memory else self.load(data[key])
-        return data
+    def transformed(self, data: Mapping[Hashable, Any], key: Hashable) -> MetaTensor:
+        """The volume of a file, or one that is in memory already, with its axes turned."""
+        in_memory = isinstance(data[key], MetaTensor)
+        return self.transform.orient(data[key]) if in_memory else self.transform(data[key])
 
 
 def _wrong_name(path: Path) -> str:

@@ -6,8 +6,10 @@ from collections.abc import Hashable, Mapping
 
 import torch
 from monai.config import KeysCollection
-from monai.transforms import MapTransform, Transform
+from monai.transforms import Transform
 from monai.transforms.utils import TransformBackends
+
+from medical_diffusion_components.transforms.volume_error import EachVolumed
 
 __all__ = ["PastePatches", "PastePatchesd"]
 
@@ -27,7 +29,7 @@ class PastePatches(Transform):
         return torch.where(mask > 0, painted, original)
 
 
-class PastePatchesd(MapTransform):
+class PastePatchesd(EachVolumed):
     """Dictionary form of :class:`PastePatches`.
 
     Args:
@@ -39,13 +41,10 @@ class PastePatchesd(MapTransform):
     backend = PastePatches.backend
 
     def __init__(self, keys: KeysCollection, target_key: str = "target", mask_key: str = "mask") -> None:
-        super().__init__(keys)
-        self.paste = PastePatches()
+        super().__init__(keys, PastePatches())
         self.target_key = target_key
         self.mask_key = mask_key
 
-    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
-        data = dict(data)
-        for key in self.key_iterator(data):
-            data[key] = self.paste(data[key], data[self.target_key], data[self.mask_key])
-        return data
+    def transformed(self, data: Mapping[Hashable, torch.Tensor], key: Hashable) -> torch.Tensor:
+        """The original volume with what was painted into its holes."""
+        return self.transform(data[key], data[self.target_key], data[self.mask_key])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from monai.config import KeysCollection
-from monai.transforms import MapTransform, RandomizableTransform
+from monai.transforms import RandomizableTransform
 from torch import Tensor
+
+from medical_diffusion_components.transforms.volume_error import EachVolumed
 
 __all__ = ["RandScaleAboveBackground", "RandScaleAboveBackgroundd"]
 
@@ -43,23 +44,16 @@ class RandScaleAboveBackground(RandomizableTransform):
         return (image - BACKGROUND) * float(self.R.uniform(*self.factors)) + BACKGROUND
 
 
-class RandScaleAboveBackgroundd(MapTransform, RandomizableTransform):
+class RandScaleAboveBackgroundd(EachVolumed, RandomizableTransform):
     """Dictionary form of :class:`RandScaleAboveBackground`."""
 
     def __init__(self, keys: KeysCollection, factors: Sequence[float] = (1.0, 1.0)) -> None:
         """Args: keys: entries to scale, each by a factor of its own; factors: see :class:`RandScaleAboveBackground`."""
-        MapTransform.__init__(self, keys)
-        self.scale = RandScaleAboveBackground(factors)
+        EachVolumed.__init__(self, keys, RandScaleAboveBackground(factors))
 
     def set_random_state(
         self, seed: int | None = None, state: np.random.RandomState | None = None
     ) -> RandScaleAboveBackgroundd:
         """Seed the factors."""
-        self.scale.set_random_state(seed, state)
+        self.transform.set_random_state(seed, state)
         return self
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        data = dict(data)
-        for key in self.key_iterator(data):
-            data[key] = self.scale(data[key])
-        return data

@@ -10,10 +10,10 @@ from typing import Any, cast
 
 import torch
 from monai.config import KeysCollection
-from monai.transforms import MapTransform, ScaleIntensity, Transform
+from monai.transforms import ScaleIntensity, Transform
 from monai.transforms.utils import TransformBackends
 
-from medical_diffusion_components.transforms.volume_error import NamesItsFailure, VolumeError, file_name
+from medical_diffusion_components.transforms.volume_error import EachVolumed, VolumeError, file_name
 
 __all__ = [
     "INTENSITY_RANGE",
@@ -168,7 +168,7 @@ class ScaleAsPrepared(Transform):
         return scaled.clamp(self.minv, self.maxv)
 
 
-class ScaleAsPreparedd(NamesItsFailure, MapTransform):
+class ScaleAsPreparedd(EachVolumed):
     """Dictionary form of :class:`ScaleAsPrepared`.
 
     Range and window are those of the case, as ``load_cases`` gives them. A file given without them, as by an annotation
@@ -187,13 +187,8 @@ class ScaleAsPreparedd(NamesItsFailure, MapTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         """Args: keys: volumes; the others: see :class:`ScaleAsPrepared`."""
-        super().__init__(keys, allow_missing_keys)
-        self.scale = ScaleAsPrepared(minv, maxv, trained_window, clip)
+        super().__init__(keys, ScaleAsPrepared(minv, maxv, trained_window, clip), allow_missing_keys)
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        data = dict(data)
-        for key in self.key_iterator(data):
-            with self.remembering_failure():
-                scale = fixed_scale(data) or scale_beside(file_name(data[key]))
-                data[key] = self.scale(data[key], **scale)
-        return data
+    def transformed(self, data: Mapping[Hashable, Any], key: Hashable) -> torch.Tensor:
+        """The volume between the ends of its own range, or of the window that its data set states."""
+        return self.transform(data[key], **(fixed_scale(data) or scale_beside(file_name(data[key]))))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, Transform
+from monai.transforms import Transform
 
 from medical_diffusion_components.orientation import world_axes
+from medical_diffusion_components.transforms.volume_error import EachVolumed
 
 __all__ = ["SpacingAffine", "SpacingAffined"]
 
@@ -44,16 +45,9 @@ class SpacingAffine(Transform):
         return MetaTensor(plain, affine=affine)
 
 
-class SpacingAffined(MapTransform):
+class SpacingAffined(EachVolumed):
     """Dictionary form of :class:`SpacingAffine`."""
 
     def __init__(self, keys: KeysCollection, spacing: Sequence[float], axcodes: str = "RAS") -> None:
         """Args: keys: volumes; spacing, axcodes: see :class:`SpacingAffine`."""
-        super().__init__(keys)
-        self.assign = SpacingAffine(spacing, axcodes)
-
-    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
-        data = dict(data)
-        for key in self.key_iterator(data):
-            data[key] = self.assign(data[key])
-        return data
+        super().__init__(keys, SpacingAffine(spacing, axcodes))

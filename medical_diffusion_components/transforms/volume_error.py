@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
 from monai.utils import ImageMetaKey
 
-__all__ = ["NamesItsFailure", "VolumeError", "file_name", "times"]
+__all__ = ["EachVolumed", "NamesItsFailure", "VolumeError", "file_name", "times"]
 
 
 class VolumeError(ValueError):
@@ -37,6 +40,31 @@ class NamesItsFailure:
     def __str__(self) -> str:
         name = type(self).__name__
         return name if self.failure is None else f"{name}: {self.failure}"
+
+
+class EachVolumed(NamesItsFailure, MapTransform):
+    """The dictionary form of a transform of one volume, called with each of ``keys``.
+
+    Args:
+        keys: entries to replace.
+        transform: the array form.
+        allow_missing_keys: leave out entries that are not there.
+    """
+
+    def __init__(self, keys: KeysCollection, transform: Any, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.transform = transform
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        data = dict(data)
+        for key in self.key_iterator(data):
+            with self.remembering_failure():
+                data[key] = self.transformed(data, key)
+        return data
+
+    def transformed(self, data: Mapping[Hashable, Any], key: Hashable) -> Any:
+        """What takes the place of ``data[key]``; of transforms that need more than the volume, a method of their own."""
+        return self.transform(data[key])
 
 
 def times(sizes: Iterable[float]) -> str:

@@ -184,8 +184,8 @@ TABLE = {
         Row("@validate#evaluator.network is @generator.denoiser", True, HO),  # the average, not what is trained
         Row("@generator.denoiser is not @denoiser", True, ROLE),
         Row("only(@validate#handlers, 'BestWeights').module is @generator", True, ROLE),
-        Row("only(@train#dataset.transform.transforms, 'RandLoadLatentd').load.prob", 0.5, METHODS),
-        Row("only(@validate#dataset.transform.transforms, 'RandLoadLatentd').load.prob", 0.0, ROLE),
+        Row("only(@train#dataset.transform.transforms, 'RandLoadLatentd').transform.prob", 0.5, METHODS),
+        Row("only(@validate#dataset.transform.transforms, 'RandLoadLatentd').transform.prob", 0.0, ROLE),
         Row("rescaled(@preprocessing)", (-1.0, 1.0), METHODS),
     ],
     "evaluate.yaml": [

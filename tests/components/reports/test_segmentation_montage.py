@@ -19,11 +19,13 @@ def case(number: int) -> dict:
 def test_predictions_and_labels_are_drawn_as_the_classes_of_their_one_hot_form() -> None:
     pictures = SegmentationPictures(2, (1.0, 1.0, 1.0))
     pictures.collect([case(6), case(7), case(8)])
-    assert len(pictures.images) == 2, "no more than asked for"
+    images, predicted, drawn = pictures.volumes.values()
+    assert len(images) == 2, "no more than asked for"
+    np.testing.assert_array_equal(images[1], np.full((10, 20, 6), np.float32(0.7)))
     expected = np.zeros((10, 20, 6), dtype=int)
     expected[:5], expected[7] = 1, 2
-    np.testing.assert_array_equal(pictures.predicted[1], expected)
-    np.testing.assert_array_equal(pictures.drawn[1], expected[::-1])
+    np.testing.assert_array_equal(predicted[1], expected)
+    np.testing.assert_array_equal(drawn[1], expected[::-1])
 
 
 def test_a_montage_is_drawn_after_every_validation_by_the_first_rank(tmp_path: Path) -> None:
