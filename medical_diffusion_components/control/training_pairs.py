@@ -140,7 +140,7 @@ class RandLoadPaird(RandLoadLatentd):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         loaded = super().__call__(data)
         labels = np.load(loaded[self.mask_key], allow_pickle=False)
-        mirrored = self.load._do_transform
+        mirrored = self.transform._do_transform
         loaded[self.mask_key] = np.flip(labels, self.flip_axis).copy() if mirrored else labels
         return loaded
 

@@ -1,10 +1,8 @@
 """What training reads: cases and their splits, loading that can resume, cached latents, volumes sampled on the fly."""
 
 from medical_diffusion_components.data.condition_requests import RequestedConditions, condition_strata
-from medical_diffusion_components.data.conditions import Conditions, Variable
+from medical_diffusion_components.data.conditions import Conditions
 from medical_diffusion_components.data.datasets import (
-    EMBEDDED,
-    USERS_DATA,
     case_weights,
     check_spacing,
     data_fingerprint,
@@ -17,7 +15,7 @@ from medical_diffusion_components.data.datasets import (
 )
 from medical_diffusion_components.data.latents import cache_latents, held_out_draws, read_latents
 from medical_diffusion_components.data.loading import RepeatingSampler, ResumableSampler, SeededDataset
-from medical_diffusion_components.data.sampled_volumes import SampledVolumes, VolumeSampler, describe_sampling
+from medical_diffusion_components.data.sampled_volumes import VolumeSampler
 from medical_diffusion_components.data.segmentation_cases import (
     describe_cases,
     is_served,
@@ -32,17 +30,13 @@ from medical_diffusion_components.data.training_of_weights import trained_on, wi
 from medical_diffusion_components.data.training_volumes import TrainingVolumes, training_volumes
 
 __all__ = [
-    "EMBEDDED",
     "SPLITS",
-    "USERS_DATA",
     "Conditions",
     "RepeatingSampler",
     "RequestedConditions",
     "ResumableSampler",
-    "SampledVolumes",
     "SeededDataset",
     "TrainingVolumes",
-    "Variable",
     "VolumeSampler",
     "axes_to_flip",
     "cache_latents",
@@ -52,7 +46,6 @@ __all__ = [
     "data_fingerprint",
     "describe_cases",
     "describe_data",
-    "describe_sampling",
     "held_out_draws",
     "is_edited",
     "is_served",

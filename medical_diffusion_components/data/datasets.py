@@ -260,16 +260,11 @@ def _cases_of_plain_folder(folder: Path) -> dict[str, list[dict]]:
             f"no NIfTI files (*.nii, *.nii.gz) in {folder} or the folders below it: check dataset_dir, or "
             "turn the downloaded images into NIfTI with the bundle's `prepare` first"
         )
-    if len(files) < len(SPLITS):
-        raise ValueError(
-            f"{folder} holds {len(files)} volume(s): at least {len(SPLITS)} are needed, "
-            "one each for training, validation and test"
-        )
     patients = {case_id: subject_of(file.relative_to(folder).as_posix()) or case_id for case_id, file in files.items()}
     if len(set(patients.values())) < len(SPLITS):
         raise ValueError(
-            f"{folder} holds volumes of {len(set(patients.values()))} subject(s): at least {len(SPLITS)} are needed, one "
-            "each for training, validation and test"
+            f"{folder} holds {len(files)} volume(s) of {len(set(patients.values()))} subject(s): at least {len(SPLITS)} "
+            "subjects are needed, one each for training, validation and test"
         )
     splits: dict[str, list[dict]] = {name: [] for name in SPLITS}
     place = split_patients(patients.values())

@@ -88,6 +88,7 @@ class VQGANTrainer(Trainer):
         self.network = network
         self.slice_discriminator = slice_discriminator
         self.volume_discriminator = volume_discriminator
+        self.discriminators = nn.ModuleList([slice_discriminator, volume_discriminator])
         self.optimizer = optimizer
         self.discriminator_optimizer = discriminator_optimizer
         self.loss_function = loss_function
@@ -99,8 +100,7 @@ class VQGANTrainer(Trainer):
         batch = engine.state.iteration - 1
         real = plain_images(batchdata, engine.state.device, self.non_blocking)
         self.network.train()
-        self.slice_discriminator.train()
-        self.volume_discriminator.train()
+        self.discriminators.train()
         with self.autocast:
             fake, coded = self.network(real)
             fake_slice, real_slice = random_slices(fake, real)
@@ -123,16 +123,10 @@ class VQGANTrainer(Trainer):
         torch.autograd.backward(roots, gradients)
         self._step(self.optimizer, self.network)
         if judgement is not None:
-            self._step(
-                self.discriminator_optimizer, nn.ModuleList([self.slice_discriminator, self.volume_discriminator])
-            )
+            self._step(self.discriminator_optimizer, self.discriminators)
             terms |= judgement.discriminators
-        codebook = {
-            "perplexity": coded.perplexity,
-            "used_codes": coded.used_codes,
-            "restarted_codes": coded.restarted_codes,
-        }
-        return {name: value.detach() for name, value in (terms | codebook).items()}
+        terms |= {name: getattr(coded, name) for name in ("perplexity", "used_codes", "restarted_codes")}
+        return {name: value.detach() for name, value in terms.items()}
 
     def _judge(self, fake_slice: Tensor, fake: Tensor, real_slice: Tensor, real: Tensor, weight: float) -> Judgement:
         """One pass of the discriminators; the gradients of their own terms are left in their parameters.
@@ -153,11 +147,7 @@ class VQGANTrainer(Trainer):
         discriminators = self.loss_function.discriminators(fake_verdict, real_verdict)
         self.discriminator_optimizer.zero_grad(set_to_none=True)
         # only for the parameters: the first convolution's gradient for a whole volume would serve nobody
-        parameters = [
-            p
-            for discriminator in (self.slice_discriminator, self.volume_discriminator)
-            for p in discriminator.parameters()
-        ]
+        parameters = list(self.discriminators.parameters())
         torch.autograd.backward(total(discriminators.values()), inputs=parameters)
         adversarial, discriminators = (
             {name: t.detach() for name, t in terms.items()} for terms in (adversarial, discriminators)

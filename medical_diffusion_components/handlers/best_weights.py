@@ -124,13 +124,11 @@ class ForgetBest:
     Args:
         evaluator: whose ``best_metric`` decides what is saved.
         iteration: after how many batches. The batch is passed once, in a resumed training, too.
-        phase: what begins there, for the warning of a training that ends before.
     """
 
-    def __init__(self, evaluator: Evaluator, iteration: int, phase: str = "the adversarial phase") -> None:
+    def __init__(self, evaluator: Evaluator, iteration: int) -> None:
         self.evaluator = evaluator
         self.iteration = int(iteration)
-        self.phase = phase
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self._warn)
@@ -146,7 +144,7 @@ class ForgetBest:
         batches = state.max_epochs * state.epoch_length
         if batches < self.iteration:
             logger.warning(
-                f"training ends after {batches} batches, and {self.phase} counts in full after {self.iteration}: "
+                f"training ends after {batches} batches, and the adversarial phase counts in full after {self.iteration}: "
                 "the published weights will not have been trained with it; train for longer, or let it begin earlier"
             )
 

@@ -27,9 +27,6 @@ class EfficientNetLite0Features(EfficientNetFeatures):
         (B, 1 or 3, H, W) in [-1, 1] -> one (B, c, h, w) per entry of ``blocks``
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, blocks: Sequence[int] = (0, 2, 4, 10)) -> None:
         super().__init__("lite0", blocks)
 

@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.metrics import CumulativeIterationMetric, HausdorffDistanceMetric, SurfaceDistanceMetric
+from monai.utils import convert_to_tensor
 from torch import Tensor
 
 __all__ = ["SpacedHausdorffDistance", "SpacedSurfaceDistance"]
 
 
 class _InMillimetres(CumulativeIterationMetric):
-    """One of MONAI's distances with the spacing of the label; where MONAI's is infinite, there is none (NaN)."""
+    """For one of MONAI's distances: with the spacing of the label, and none (NaN) where MONAI's is infinite."""
 
     def _compute_tensor(self, y_pred: Tensor, y: Tensor, **kwargs: Any) -> Tensor:  # type: ignore[override]
         if not isinstance(y, MetaTensor):
@@ -30,14 +31,15 @@ class _InMillimetres(CumulativeIterationMetric):
             raise ValueError("cases of different voxel spacing in one batch: set the batch size of the evaluation to 1")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about empty structures
-            distances = super()._compute_tensor(_plain(y_pred), _plain(y), spacing=spacing, **kwargs)
+            pred, label = convert_to_tensor(y_pred), convert_to_tensor(y)  # without MONAI's metadata
+            distances: Any = super()._compute_tensor(pred, label, spacing=spacing, **kwargs)  # type: ignore[safe-super]
         return torch.where(torch.isinf(distances), torch.nan, distances)
 
     def aggregate(self, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor, Tensor]:
         """Mean over all structures that have a distance; NaN if none has, where MONAI would say 0."""
         found = self.get_buffer()
         none = torch.is_tensor(found) and not bool(torch.isfinite(found).any())
-        return torch.tensor(torch.nan) if none else super().aggregate(*args, **kwargs)
+        return torch.tensor(torch.nan) if none else super().aggregate(*args, **kwargs)  # type: ignore[safe-super]
 
 
 class SpacedSurfaceDistance(_InMillimetres, SurfaceDistanceMetric):
@@ -67,7 +69,3 @@ class SpacedHausdorffDistance(_InMillimetres, HausdorffDistanceMetric):
 
     def __init__(self, percentile: float = 95.0) -> None:
         super().__init__(include_background=False, percentile=percentile)
-
-
-def _plain(volume: Tensor) -> Tensor:
-    return volume.as_tensor() if isinstance(volume, MetaTensor) else volume

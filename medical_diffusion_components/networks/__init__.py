@@ -14,7 +14,7 @@ from medical_diffusion_components.networks.image_features import EfficientNetFea
 from medical_diffusion_components.networks.scriptable_swin import ScriptableSwinUNETR
 from medical_diffusion_components.networks.swin import checked_window
 from medical_diffusion_components.networks.sync_batch_norm import GlobalBatchNorm, sync_batch_norms
-from medical_diffusion_components.networks.transfer import PARTS, TransferReport, start_from, transfer_weights
+from medical_diffusion_components.networks.transfer import TransferReport, start_from, transfer_weights
 from medical_diffusion_components.networks.vqgan import (
     VQGAN,
     Decoder,
@@ -25,7 +25,6 @@ from medical_diffusion_components.networks.vqgan import (
 )
 
 __all__ = [
-    "PARTS",
     "VQGAN",
     "AlphaWGANGenerator",
     "CodeDiscriminator",

@@ -85,7 +85,7 @@ def transfer_weights(
         Path(path), parts, *({n: t for n, t in state.items() if n.startswith(prefixes)} for state in (wanted, found))
     )
     names = [name for name in wanted if name.startswith(prefixes)]
-    left, unused = {}, {}
+    left = {}
     for name in wanted:
         if name in names:
             continue
@@ -98,10 +98,9 @@ def transfer_weights(
             left[name] = f"the output head is another one: {tuple(wanted[name].shape)}, in the file {there}"
         else:
             names.append(name)
-    for name in found.keys() - set(names):
-        unused[name] = left.get(name, "the network has no such tensor")
+    unused = {name: left.get(name, "the network has no such tensor") for name in sorted(found.keys() - set(names))}
     network.load_state_dict({**wanted, **{name: found[name] for name in names}})
-    return TransferReport(file_hash(path), parts, tuple(names), left, dict(sorted(unused.items())))
+    return TransferReport(file_hash(path), parts, tuple(names), left, unused)
 
 
 def start_from(

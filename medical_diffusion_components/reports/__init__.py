@@ -1,8 +1,8 @@
 """What is written for people: pictures, reports and synthetic volumes."""
 
 from medical_diffusion_components.reports.drawing import montage, save_montage
-from medical_diffusion_components.reports.evaluation_report import TEST_ROWS, EvaluationReport
-from medical_diffusion_components.reports.montages import RECONSTRUCTION_ROWS, ReconstructionMontage, SampleMontage
+from medical_diffusion_components.reports.evaluation_report import EvaluationReport
+from medical_diffusion_components.reports.montages import ReconstructionMontage, SampleMontage
 from medical_diffusion_components.reports.output_files import OutputFiles
 from medical_diffusion_components.reports.segmentation_montage import SegmentationMontage, SegmentationPictures
 from medical_diffusion_components.reports.segmentation_note import SegmentationNote
@@ -14,8 +14,6 @@ from medical_diffusion_components.reports.segmentation_report import (
 from medical_diffusion_components.reports.volume_writer import SyntheticVolumeWriter, VolumeFormat
 
 __all__ = [
-    "RECONSTRUCTION_ROWS",
-    "TEST_ROWS",
     "EvaluationReport",
     "MeanWithInterval",
     "OutputFiles",

@@ -31,12 +31,10 @@ class EvaluationReport:
         facts: what else goes into the report, such as the data's hash and the number of codes.
         generator: noise latent -> volume, or None.
         latent_shape: (C, h, w, d) of the generator.
-        num_volumes: columns of the montage.
         seed: seed of the first synthetic volume.
-        spacing: mm per voxel.
-        axcodes: where H, W and D point in the patient.
         rows: heading -> key of ``evaluator.state.output``, from top to bottom.
         name: of the JSON file; the montage has the same with ``.png``.
+        shown: of the montage: ``num_volumes`` (6), ``spacing`` in mm and ``axcodes``.
     """
 
     def __init__(
@@ -45,19 +43,17 @@ class EvaluationReport:
         facts: Mapping[str, Any],
         generator: nn.Module | None = None,
         latent_shape: Sequence[int] = (),
-        num_volumes: int = 6,
         seed: int = 0,
-        spacing: Sequence[float] = (1.0, 1.0, 1.0),
-        axcodes: str = "RAS",
         rows: Mapping[str, str] = TEST_ROWS,
         name: str = "evaluation.json",
+        **shown: Any,
     ) -> None:
         self.name = name
         self.folder = Path(folder)
         self.facts = without_hashes(facts)
         self.generator = generator
         self.noise = NoiseLatent(latent_shape, seed)
-        self.pictures = VolumePictures(rows, num_volumes, spacing, axcodes)
+        self.pictures = VolumePictures(rows, **shown)
 
     def attach(self, evaluator: Engine) -> None:
         evaluator.add_event_handler(Events.STARTED, lambda _: check_writable(self.folder))
@@ -72,8 +68,7 @@ class EvaluationReport:
         rounded = {name: round(value, 5) for name, value in metrics.items()}
         write_json(self.folder / self.name, {"metrics": rounded, **self.facts, "versions": versions()})
         if self.generator is not None:
-            device, count = running(evaluator).device, self.pictures.num_volumes
-            samples = sampled(self.generator, self.noise, count, device)
+            samples = sampled(self.generator, self.noise, self.pictures.num_volumes, running(evaluator).device)
             self.pictures.volumes = {"synthetic volumes": samples, **self.pictures.volumes}
         path = (self.folder / self.name).with_suffix(".png")
         save_montage(self.pictures.figure(), path)

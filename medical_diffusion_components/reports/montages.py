@@ -33,7 +33,11 @@ class VolumePictures:
     """
 
     def __init__(
-        self, rows: Mapping[str, str], num_volumes: int, spacing: Sequence[float], axcodes: str = "RAS"
+        self,
+        rows: Mapping[str, str],
+        num_volumes: int = 6,
+        spacing: Sequence[float] = (1.0, 1.0, 1.0),
+        axcodes: str = "RAS",
     ) -> None:
         self.rows = dict(rows)
         self.num_volumes = num_volumes
@@ -95,22 +99,18 @@ class ReconstructionMontage(ValidationMontage):
     Args:
         folder: where the PNG goes, one per epoch.
         writer: TensorBoard writer that receives it, too.
-        num_volumes: how many volumes to show.
-        spacing: mm per voxel.
-        axcodes: where H, W and D point in the patient.
         rows: heading -> key of ``evaluator.state.output``, from top to bottom.
+        shown: ``num_volumes`` (6), ``spacing`` in mm and ``axcodes`` of :class:`VolumePictures`.
     """
 
     def __init__(
         self,
         folder: str | Path,
         writer: SummaryWriter,
-        num_volumes: int = 6,
-        spacing: Sequence[float] = (1.0, 1.0, 1.0),
-        axcodes: str = "RAS",
         rows: Mapping[str, str] = RECONSTRUCTION_ROWS,
+        **shown: Any,
     ) -> None:
-        super().__init__("reconstruction", VolumePictures(rows, num_volumes, spacing, axcodes), folder, writer)
+        super().__init__("reconstruction", VolumePictures(rows, **shown), folder, writer)
 
 
 class SampleMontage:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -21,16 +22,12 @@ class SegmentationPictures(VolumePictures):
     """Collects volumes, predictions and labels from an evaluator's output and draws them below one another.
 
     Args:
-        num_volumes: how many to keep.
-        spacing: mm per voxel.
-        axcodes: where H, W and D point in the patient.
         image_key: entry of the output with the volume.
+        shown: ``num_volumes``, ``spacing`` and ``axcodes`` of :class:`VolumePictures`.
     """
 
-    def __init__(
-        self, num_volumes: int, spacing: Sequence[float], axcodes: str = "RAS", image_key: str = "image"
-    ) -> None:
-        super().__init__(dict(zip(HEADINGS, (image_key, "pred", "label"))), num_volumes, spacing, axcodes)
+    def __init__(self, image_key: str = "image", **shown: Any) -> None:
+        super().__init__(dict(zip(HEADINGS, (image_key, "pred", "label"))), **shown)
 
     def collect(self, output: Sequence[Mapping[str, torch.Tensor]]) -> None:
         """Keep cases of a batch: the volume (1, H, W, D), ``pred`` and ``label`` one-hot (C, H, W, D)."""
@@ -52,17 +49,8 @@ class SegmentationMontage(ValidationMontage):
     Args:
         folder: where the PNG goes, one per epoch.
         writer: TensorBoard writer that receives it, too.
-        num_volumes: how many volumes to show.
-        spacing: mm per voxel.
-        axcodes: where H, W and D point in the patient.
+        shown: ``num_volumes`` (6), ``spacing`` in mm and ``axcodes`` of :class:`SegmentationPictures`.
     """
 
-    def __init__(
-        self,
-        folder: str | Path,
-        writer: SummaryWriter,
-        num_volumes: int = 6,
-        spacing: Sequence[float] = (1.0, 1.0, 1.0),
-        axcodes: str = "RAS",
-    ) -> None:
-        super().__init__("segmentation", SegmentationPictures(num_volumes, spacing, axcodes), folder, writer)
+    def __init__(self, folder: str | Path, writer: SummaryWriter, **shown: Any) -> None:
+        super().__init__("segmentation", SegmentationPictures(**shown), folder, writer)

@@ -66,10 +66,8 @@ class SegmentationReport:
             is Dice.
         facts: what else goes into the report, such as the hash of the weights.
         patients: case id -> patient id; cases that are not listed are their own patient.
-        num_volumes: columns of the montage.
-        image_key: entry of the output with the volume to show, on the grid of the label.
-        spacing: mm per voxel, for the montage.
-        axcodes: where H, W and D point in the patient.
+        shown: of the montage: ``image_key``, the entry of the output with the volume, on the grid of the label ("image"),
+            ``num_volumes`` (6), ``spacing`` in mm and ``axcodes``.
     """
 
     def __init__(
@@ -79,17 +77,14 @@ class SegmentationReport:
         metrics: Sequence[str],
         facts: Mapping[str, Any],
         patients: Mapping[str, str] | None = None,
-        num_volumes: int = 6,
-        image_key: str = "image",
-        spacing: Sequence[float] = (1.0, 1.0, 1.0),
-        axcodes: str = "RAS",
+        **shown: Any,
     ) -> None:
         self.folder = Path(folder)
         self.names = [name for name, value in sorted(classes.items(), key=lambda item: item[1]) if value > 0]
         self.metrics = list(metrics)
         self.facts = dict(facts)
         self.patients = dict(patients or {})
-        self.pictures = SegmentationPictures(num_volumes, spacing, axcodes, image_key)
+        self.pictures = SegmentationPictures(**shown)
         self.case_ids: list[str] = []
         self.present: list[list[bool]] = []  # of each case, whether its label has each class
         self.predicted: list[list[bool]] = []  # and whether the prediction has it

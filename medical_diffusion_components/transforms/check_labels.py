@@ -95,19 +95,14 @@ class CheckLabelsd(EachVolumed):
         keys: the label map.
         image_key: its image.
         classes: as for :class:`CheckLabels`.
-        allow_missing_keys: skip keys that are not there.
+        kwargs: ``allow_missing_keys``, to skip keys that are not there.
     """
 
     backend = CheckLabels.backend
+    array_form = CheckLabels
 
-    def __init__(
-        self,
-        keys: KeysCollection,
-        image_key: str,
-        classes: Mapping[str, int],
-        allow_missing_keys: bool = False,
-    ) -> None:
-        super().__init__(keys, CheckLabels(classes), allow_missing_keys)
+    def __init__(self, keys: KeysCollection, image_key: str, classes: Mapping[str, int], **kwargs: Any) -> None:
+        super().__init__(keys, classes, **kwargs)
         self.image_key = image_key
 
     def transformed(self, data: Mapping[Hashable, Any], key: Hashable) -> torch.Tensor:

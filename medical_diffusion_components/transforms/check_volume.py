@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import Transform
 from monai.transforms.utils import TransformBackends
@@ -101,16 +100,4 @@ class CheckVolumed(EachVolumed):
     """Dictionary form of :class:`CheckVolume`; the other arguments are those of that class."""
 
     backend = CheckVolume.backend
-
-    def __init__(
-        self,
-        keys: KeysCollection,
-        spatial_size: Sequence[int] | None = None,
-        num_channels: int = 1,
-        value_range: Sequence[float] | None = None,
-        allow_constant: bool = False,
-        allow_missing_keys: bool = False,
-        min_size: Sequence[int] | None = None,
-    ) -> None:
-        check = CheckVolume(spatial_size, num_channels, value_range, allow_constant, min_size)
-        super().__init__(keys, check, allow_missing_keys)
+    array_form = CheckVolume

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from monai.config import KeysCollection
 from monai.transforms import RandomizableTransform
 from torch import Tensor
 
-from medical_diffusion_components.transforms.volume_error import EachVolumed
+from medical_diffusion_components.transforms.volume_error import RandEachVolumed
 
 __all__ = ["RandLoadLatent", "RandLoadLatentd"]
 
@@ -46,14 +45,7 @@ class RandLoadLatent(RandomizableTransform):
         return torch.from_numpy(np.array(pairs[2 * view + int(self._do_transform)]))
 
 
-class RandLoadLatentd(EachVolumed, RandomizableTransform):
-    """Dictionary form of :class:`RandLoadLatent`."""
+class RandLoadLatentd(RandEachVolumed):
+    """Dictionary form of :class:`RandLoadLatent`: ``keys`` hold file names, ``flip_prob`` is as there."""
 
-    def __init__(self, keys: KeysCollection, flip_prob: float = 0.5) -> None:
-        """Args: keys: entries that hold file names; flip_prob: see :class:`RandLoadLatent`."""
-        EachVolumed.__init__(self, keys, RandLoadLatent(flip_prob))
-
-    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> RandLoadLatentd:
-        """Seed the choice between the plain and the mirrored latent."""
-        self.transform.set_random_state(seed, state)
-        return self
+    array_form = RandLoadLatent

@@ -12,7 +12,6 @@ from typing import Any, cast
 import nibabel as nib
 import numpy as np
 import torch
-from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import Orientation, Transform
 from monai.transforms.utils import TransformBackends
@@ -92,9 +91,7 @@ class LoadVolumed(EachVolumed):
     """
 
     backend = LoadVolume.backend
-
-    def __init__(self, keys: KeysCollection, axcodes: str = "RAS", allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, LoadVolume(axcodes), allow_missing_keys)
+    array_form = LoadVolume
 
     def transformed(self, data: Mapping[Hashable, Any], key: Hashable) -> MetaTensor:
         """The volume of a file, or one that is in memory already, with its axes turned."""

@@ -39,9 +39,10 @@ class PastePatchesd(EachVolumed):
     """
 
     backend = PastePatches.backend
+    array_form = PastePatches
 
     def __init__(self, keys: KeysCollection, target_key: str = "target", mask_key: str = "mask") -> None:
-        super().__init__(keys, PastePatches())
+        super().__init__(keys)
         self.target_key = target_key
         self.mask_key = mask_key
 

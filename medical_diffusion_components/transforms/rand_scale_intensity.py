@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-from monai.config import KeysCollection
 from monai.transforms import RandomizableTransform
 from torch import Tensor
 
-from medical_diffusion_components.transforms.volume_error import EachVolumed
+from medical_diffusion_components.transforms.volume_error import RandEachVolumed
 
 __all__ = ["RandScaleAboveBackground", "RandScaleAboveBackgroundd"]
 
@@ -44,16 +42,7 @@ class RandScaleAboveBackground(RandomizableTransform):
         return (image - BACKGROUND) * float(self.R.uniform(*self.factors)) + BACKGROUND
 
 
-class RandScaleAboveBackgroundd(EachVolumed, RandomizableTransform):
-    """Dictionary form of :class:`RandScaleAboveBackground`."""
+class RandScaleAboveBackgroundd(RandEachVolumed):
+    """Dictionary form of :class:`RandScaleAboveBackground`: each of ``keys`` is scaled by a factor of its own."""
 
-    def __init__(self, keys: KeysCollection, factors: Sequence[float] = (1.0, 1.0)) -> None:
-        """Args: keys: entries to scale, each by a factor of its own; factors: see :class:`RandScaleAboveBackground`."""
-        EachVolumed.__init__(self, keys, RandScaleAboveBackground(factors))
-
-    def set_random_state(
-        self, seed: int | None = None, state: np.random.RandomState | None = None
-    ) -> RandScaleAboveBackgroundd:
-        """Seed the factors."""
-        self.transform.set_random_state(seed, state)
-        return self
+    array_form = RandScaleAboveBackground

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from monai.config import KeysCollection
 from monai.transforms import ScaleIntensity, Transform
 from monai.transforms.utils import TransformBackends
 
@@ -169,25 +168,14 @@ class ScaleAsPrepared(Transform):
 
 
 class ScaleAsPreparedd(EachVolumed):
-    """Dictionary form of :class:`ScaleAsPrepared`.
+    """Dictionary form of :class:`ScaleAsPrepared`; the other arguments are those of that class.
 
     Range and window are those of the case, as ``load_cases`` gives them. A file given without them, as by an annotation
     server, has those of the ``dataset.json`` above it, if that lists the file.
     """
 
     backend = ScaleAsPrepared.backend
-
-    def __init__(
-        self,
-        keys: KeysCollection,
-        minv: float = -1.0,
-        maxv: float = 1.0,
-        trained_window: Sequence[float] | None = None,
-        clip: bool = False,
-        allow_missing_keys: bool = False,
-    ) -> None:
-        """Args: keys: volumes; the others: see :class:`ScaleAsPrepared`."""
-        super().__init__(keys, ScaleAsPrepared(minv, maxv, trained_window, clip), allow_missing_keys)
+    array_form = ScaleAsPrepared
 
     def transformed(self, data: Mapping[Hashable, Any], key: Hashable) -> torch.Tensor:
         """The volume between the ends of its own range, or of the window that its data set states."""

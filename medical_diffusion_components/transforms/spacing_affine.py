@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import Transform
 
@@ -46,8 +45,6 @@ class SpacingAffine(Transform):
 
 
 class SpacingAffined(EachVolumed):
-    """Dictionary form of :class:`SpacingAffine`."""
+    """Dictionary form of :class:`SpacingAffine`; the other arguments are those of that class."""
 
-    def __init__(self, keys: KeysCollection, spacing: Sequence[float], axcodes: str = "RAS") -> None:
-        """Args: keys: volumes; spacing, axcodes: see :class:`SpacingAffine`."""
-        super().__init__(keys, SpacingAffine(spacing, axcodes))
+    array_form = SpacingAffine

@@ -129,7 +129,7 @@ def test_a_folder_without_volumes_is_refused(tmp_path):
 def test_two_volumes_are_too_few_to_split(tmp_path):
     for name in "ab":
         write_nifti(tmp_path / f"{name}.nii.gz")
-    with pytest.raises(ValueError, match=r"holds 2 volume\(s\): at least 3"):
+    with pytest.raises(ValueError, match=r"holds 2 volume\(s\) of 2 subject\(s\): at least 3"):
         load_cases(tmp_path, "test")
 
 
@@ -194,7 +194,7 @@ def test_sessions_of_a_subject_in_two_splits_of_a_datalist_without_patients_are_
 def test_two_subjects_are_too_few_to_split_however_many_volumes_there_are(tmp_path):
     for name in ("sub-1_run-1", "sub-1_run-2", "sub-2_run-1"):
         write_nifti(tmp_path / f"{name}.nii.gz")
-    with pytest.raises(ValueError, match=r"volumes of 2 subject\(s\): at least 3"):
+    with pytest.raises(ValueError, match=r"holds 3 volume\(s\) of 2 subject\(s\): at least 3"):
         load_cases(tmp_path, "test")
 
 

@@ -121,7 +121,7 @@ def trained(epochs: int, forget_after: int, losses: Sequence[float], path: Path)
     module, found = nn.Linear(1, 1), []
     validate = evaluator(losses, module, path)
     engine = Engine(lambda *_: None)
-    ForgetBest(validate, forget_after, "the second phase").attach(engine)
+    ForgetBest(validate, forget_after).attach(engine)
 
     @engine.on(Events.EPOCH_COMPLETED)
     def _(engine: Engine) -> None:
@@ -147,7 +147,7 @@ def test_the_best_of_a_later_phase_replaces_a_better_one_from_before(tmp_path: P
 
 def test_a_training_that_ends_before_the_later_phase_keeps_its_best_and_says_so(tmp_path: Path, caplog) -> None:
     assert trained(3, 7, [2.0, 1.0, 4.0], tmp_path / "best.pt")[-1] == (2, 2, 1)
-    assert "ends after 6 batches, and the second phase counts in full after 7" in caplog.text
+    assert "ends after 6 batches, and the adversarial phase counts in full after 7" in caplog.text
 
 
 def test_the_note_holds_facts_metrics_and_hash(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ def case(number: int) -> dict:
 
 
 def test_predictions_and_labels_are_drawn_as_the_classes_of_their_one_hot_form() -> None:
-    pictures = SegmentationPictures(2, (1.0, 1.0, 1.0))
+    pictures = SegmentationPictures(num_volumes=2)
     pictures.collect([case(6), case(7), case(8)])
     images, predicted, drawn = pictures.volumes.values()
     assert len(images) == 2, "no more than asked for"
