@@ -190,7 +190,9 @@ def load_weights(
     if difference := tensor_differences(module.state_dict(), state):
         note = Path(path).with_suffix(".json")
         advice = "" if note.is_file() else f"; {note}, which says how its network was built, is missing: put it there"
-        raise WeightsError(f"{path} is from another architecture than the configured one{advice}; tensors: {difference}")
+        raise WeightsError(
+            f"{path} is from another architecture than the configured one{advice}; tensors: {difference}"
+        )
     module.load_state_dict(state)
     if knobs and not provenance(path):
         logger.warning(f"{path} came without its note: spacing, axes and classes are taken from the configuration")
