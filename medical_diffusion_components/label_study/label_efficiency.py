@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from medical_diffusion_components.files import markdown_table, write_atomically
 from medical_diffusion_components.label_study.finding import Question, finding_line
 from medical_diffusion_components.metrics.bootstrap import bootstrap_mean
 
-__all__ = ["SeedDice", "dice_by_arm", "label_table", "paired", "plot_labels", "write_label_study"]
+__all__ = ["SeedDice", "dice_by_arm", "label_table", "paired", "patient_table", "plot_labels", "write_label_study"]
 
 
 class SeedDice(NamedTuple):
@@ -65,6 +66,26 @@ def dice_by_arm(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, See
         arm: {number: SeedDice(list(rows), np.array(list(rows.values()))) for number, rows in curve.items()}
         for arm, curve in dice.items()
     }
+
+
+def patient_table(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row per run and test patient, from which all other numbers follow: ``dice``, and that of each class.
+
+    Both are means over the patient's cases; ``dice`` is that of the means over classes. Patients are numbered in the order
+    of their ids, so that the table can be given to others.
+    """
+    rows = []
+    for result in sorted(results, key=lambda result: (result["num_labelled"], result["arm"], result["seed"])):
+        patients = result["evaluation"]["patients"]
+        for number, patient in enumerate(sorted(set(patients.values())), start=1):
+            cases = [result["evaluation"]["cases"][case]["dice"] for case in patients if patients[case] == patient]
+            run = {"labelled": result["num_labelled"], "arm": result["arm"], "seed": result["seed"], "patient": number}
+            run["dice"] = float(np.mean([np.mean(list(case.values())) for case in cases]))
+            classes = dict.fromkeys(name for case in cases for name in case)
+            rows.append(
+                run | {name: float(np.mean([case[name] for case in cases if name in case])) for name in classes}
+            )
+    return rows
 
 
 def label_table(dice: Mapping[str, Mapping[int, SeedDice]], baseline: str) -> list[dict[str, Any]]:
@@ -131,7 +152,7 @@ def write_label_study(
     facts: Mapping[str, Any],
     question: Question | None = None,
 ) -> None:
-    """Write ``label_study.csv``, ``label_study.md`` and ``label_study.png`` into ``folder``, and print the table.
+    """Write ``label_study.csv``, ``.md``, ``.png`` and ``label_study_patients.csv`` into ``folder``, and print the table.
 
     Args:
         results: as ``LabelStudy.run`` returns them; the study may be unfinished.
@@ -145,20 +166,25 @@ def write_label_study(
     rows = label_table(dice, baseline)
     seeds = sorted({result["seed"] for result in results})
     patients = len(set(results[0]["evaluation"]["patients"].values()))
-    table = io.StringIO()
-    writer = csv.DictWriter(table, rows[0].keys(), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
     text = [] if question is None else [finding_line(dice, question), ""]
     text += _markdown_table(rows, baseline)
     text += ["", *_markdown_costs(costs_by_arm(results), _killed(results))]
     foot = {**facts, "seeds": len(seeds), "test patients": patients}
     markdown = "\n".join([*text, "; ".join(f"{key}: {value}" for key, value in foot.items()), ""])
     title = f"{patients} test patients, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
-    write_atomically(folder / "label_study.csv", lambda temporary: temporary.write_text(table.getvalue()))
+    for name, table in (("label_study", rows), ("label_study_patients", patient_table(results))):
+        write_atomically(folder / f"{name}.csv", partial(Path.write_text, data=_csv(table)))
     write_atomically(folder / "label_study.md", lambda temporary: temporary.write_text(markdown))
     write_atomically(folder / "label_study.png", lambda temporary: plot_labels(rows, title).savefig(temporary))
     print(f"{markdown}\nplot: {folder / 'label_study.png'}", flush=True)
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    return text.getvalue()
 
 
 def _markdown_table(rows: Sequence[Mapping[str, Any]], baseline: str) -> list[str]:

@@ -61,6 +61,25 @@ def test_gain_is_paired() -> None:
         assert row["low"] < row["dice"] < row["high"]
 
 
+def test_all_numbers_follow_from_the_table_of_patients_which_names_nobody(tmp_path: Path) -> None:
+    made = results()
+    for result in made:
+        result["evaluation"]["patients"] |= {"case_3": "both", "case_4": "both"}
+    del made[0]["evaluation"]["cases"]["case_3"]["dice"]["b"]  # a case without this class
+    write_label_study(made, tmp_path, "scratch", {})
+    text = (tmp_path / "label_study_patients.csv").read_text()
+    rows = list(csv.DictReader(text.splitlines()))
+    assert list(rows[0]) == ["labelled", "arm", "seed", "patient", "dice", "a", "b"] and len(rows) == 12 * 4
+    assert "case" not in text and "both" not in text
+    for arm, curve in dice_by_arm(made).items():
+        for number, runs in curve.items():
+            of_run = [row for row in rows if (row["arm"], row["labelled"]) == (arm, str(number))]
+            assert [row["seed"] for row in of_run] == [str(seed) for seed in runs.seeds for _ in range(4)]
+            np.testing.assert_allclose([float(row["dice"]) for row in of_run], runs.dice.ravel(), atol=1e-5)
+    whole = [row for row in rows if row["patient"] in "234"]
+    np.testing.assert_allclose(*([float(r[k]) + d for r in whole] for k, d in (("a", 0.4), ("b", 0.0))), atol=3e-5)
+
+
 def test_table_and_plot_are_written(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     write_label_study(results(), tmp_path, "scratch", {"data": "invented"})
     with open(tmp_path / "label_study.csv") as file:
