@@ -14,6 +14,7 @@ import time
 import zipfile
 from collections.abc import Iterator, Mapping
 from functools import partial
+from importlib.metadata import requires, version
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ __all__ = ["build_bundle", "source_date", "write_zip"]
 LARGEST = 25 * 2**20  # bytes of a file that the Model Zoo takes
 OLDEST = 315532800  # 1980-01-01, before which zip knows no time
 AGREE = 1e-5  # of intensities in [-1, 1]
+MANIFESTS = "data_manifests/"  # beside the bundles in the repository, inside the bundle in a zip
 
 
 def source_date() -> int:
@@ -101,9 +103,12 @@ def _built(bundle: Path, weights: Path) -> ConfigParser:
 
 
 def _metadata(bundle: Path, parser: ConfigParser) -> dict[str, Any]:
-    """The metadata with the sizes of these weights, and without the package among what must be installed."""
+    """The metadata with the sizes of these weights, and with what the package requires in place of the package."""
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
-    metadata["required_packages_version"].pop(PACKAGE_NAME, None)
+    required = metadata["required_packages_version"]
+    required.pop(PACKAGE_NAME, None)
+    needed = [re.split(r"[^\w.-]", line)[0] for line in requires(PACKAGE_NAME) or () if "extra ==" not in line]
+    required |= {name: version(name) for name in needed if name not in (*required, "torch", "monai", "numpy")}
     image, pred = metadata["network_data_format"]["inputs"]["image"], metadata["network_data_format"]["outputs"]["pred"]
     ids = parser.get()
     if "latent_shape" in ids:
@@ -123,12 +128,15 @@ def _files(bundle: Path, weights: Path, metadata: Mapping[str, Any]) -> Iterator
     note = provenance(weights)
     yield "LICENSE", (bundle / "LICENSE").read_bytes()
     for path in sorted((bundle / "configs").iterdir()):
-        yield f"configs/{path.name}", _config(path, bundle.name, note["knobs"]).encode()
+        config = _config(path, bundle.name, note["knobs"])
+        for manifest in re.findall(rf"/\.\./\.\./({MANIFESTS}\w+\.json)", config):
+            yield manifest, (bundle.parents[1] / manifest).read_bytes()
+        yield f"configs/{path.name}", config.replace(f"/../../{MANIFESTS}", f"/{MANIFESTS}").encode()
     yield "configs/metadata.json", _json(metadata)
     for path in sorted((bundle / "docs").iterdir()):
         content = path.read_bytes()
         if path.suffix == ".md":
-            content = path.read_text().replace(f"bundles/{bundle.name}/", "").encode()
+            content = _guide(path.read_text(), bundle.name).encode()
         yield f"docs/{'guide.md' if path.name == 'README.md' else path.name}", content
     card = model_card(bundle.name, metadata, note, file_hash(weights))
     yield "docs/README.md", card.encode()
@@ -160,6 +168,19 @@ def _config(path: Path, bundle: str, knobs: Mapping[str, Any]) -> str:
     config = json.loads(text)
     config["inference"] = config.pop("initialize", []) + config["inference"]
     return _json(config).decode()
+
+
+def _guide(page: str, bundle: str) -> str:
+    """A page of the bundle as it is true in the unpacked folder; what it links to outside of the bundle is only named."""
+    title, text = page.split("\n", 1)
+    text = text.replace(f"bundles/{bundle}/", "").replace(f"{RELEASED}/", "models/")
+    text = re.sub(r"\[([^\]]+)\]\((?:\.\./)+([^)]+)\)", r"\1 (`\2` of the repository)", text)
+    note = (
+        "> This is the bundle's page in the repository. Here, run its commands in this folder: training replaces "
+        "`models/model.pt`, and needs the packages that `configs/metadata.json` names. `make`, `benchmarks`, builders of "
+        "manifests and the other pages of `docs` are in the repository alone."
+    )
+    return f"{title}\n\n{note}\n{text}"
 
 
 def _line(id: str, value: Any, _: re.Match[str]) -> str:

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from medical_diffusion_components.files import markdown_table
+
 __all__ = ["HEADINGS", "front_matter", "model_card"]
 
 HEADINGS = (
@@ -121,7 +123,33 @@ def _performance(metadata: Mapping[str, Any], sha256: str) -> str:
         return "Not measured."
     if measured.get("weights_sha256") != sha256:
         return "Not measured with these weights."
-    return f"As `configs/evaluate.yaml` measured it:\n\n```json\n{json.dumps(measured, indent=2)}\n```"
+    rows = [
+        (space, name, _number(found, "value", "se"), _number(found, "floor", "floor_sd"))
+        for space, measures in measured.items()
+        if isinstance(measures, Mapping) and space != "audit"
+        for name, found in measures.items()
+    ]
+    facts = ", ".join(
+        f"{name.replace('_', ' ')}: {fact}"
+        for name, fact in measured.items()
+        if not isinstance(fact, Mapping) and name != "weights_sha256"
+    )
+    parts = [
+        f"As `configs/evaluate.yaml` measured it ({facts}). The floor is what two halves of the held-out volumes give; all "
+        "numbers are under `eval_metrics` in `configs/metadata.json`.",
+        "\n".join(markdown_table(("space", "measure", "found", "floor"), rows)),
+    ]
+    if "audit" in measured:
+        verdicts = ", ".join(f"{count} {verdict}" for verdict, count in measured["audit"]["volumes"].items())
+        parts.append(f"Copy audit of the synthetic volumes: {verdicts}. No copy found is not the same as anonymous.")
+    return "\n\n".join(parts)
+
+
+def _number(found: Any, value: str, error: str) -> str:
+    """A measure with its error, as ``metadata.json`` has them; what has no error, such as SSIM, is a plain number there."""
+    if not isinstance(found, Mapping):
+        return f"{found:.4g}" if value == "value" else ""
+    return f"{found[value]:.3g}" + (f" ± {found[error]:.2g}" if error in found else "") if value in found else ""
 
 
 def _usage(bundle: str, metadata: Mapping[str, Any]) -> str:

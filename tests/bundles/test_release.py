@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -201,6 +202,21 @@ monai.bundle.ckpt_export(
 """
     python(["-c", code, str(unpacked), str(tmp_path / "model.ts")], bare, tmp_path)
     assert (tmp_path / "model.ts").stat().st_size > 10_000
+
+
+@every_bundle
+def test_what_it_names_is_in_it_or_is_required(bundle: Path, published: Callable) -> None:
+    unpacked = published(bundle)
+    required = json.loads((unpacked / "configs" / "metadata.json").read_text())["required_packages_version"]
+    lines = importlib.metadata.requires("medical-diffusion-bundles") or []
+    needed = {Requirement(line).name for line in lines if "extra ==" not in line}
+    assert needed - {"torch", "monai", "numpy"} <= set(required), "what training imports, as the package is inside"
+    for config in (unpacked / "configs").glob("*.yaml"):
+        text = config.read_text()
+        assert "'/../../" not in text, f"{config.name} looks in the repository"
+        assert [name for name in re.findall(r"data_manifests/\w+\.json", text) if not (unpacked / name).is_file()] == []
+    guide = (unpacked / "docs" / "guide.md").read_text()
+    assert re.findall(r"\]\(\.\./|released/|bundles/\w+", guide) == []
 
 
 @every_bundle

@@ -32,7 +32,13 @@ METADATA = {
     "monai_version": "2",
     "numpy_version": "3",
     "references": ["A. 2020", "B. 2021"],
-    "eval_metrics": {"weights_sha256": "abc", "ms_ssim": 0.25},
+    "eval_metrics": {
+        "weights_sha256": "abc",
+        "synthetic_volumes": 45,
+        "first_stage": {"ssim": 0.9659},
+        "volumes": {"ms_ssim": {"value": 0.2512, "se": 0.0123, "floor": 0.5, "floor_sd": 0.02, "n": 45}},
+        "audit": {"volumes": {"copy": 0, "withheld": 1, "released": 44}},
+    },
     "network_data_format": {
         "inputs": {"image": {"type": "noise", "num_channels": 8, "spatial_shape": [1, 2, 3], "dtype": "float32"}},
         "outputs": {
@@ -119,10 +125,12 @@ def test_a_room_that_does_more_than_export_stays_as_it_is() -> None:
 def test_a_card_has_the_model_zoos_headings_and_shows_numbers_of_these_weights_alone() -> None:
     card = model_card("knees", METADATA, NOTE, "abc")
     assert [line[3:] for line in card.splitlines() if line.startswith("## ")] == list(HEADINGS)
-    assert '"ms_ssim": 0.25' in card and "embedded knee phantom cohort (7 training)" in card
+    assert "| volumes | ms_ssim | 0.251 ± 0.012 | 0.5 ± 0.02 |" in card and "| first_stage | ssim | 0.9659 | |" in card
+    assert "(synthetic volumes: 45)" in card and "0 copy, 1 withheld, 44 released" in card
+    assert "embedded knee phantom cohort (7 training)" in card
     assert "No patient was seen." in card and "4x5x6 voxels" in card and "[2] B. 2021" in card
     other = model_card("knees", METADATA, NOTE, "def")
-    assert "0.25" not in other and "Not measured with these weights." in other
+    assert "0.251" not in other and "Not measured with these weights." in other
     assert "Not measured." in model_card("knees", {**METADATA, "eval_metrics": {}}, NOTE, "abc")
 
 
