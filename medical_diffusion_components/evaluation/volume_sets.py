@@ -59,7 +59,10 @@ def folder_cases(folder: str | Path) -> list[dict[str, Any]]:
     folder = Path(folder).expanduser()
     files = image_files(folder) if folder.is_dir() else []
     if not files:
-        raise FileNotFoundError(f"expected volumes (.nii, .nii.gz) in {folder}, found none")
+        raise FileNotFoundError(
+            f"expected volumes (.nii, .nii.gz) in {folder}, found none: draw some with inference.json, or name their "
+            "folder by --samples_dir"
+        )
     if edited := [file for file in files if is_edited(file)]:
         raise ValueError(
             f"{edited[0]} was edited from a real scan: move it out of {folder}, it is not a synthetic volume"

@@ -51,6 +51,12 @@ def verdict_of(printed: str) -> list[str]:
     return [line for line in printed.splitlines() if "anonymous" in line]
 
 
+@audited
+def test_a_folder_without_samples_is_refused_before_the_cohort_is_made(bundle: Path, tmp_path: Path) -> None:
+    assert "draw some with inference.json" in last_line(bundle, "audit.yaml", output_dir=str(tmp_path / "output"))
+    assert not (tmp_path / "output").exists()
+
+
 @pytest.mark.slow
 @audited
 def test_planted_training_volumes_are_found_and_withheld(bundle: Path, trained: Train, tmp_path: Path) -> None:
