@@ -58,7 +58,7 @@ NUM_SHOWN = 8
 # settings that the volumes do not depend on
 _OF_THE_RELEASE = {
     "audited", "audit_dir", "bids_suffix", "creator", "date_published", "inference_batch_size", "licence", "max_draws",
-    "num_volumes", "releasing_dataset", "run", "test_share", "title", "validation_share", "version",
+    "num_volumes", "release_dir", "releasing_dataset", "run", "test_share", "title", "validation_share", "version",
 }  # fmt: skip
 
 

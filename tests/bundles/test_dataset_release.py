@@ -197,6 +197,8 @@ def test_a_folder_drawn_otherwise_or_edited_is_refused(
     before = tree(folder)
     reason = last_line(bundle, "release_dataset.yaml", **{**overrides, "seed": 7})
     assert "was drawn with other settings: seed was 0, now 7. Give another samples_dir" in reason
+    elsewhere = release(bundle, {**overrides, "release_dir": str(tmp_path / "elsewhere")})
+    assert tree(elsewhere) == before, "the volumes do not depend on where they are released"
     more = release(bundle, {**overrides, "num_volumes": 6})
     assert before.items() & tree(more).items() and len(rows_of(more)) == 6, "more of the same are added"
     note = tmp_path / "output" / "dataset_samples" / "synthetic_000002.json"
