@@ -49,6 +49,12 @@ def test_what_the_installation_needs_is_copied() -> None:
     assert needed <= copied_by_docker()
 
 
+def test_no_image_takes_along_what_was_made_from_data() -> None:
+    made = {f"bundles/*/{folder}" for folder in ("models", "output", "demo")}
+    assert made <= set((ROOT / "containers" / "Dockerfile.dockerignore").read_text().split())
+    assert made <= set(re.search(r"^ +rm -rf (.+)$", APPTAINER, re.MULTILINE)[1].split())
+
+
 def test_docker_runs_as_a_user_and_looks_after_its_health() -> None:
     user = re.search(r"^USER (\w+)$", DOCKERFILE, re.MULTILINE)[1]
     assert user != "root" and f" {user}" in re.search(r"^RUN useradd (.+)$", DOCKERFILE, re.MULTILINE)[1]
