@@ -173,12 +173,12 @@ def _config(path: Path, bundle: str, knobs: Mapping[str, Any]) -> str:
 def _guide(page: str, bundle: str) -> str:
     """A page of the bundle as it is true in the unpacked folder; what it links to outside of the bundle is only named."""
     title, text = page.split("\n", 1)
-    text = text.replace(f"bundles/{bundle}/", "").replace(f"{RELEASED}/", "models/")
+    text = text.replace(f"bundles/{bundle}/", "").replace("bundles/", "../").replace(f"{RELEASED}/", "models/")
     text = re.sub(r"\[([^\]]+)\]\((?:\.\./)+([^)]+)\)", r"\1 (`\2` of the repository)", text)
     note = (
         "> This is the bundle's page in the repository. Here, run its commands in this folder: training replaces "
-        "`models/model.pt`, and needs the packages that `configs/metadata.json` names. `make`, `benchmarks`, builders of "
-        "manifests and the other pages of `docs` are in the repository alone."
+        "`models/model.pt`, and needs the packages that `configs/metadata.json` names. Other bundles lie beside it, "
+        "unpacked. `make`, `benchmarks`, builders of manifests and the other pages of `docs` are in the repository alone."
     )
     return f"{title}\n\n{note}\n{text}"
 
