@@ -103,7 +103,8 @@ def train(bundle: Path, training: list[dict], validation: list[dict], epochs: in
     config.config.update({"bundle_root": str(bundle)})
     handlers = config.get("train#handlers", [])
     loader = {"_target_": "CheckpointLoader", "load_path": str(bundle / "models" / "model.pt"), "strict": False}
-    handlers.insert(0, loader | {"load_dict": {"model": "$@network"}})
+    if (bundle / "models" / "model.pt").is_file():  # the server, too, looks first
+        handlers.insert(0, loader | {"load_dict": {"model": "$@network"}})
     overrides = {
         "bundle_root": str(bundle),
         "train#trainer#max_epochs": epochs,
@@ -144,6 +145,15 @@ def test_training_starts_from_the_servers_weights_and_keeps_them_if_it_does_no_b
         assert "from scratch" not in printed and not list(served.rglob("transfer.json"))
         assert {file.name: file.read_bytes() for file in (served / "models").iterdir()} == before
     assert not list(served.rglob("template_cohort*")) and not list(served.rglob("checkpoint*"))
+
+
+def test_without_weights_training_starts_from_scratch_and_says_so(
+    done: Trained, served: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SegmentationMontage, "_draw", lambda *_: None)
+    (served / "models" / "model.pt").unlink()
+    assert "starts from scratch" in train(served, studies(done)[:1], studies(done)[-1:])
+    assert (served / "models" / "model.pt").is_file()
 
 
 def test_training_replaces_weights_that_it_betters(
