@@ -61,8 +61,9 @@ subjects = torchio.SubjectsDataset([torchio.Subject(image=torchio.ScalarImage(ca
 import pandas
 volumes = pandas.read_csv("volumes.csv")  # paths are below this folder
 
+import os
 from datasets import load_dataset
-splits = load_dataset(".")  # train, validation, test: the rows of volumes.csv
+splits = load_dataset(os.getcwd())  # train, validation, test: the rows of volumes.csv
 ```
 
 `sha256sum --check SHA256SUMS` finds what was changed or lost on the way.

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import nibabel as nib
 import numpy as np
@@ -134,8 +137,13 @@ def check_loading(folder: Path, rows: list[dict]) -> None:
     table = pandas.read_csv(folder / "volumes.csv")
     assert table["image"].tolist() == [row["image"] for row in rows] and table["seed"].dtype.kind == "i"
     datasets = pytest.importorskip("datasets", reason="loads data sets of Hugging Face: pip install datasets")
-    splits = datasets.load_dataset(str(folder), cache_dir=str(folder.parent / "cache_of_hugging_face"))
-    found = {name: [str(folder / path) for path in part["image"]] for name, part in splits.items()}
+    code = re.search(r"```python\n(.+?)```", (folder / "README.md").read_text(), re.DOTALL)
+    loaded: dict = {}
+    cache = mock.patch.object(datasets.config, "HF_DATASETS_CACHE", str(folder.parent / "cache_of_hugging_face"))
+    with contextlib.chdir(folder), cache:
+        exec(code[1], loaded)  # the lines of the card
+    assert len(loaded["subjects"]) == len(listed["training"]) and len(loaded["volumes"]) == len(rows)
+    found = {name: [str(folder / path) for path in part["image"]] for name, part in loaded["splits"].items()}
     assert found == {"train": listed["training"], "validation": listed["validation"], "test": listed["test"]}
 
 
