@@ -16,9 +16,7 @@ from medical_diffusion_components.audit.volumes import AuditedVolumes
 from medical_diffusion_components.data.datasets import median_spacing, note_beside
 from medical_diffusion_components.data.training_of_weights import trained_on
 from medical_diffusion_components.files import file_hash
-from medical_diffusion_components.preparation.same_scan import landmarks, same_scans
-from medical_diffusion_components.transforms.load_volume import LoadVolume
-from medical_diffusion_components.transforms.volume_error import VolumeError
+from medical_diffusion_components.preparation.same_scan import scans_among
 from medical_diffusion_components.weights import RELEASED, provenance
 
 __all__ = [
@@ -29,7 +27,6 @@ __all__ = [
     "check_spacing",
     "check_training_data",
     "check_weights",
-    "real_among",
     "remarks_on_samples",
 ]
 
@@ -176,43 +173,19 @@ def check_weights(samples: Sequence[dict], weights_sha256: str) -> None:
         )
 
 
-def real_among(samples: Sequence[dict], real: Sequence[dict]) -> list[str]:
-    """Ids of samples that are real scans: the same file, or a copy that was mirrored, cut or rescaled, whoever it shows.
-
-    No generator draws a scan to the last digit, so these were put into the folder by hand.
-
-    Args:
-        samples, real: cases with ``image`` and ``case_id``.
-    """
-    files = {file_hash(case["image"]) for case in real}
-    named = {f"sample {number}": case for number, case in enumerate(samples)}
-    others = {f"real {number}": case for number, case in enumerate(real)}
-    places = {name: _places(case) for name, case in {**named, **others}.items()}
-    pairs = [pair for pair in same_scans(places) if {name.split()[0] for name in pair} == {"sample", "real"}]
-    copied = {name for pair in pairs for name in pair}
-    return [case["case_id"] for name, case in named.items() if name in copied or file_hash(case["image"]) in files]
-
-
-def _places(case: Mapping[str, Any]) -> np.ndarray | str:
-    try:
-        return landmarks(LoadVolume()(case["image"]).numpy()[0])
-    except VolumeError:
-        return ""  # the preprocessing will say what is wrong
-
-
 def remarks_on_samples(samples: Sequence[dict], training: Sequence[dict], held_out: Sequence[dict]) -> list[str]:
     """What a careful reader would want to know of the volumes that are audited.
 
     Raises:
         AuditError: a held-out patient's scan is among them. It would pass: it is no copy of a training volume.
     """
-    if real := real_among(samples, held_out):
+    if real := scans_among(samples, held_out):
         raise AuditError(
             f"{len(real)} of {len(samples)} synthetic volumes are scans of held-out patients, the first is {real[0]}: no "
             "generator made them, and they would be released; move them out of samples_dir"
         )
     found, hashes = [], [file_hash(case["image"]) for case in samples]
-    if real := real_among(samples, training):
+    if real := scans_among(samples, training):
         found.append(f"{len(real)} of {len(samples)} synthetic volumes are scans of training patients themselves")
     if repeated := len(hashes) - len(set(hashes)):
         found.append(f"{repeated} of {len(samples)} synthetic volumes are the same file as another one")

@@ -30,6 +30,7 @@ from medical_diffusion_components.diffusion.noise_latent import NoiseLatent
 from medical_diffusion_components.distributed import gathered, share
 from medical_diffusion_components.files import file_hash, write_atomically
 from medical_diffusion_components.networks.vqgan import VQGAN
+from medical_diffusion_components.preparation.same_scan import scans_among
 from medical_diffusion_components.reports.volume_writer import SyntheticVolumeWriter, note_path
 from medical_diffusion_components.transforms.scale_as_prepared import fixed_scale, scale_facts
 from medical_diffusion_components.transforms.spacing_affine import SpacingAffine
@@ -84,10 +85,10 @@ def set_remarks(
     found, files = [], [file_hash(case["image"]) for case in cases]
     if repeated := len(files) - len(set(files)):
         found.append(f"{repeated} of the {name} volumes are the same file as another one")
-    known = {file_hash(case["image"]) for case in (*reference, *training)}
-    if real := [case["case_id"] for case, file in zip(cases, files) if file in known]:
+    if real := scans_among(cases, [*reference, *training]):
         found.append(
-            f"{len(real)} of the {name} volumes are files of the real data, the first is {real[0]}: no samples"
+            f"{len(real)} of the {name} volumes are scans of the real data, the first is {real[0]} (perhaps mirrored, cut "
+            "or rescaled): no samples"
         )
     own, others = np.array(median_spacing(cases)), np.array(median_spacing(reference))
     if (np.abs(own / others - 1) > SAME_SPACING).any():

@@ -25,7 +25,7 @@ from medical_diffusion_components.files import file_hash
 from medical_diffusion_components.transforms.load_volume import LoadVolume
 from medical_diffusion_components.transforms.volume_error import VolumeError
 
-__all__ = ["in_two_splits", "landmarks", "same_scans", "to_text"]
+__all__ = ["in_two_splits", "landmarks", "same_scans", "scans_among", "to_text"]
 
 _BEGINNING = 1 << 12  # bytes of a file
 _MIDDLE = 40  # voxels to each side of the centre: some 0.1 s of a processor
@@ -111,15 +111,45 @@ def in_two_splits(
     pairs = {tuple(sorted(pair)) for pair in _same_bytes(every)}
     places = {}
     for case_id, file in tqdm(every.items(), desc="comparing the scans of the splits", unit="scan", leave=False):
-        try:
-            volume = LoadVolume()(file)
-        except VolumeError:
-            continue
-        places[case_id] = landmarks(volume.numpy()[0])
-        if look is not None:
+        volume = _read(file)
+        if volume is not None:
+            places[case_id] = landmarks(volume.numpy()[0])
+        if look is not None and volume is not None:
             look(case_id, volume)
     pairs |= set(same_scans(places))
     return sorted((one, other) for one, other in pairs if split_of[one] != split_of[other])
+
+
+def scans_among(cases: Sequence[Mapping[str, Any]], real: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Ids of those cases that are real scans: the same file, or a copy as this module describes it.
+
+    No generator draws a scan to the last digit, so such a volume is none that was drawn.
+
+    Args:
+        cases, real: with ``image`` and, of ``cases``, ``case_id``.
+    """
+    files = {file_hash(case["image"]) for case in real}
+    places: dict[str, np.ndarray] = {}
+    for kind, every in (("case", cases), ("real", real)):
+        for number, case in enumerate(every):
+            volume = _read(str(case["image"]))
+            if volume is not None:
+                places[f"{kind} {number}"] = landmarks(volume.numpy()[0])
+    crossing = [pair for pair in same_scans(places) if pair[0].split()[0] != pair[1].split()[0]]
+    copies = {name for pair in crossing for name in pair}
+    return [
+        case["case_id"]
+        for number, case in enumerate(cases)
+        if f"case {number}" in copies or file_hash(case["image"]) in files
+    ]
+
+
+def _read(file: str) -> MetaTensor | None:
+    """A volume (1, H, W, D), or None: whatever loads it for its own purposes says why not."""
+    try:
+        return LoadVolume()(file)
+    except VolumeError:
+        return None
 
 
 def _same_bytes(files: Mapping[str, str]) -> list[tuple[str, str]]:
