@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 
@@ -17,6 +18,11 @@ LONGEST = ("test_tutorial.py", "test_docs.py")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONGEST)  # else as collected
+
+
+def pytest_collection_finish() -> None:
+    """What is imported and collected stays to the end: a tenth of the time went into looking for garbage among it."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

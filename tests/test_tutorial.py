@@ -14,6 +14,13 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "docs" / "tutorial.ipynb"
 LARGEST = 1.5  # MB
+# Its commands run in forked processes; tests/bundles/test_commands.py is about those that start anew.
+FORKED = f"""
+import types
+sys.path.insert(0, {str(ROOT / "tests")!r})
+import warm_processes
+subprocess = types.SimpleNamespace(run=lambda command, **_: warm_processes.python(*command[1:]))
+"""
 SMALLEST = {"FIRST_STAGE_EPOCHS": 1, "DENOISER_EPOCHS": 1, "VOLUMES": 4, "ENCODER_STEPS": 2}
 
 
@@ -58,6 +65,9 @@ def test_it_runs_on_the_smallest_sizes(
     for name, value in SMALLEST.items():
         cell.source, replaced = re.subn(rf"^{name} = \d+", f"{name} = {value}", cell.source, flags=re.MULTILINE)
         assert replaced == 1
+    first, *_ = code_cells(notebook)
+    assert "import subprocess" in first.source and "import sys" in first.source
+    first.source += FORKED
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
     made = tmp_path / "tutorial"

@@ -7,6 +7,7 @@ which packages it sees, starts a real one.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import pkgutil
@@ -71,6 +72,7 @@ def torchrun(
 
 
 def _run(arguments: list[str], cwd: Path, env: dict[str, str], printed: list[Path]) -> None:
+    gc.freeze()  # what was imported before the fork is no garbage, and to look through it would copy its memory
     for number, file in enumerate(printed, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
     os.environ.clear()

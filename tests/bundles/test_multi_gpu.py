@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 import several_processes
 import torch
+import warm_processes
 from bundle_folders import assert_same, bundles_with, for_bundles_with, read, run, tiny, tree
 from filelock import FileLock
 from several_processes import (
@@ -75,8 +76,7 @@ def start(folder: Path, data: Path, kill: str = "") -> subprocess.CompletedProce
     """The command that a cluster's job repeats until it is done, with two processes."""
     arguments = bundle_arguments(BUNDLE, "training", CONFIGS, settings(folder, data, 2))
     variables = environment(**{NOTES: str(folder / "notes"), KILL: kill})
-    command = torchrun(2, several_processes.__file__, *arguments)
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, env=variables)
+    return warm_processes.torchrun(2, several_processes.__file__, *arguments, cwd=folder, env=variables)
 
 
 def job(folder: Path, processes: int) -> Job:
@@ -192,7 +192,7 @@ def test_one_process_goes_on_where_two_stopped(two: Job, nifti_folder: Path, tmp
 
 
 def test_processes_sample_what_one_does(two: Job, nifti_folder: Path, tmp_path: Path) -> None:
-    """Of three processes one has nothing to do."""
+    """Of three processes one has nothing to do. They are not forked: here the command is that of a person."""
     overrides = settings(two.folder, nifti_folder, 1) | {"num_volumes": 2}
     overrides = {id: value for id, value in overrides.items() if id in read(BUNDLE / "configs" / "inference.json")}
     overrides.pop("dataset_dir")
