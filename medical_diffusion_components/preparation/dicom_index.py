@@ -104,7 +104,9 @@ def _objects() -> ModuleType:
 
         from medical_diffusion_components.dicom import objects
     except ImportError as error:
-        raise ImportError("reading DICOM needs pydicom: pip install 'medical-diffusion-bundles[prepare]'") from error
+        raise ImportError(
+            "reading DICOM needs pydicom: pip install pydicom (the extra [prepare] of this package has it)"
+        ) from error
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE  # quiet about what is checked later
     return objects
 

@@ -75,7 +75,7 @@ def inventory_of_manifest(
         raise FileNotFoundError(
             f"none of the {len(inventory.cases)} cases of {manifest.metadata['name']} is in {root}: "
             f"{inventory.cases[0].absent}; give the folder of the raw download as raw_dir, or leave the manifest out "
-            "(--manifest None) for data of your own"
+            "(--manifest none) for data of your own"
         )
     _check_signs(inventory, found, series)
     inventory.decided_by = {"the manifest": len({case.patient_id for case in found})}

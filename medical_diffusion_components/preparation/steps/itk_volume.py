@@ -64,7 +64,9 @@ def read_with_itk(path: str | os.PathLike) -> MetaTensor:
     try:
         import itk
     except ImportError as error:
-        raise ImportError("NRRD and MetaImage need itk: pip install 'medical-diffusion-bundles[prepare]'") from error
+        raise ImportError(
+            "NRRD and MetaImage need itk: pip install itk (the extra [prepare] of this package has it)"
+        ) from error
     is_nrrd = path.lower().endswith((".nrrd", ".nhdr"))
     what = "NRRD" if is_nrrd else "MetaImage"
     try:

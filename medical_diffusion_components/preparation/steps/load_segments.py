@@ -153,7 +153,9 @@ def _layers(path: str) -> tuple[np.ndarray, np.ndarray]:
     try:
         import itk
     except ImportError as error:
-        raise ImportError("NRRD files need itk: pip install 'medical-diffusion-bundles[prepare]'") from error
+        raise ImportError(
+            "NRRD files need itk: pip install itk (the extra [prepare] of this package has it)"
+        ) from error
     try:
         reader = itk.ImageFileReader[itk.VectorImage[itk.F, 3]].New(
             FileName=path, ImageIO=itk.NrrdImageIO.New(FileName=path)
