@@ -9,7 +9,8 @@ from monai.data import MetaTensor
 from monai.transforms import Transform
 from monai.transforms.utils import TransformBackends
 
-from medical_diffusion_components.transforms.volume_error import EachVolumed, VolumeError, file_name, times
+from medical_diffusion_components.transforms.each_volume import EachVolumed
+from medical_diffusion_components.transforms.volume_error import VolumeError, file_name, times
 
 __all__ = ["CheckVolume", "CheckVolumed"]
 

@@ -18,7 +18,8 @@ from monai.transforms.utils import TransformBackends
 from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys
 
 from medical_diffusion_components.orientation import world_axes
-from medical_diffusion_components.transforms.volume_error import EachVolumed, VolumeError
+from medical_diffusion_components.transforms.each_volume import EachVolumed
+from medical_diffusion_components.transforms.volume_error import VolumeError
 
 __all__ = ["LoadVolume", "LoadVolumed"]
 

@@ -9,7 +9,7 @@ from monai.config import KeysCollection
 from monai.transforms import Transform
 from monai.transforms.utils import TransformBackends
 
-from medical_diffusion_components.transforms.volume_error import EachVolumed
+from medical_diffusion_components.transforms.each_volume import EachVolumed
 
 __all__ = ["PastePatches", "PastePatchesd"]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from monai.transforms import RandomizableTransform
 from torch import Tensor
 
-from medical_diffusion_components.transforms.volume_error import RandEachVolumed
+from medical_diffusion_components.transforms.each_volume import RandEachVolumed
 
 __all__ = ["RandScaleAboveBackground", "RandScaleAboveBackgroundd"]
 

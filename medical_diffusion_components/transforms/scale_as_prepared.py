@@ -12,7 +12,8 @@ import torch
 from monai.transforms import ScaleIntensity, Transform
 from monai.transforms.utils import TransformBackends
 
-from medical_diffusion_components.transforms.volume_error import EachVolumed, VolumeError, file_name
+from medical_diffusion_components.transforms.each_volume import EachVolumed
+from medical_diffusion_components.transforms.volume_error import VolumeError, file_name
 
 __all__ = [
     "INTENSITY_RANGE",

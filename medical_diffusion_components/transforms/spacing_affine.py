@@ -9,7 +9,7 @@ from monai.data import MetaTensor
 from monai.transforms import Transform
 
 from medical_diffusion_components.orientation import world_axes
-from medical_diffusion_components.transforms.volume_error import EachVolumed
+from medical_diffusion_components.transforms.each_volume import EachVolumed
 
 __all__ = ["SpacingAffine", "SpacingAffined"]
 

@@ -270,6 +270,7 @@ def _takes_switch(block: Any, id: str, locator: ComponentLocator | None) -> bool
     except ErrorDuringImport:  # MONAI says so, with the block's name, when it makes it
         return False
     makers = [vars(c).get("__init__", c) for c in made.__mro__] if isinstance(made, type) else [made]
+    makers.append(getattr(made, "array_form", None))  # to which a dictionary transform passes on what it is made with
     found = next(filter(None, (_parameter(maker, id.split(ID_SEP_KEY)[-1]) for maker in makers)), None)
     if found is None:
         return False

@@ -195,6 +195,13 @@ def test_parents_without_a_signature_hide_nothing() -> None:
     overrides._check_switches({"net": {"_target_": Child, "strict": "maybe"}}, {})
 
 
+def test_a_dictionary_transform_takes_the_switches_of_its_array_form() -> None:
+    scaling = {"_target_": "medical_diffusion_components.transforms.ScaleAsPreparedd", "keys": "image", "minv": 0.0}
+    with pytest.raises(ValueError, match="--scaling::clip maybe: expected True or False"):
+        overrides._check_switches({"scaling": scaling | {"clip": "maybe"}}, {})
+    overrides._check_switches({"scaling": scaling | {"clip": True}}, {})
+
+
 def test_a_failure_of_the_search_itself_is_not_hidden() -> None:
     class Broken(ComponentLocator):
         def get_component_module_name(self, name: str) -> str:
