@@ -61,6 +61,13 @@ def test_docker_runs_as_a_user_and_looks_after_its_health() -> None:
     assert DOCKERFILE.index("USER") < DOCKERFILE.index("CMD [")
 
 
+def test_the_linter_finds_nothing() -> None:
+    """hadolint, with what the shell commands in it are checked for, too."""
+    linter = Path(sys.executable).with_name("hadolint")
+    done = subprocess.run([linter, ROOT / "containers" / "Dockerfile"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
 @pytest.mark.parametrize("text", [DOCKERFILE, APPTAINER], ids=["Docker", "Apptainer"])
 def test_the_health_check_is_true_here(text: str) -> None:
     code = re.search(r'"(import medical_diffusion_components, pathlib; .+?\))"', text)[1]
