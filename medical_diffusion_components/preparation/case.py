@@ -40,7 +40,7 @@ WRITING = "write"
 CANNOT_WRITE = "cannot_write"
 _BLOCKS = 6  # of a signature, each way
 _LANDMARKS = "landmarks"  # a note that is no remark
-_MIDDLE = 96  # voxels to each side of a raw scan's centre
+_MIDDLE = 64  # voxels to each side of a raw scan's centre
 _EXACT = 2.0**24  # beyond that float32 rounds whole numbers
 _GZIP_LEVEL = 1  # float voxels hardly compress; higher levels cost time and save next to nothing
 
