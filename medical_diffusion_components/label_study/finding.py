@@ -21,8 +21,9 @@ class Question(NamedTuple):
     Args:
         arm: the arm that the question is about.
         baseline: what it is compared with.
-        numbers: of labelled patients; the largest is not few, and is left out of the answer.
+        numbers: of labelled patients. All that there are is not few, and is left out of the answer.
         seeds: how many the protocol asks for.
+        available: patients that have labels.
         worthwhile: smallest gain of Dice that counts as help.
     """
 
@@ -30,7 +31,13 @@ class Question(NamedTuple):
     baseline: str
     numbers: Sequence[int]
     seeds: int
+    available: int
     worthwhile: float = 0.01
+
+    @property
+    def few(self) -> list[int]:
+        """The numbers of labelled patients that the answer is about."""
+        return [number for number in sorted(self.numbers) if number < self.available] or list(self.numbers)
 
 
 class Finding(NamedTuple):
@@ -52,7 +59,7 @@ def find(dice: Mapping[str, Mapping[int, Any]], question: Question) -> Finding:
         dice: as :func:`~medical_diffusion_components.label_study.dice_by_arm` gives it.
         question: what is asked.
     """
-    few = sorted(question.numbers)[:-1] or list(question.numbers)
+    few = question.few
     curves = [dice.get(arm, {}) for arm in (question.arm, question.baseline)]
     if any(number not in curve for number in few for curve in curves):
         return Finding("open", None, 0)
@@ -73,8 +80,7 @@ def find(dice: Mapping[str, Mapping[int, Any]], question: Question) -> Finding:
 def finding_line(dice: Mapping[str, Mapping[int, Any]], question: Question) -> str:
     """The first line of the report: what was found, and whether the test bed could show it."""
     found = find(dice, question)
-    few = sorted(question.numbers)[:-1] or list(question.numbers)
-    labels = f"{', '.join(map(str, few))} labelled patients"
+    labels = f"{', '.join(map(str, question.few))} labelled patients"
     who = f"`{question.arm}` against `{question.baseline}`"
     if found.gain is None:
         return f"**No conclusion yet**: no seed has run {who} at {labels} ({question.seeds} seeds planned)."
@@ -94,7 +100,7 @@ def finding_line(dice: Mapping[str, Mapping[int, Any]], question: Question) -> s
 def _test_bed_line(dice: Mapping[str, Mapping[int, Any]], question: Question) -> str:
     """Whether labels were what was lacking: Dice from scratch with the fewest labels, and with all."""
     curve = dice[question.baseline]
-    fewest, most = min(question.numbers), max(question.numbers)
+    fewest, most = min(question.numbers), question.available
     if fewest not in curve or most not in curve or fewest == most:
         return ""
     low, high = (float(curve[number].dice.mean()) for number in (fewest, most))

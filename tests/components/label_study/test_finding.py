@@ -9,7 +9,7 @@ from medical_diffusion_components.label_study.finding import Question, find, fin
 from medical_diffusion_components.label_study.label_efficiency import SeedDice
 
 NUMBERS = [2, 4, 40]
-QUESTION = Question("synthetic", "scratch", NUMBERS, seeds=5)
+QUESTION = Question("synthetic", "scratch", NUMBERS, seeds=5, available=max(NUMBERS))
 
 
 def study(
@@ -43,9 +43,15 @@ def test_the_interval_decides(gain: float, spread: float, answer: str) -> None:
 
 
 def test_only_few_labels_count() -> None:
-    """The gain is the mean over all numbers but the largest."""
-    found = find(study({2: 0.02, 4: 0.04, 40: -0.5}), QUESTION)
-    assert found.gain is not None and found.gain.mean == pytest.approx(0.03)
+    """The gain is the mean over all numbers but that of all patients, whichever were run."""
+    dice = study({2: 0.02, 4: 0.04, 40: -0.5})
+    for numbers, available, mean in (
+        (NUMBERS, 40, 0.03), ([2, 4], 40, 0.03), ([4], 40, 0.04), ([40], 40, -0.5), (NUMBERS, 98, -0.44 / 3),
+    ):  # fmt: skip
+        found = find(dice, QUESTION._replace(numbers=numbers, available=available))
+        assert found.gain is not None and found.gain.mean == pytest.approx(mean)
+    line = finding_line(dice, QUESTION._replace(available=98))
+    assert "at 2, 4, 40 labelled patients" in line and "test bed" not in line, "of which all is half"
 
 
 def test_fewer_seeds_than_planned_are_no_conclusion_however_clear() -> None:

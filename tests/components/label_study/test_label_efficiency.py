@@ -117,7 +117,7 @@ def test_the_report_begins_with_what_was_found_and_says_what_it_cost(tmp_path: P
     for result in made:
         before = {"processor_seconds": 30.0 if result["arm"] == "synthetic" else 0.0}
         result |= {"processor_seconds": 100.0 + result["seed"], "pretraining": before}
-    question = Question("synthetic", "scratch", [1, 4], seeds=3)
+    question = Question("synthetic", "scratch", [1, 4], seeds=3, available=4)
     write_label_study(made, tmp_path, "scratch", {"data": "invented"}, question)
     text = (tmp_path / "label_study.md").read_text()
     assert text.startswith("**It helped**: `synthetic` against `scratch`, +0.100 (+0.100 to +0.100)")
