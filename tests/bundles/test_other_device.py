@@ -74,7 +74,9 @@ def test_both_stages_and_samples_are_as_on_the_processor(trained: Callable[[Path
             torch.load(folder / f"{name}.pt", weights_only=True) for folder in (here.models, tmp_path / "models")
         )
         assert all(tensor.device.type == "cpu" for tensor in there_state.values())
-        torch.testing.assert_close(there_state, here_state, rtol=1e-2, atol=1e-3)
+        assert there_state.keys() == here_state.keys()
+        differences = torch.cat([(there_state[k].double() - here_state[k].double()).abs().ravel() for k in here_state])
+        assert differences.mean() < 2e-6, "a step of another size or direction would move every weight by 1e-4"
     for file in (here.output / "samples").glob("*.nii.gz"):
         folders = (file.parent, tmp_path / "output" / "samples")
         here_volume, there_volume = (np.asanyarray(nib.load(folder / file.name).dataobj) for folder in folders)
