@@ -143,8 +143,7 @@ class Comparison:
         for space, measures in self._measures(x, y).items():
             found[space] = {}
             for name, measure in measures.items():
-                values = [measure.statistic(one, other) for one, other in self.halves]
-                cell = {"value": float(np.mean(values)), "se": float(np.std(values, ddof=1))}
+                cell = dict(zip(("value", "se"), self._over_halves(measure)))
                 cell |= {"n": len(self.halves[0][0]), "m": len(self.halves[0][1])}
                 cell |= _real(measure, y)
                 if measure.depends_on_n:
@@ -157,13 +156,15 @@ class Comparison:
         for space, measures in self._measures(self.reference, self.reference).items():
             found[space] = {}
             for name, measure in measures.items():
-                values = [measure.statistic(one, other) for one, other in self.halves]
-                found[space][name] = {
-                    "floor": float(np.mean(values)),
-                    "floor_sd": float(np.std(values, ddof=1)),
-                    "floor_n": min(len(self.halves[0][0]), len(self.halves[0][1])),
-                }
+                floor_n = min(len(self.halves[0][0]), len(self.halves[0][1]))
+                found[space][name] = dict(zip(("floor", "floor_sd"), self._over_halves(measure))) | {"floor_n": floor_n}
         return found
+
+    def _over_halves(self, measure: Measure) -> tuple[float, float]:
+        """Mean and standard deviation over those halvings in which there is a pair to compare."""
+        values = np.array([measure.statistic(one, other) for one, other in self.halves])
+        values = values[~np.isnan(values)]
+        return (float(values.mean()), float(values.std(ddof=1))) if len(values) > 1 else (float("nan"), float("nan"))
 
     def _at_floor_size(self, measure: Measure, x: VolumeSet, y: VolumeSet) -> float:
         size, rng = min(len(self.halves[0][0]), len(x)), numpy_generator(self.seed, 1)
@@ -187,6 +188,11 @@ class Comparison:
     def _measures(self, x: VolumeSet, y: VolumeSet) -> dict[str, dict[str, Measure]]:
         found = {space: self._in_space(space, x, y) for space in self.spaces}
         return found | {VOLUMES: _of_volumes(x, y)}
+
+    def _fewest_left(self, *sets: VolumeSet) -> int:
+        """The smallest number of volumes in a half, or without the patient of the most volumes."""
+        halves = [len(half) for pair in self.halves for half in pair]
+        return min(*halves, *(len(one) - int(np.unique(one.groups, return_counts=True)[1].max()) for one in sets))
 
     def _in_space(self, space: str, x: VolumeSet, y: VolumeSet) -> dict[str, Measure]:
         zx, zy = self._standardised(space, x, y)
@@ -213,7 +219,7 @@ class Comparison:
                 depends_on_n=True,
             ),
         }
-        if min(len(x), len(y)) // 2 > NEIGHBOURS + 1:
+        if min(len(x), len(y)) // 2 > NEIGHBOURS + 1 and self._fewest_left(x, y) > NEIGHBOURS:
             measures |= _of_neighbours(distances(zx, zx), distances(zy, zy), distances(zx, zy))
         return measures
 
@@ -269,7 +275,11 @@ def _nyquist(one: np.ndarray, other: np.ndarray) -> Measure:
 
 
 def _similarity(one: np.ndarray, other: np.ndarray) -> Measure:
-    return Measure(lambda i, j: mean_similarity(one, i), "near_real", real=lambda j: mean_similarity(other, j))
+    def mean(similarities: np.ndarray, kept: Indices) -> float:
+        compared = np.isfinite(similarities[np.ix_(kept, kept)]).any()  # of few volumes, not every half has such a pair
+        return mean_similarity(similarities, kept) if compared else float("nan")
+
+    return Measure(lambda i, j: mean(one, i), "near_real", real=lambda j: mean(other, j))
 
 
 def _halvings(groups: np.ndarray, count: int, seed: int) -> list[tuple[Indices, Indices]]:

@@ -74,6 +74,7 @@ class FeatureReader:
             VolumeError: a file that cannot be read; the message names it.
         """
         todo = [case for case in cases if not self._file(case).is_file()]
+        gathered(None)  # all processes have looked before one writes, so that they share one and the same list
         mine = share(todo)
         with tqdm(desc=description, total=len(mine), unit="volume", disable=not mine) as progress:
             counts: Iterator[int]

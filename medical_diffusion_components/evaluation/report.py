@@ -64,7 +64,11 @@ def headline(report: Mapping[str, Any]) -> list[str]:
 
 
 class _Average(NamedTuple):
-    """Cells of independent spaces as one, against their floors."""
+    """Cells of several spaces as one, against their floors.
+
+    The spaces describe the same volumes, so their errors go together: that of the mean is at most the mean of the errors,
+    and not much smaller, whereas independent spaces would have one smaller by the root of their number.
+    """
 
     value: float
     error: float
@@ -77,10 +81,7 @@ class _Average(NamedTuple):
         def mean(key: str) -> float:
             return sum(cell[key] for cell in cells) / len(cells)
 
-        def error(key: str) -> float:
-            return math.sqrt(sum(cell[key] ** 2 for cell in cells)) / len(cells)
-
-        return cls(mean("value"), error("se"), mean("floor"), error("floor_sd"), min(cells[0]["n"], cells[0]["m"]))
+        return cls(mean("value"), mean("se"), mean("floor"), mean("floor_sd"), min(cells[0]["n"], cells[0]["m"]))
 
     @property
     def times(self) -> float | None:

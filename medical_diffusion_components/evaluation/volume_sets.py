@@ -81,14 +81,18 @@ def set_remarks(
     reference: Sequence[Mapping[str, Any]],
     training: Sequence[Mapping[str, Any]],
 ) -> list[str]:
-    """What a careful reader would want to know of the files that are judged: repeated, real, or of another spacing."""
+    """What a careful reader would want to know of the files that are judged: repeated, real, or of another spacing.
+
+    No file is named: its name may be that of a patient, and the report of an evaluation travels with a released data set.
+    """
     found, files = [], [file_hash(case["image"]) for case in cases]
     if repeated := len(files) - len(set(files)):
         found.append(f"{repeated} of the {name} volumes are the same file as another one")
     if real := scans_among(cases, [*reference, *training]):
+        first = [case["case_id"] for case in cases].index(real[0]) + 1
         found.append(
-            f"{len(real)} of the {name} volumes are scans of the real data, the first is {real[0]} (perhaps mirrored, cut "
-            "or rescaled): no samples"
+            f"{len(real)} of the {name} volumes are scans of the real data, the first is number {first} in the order of "
+            "their names (perhaps mirrored, cut or rescaled): no samples"
         )
     own, others = np.array(median_spacing(cases)), np.array(median_spacing(reference))
     if (np.abs(own / others - 1) > SAME_SPACING).any():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from monai.transforms import Compose
 
-from medical_diffusion_components.evaluation import AnatomySpace, FeatureReader, process_pool
+from medical_diffusion_components.evaluation import AnatomySpace, FeatureReader, features, process_pool
 from medical_diffusion_components.transforms import LoadVolumed
 
 COUNT = 19  # not a multiple of what a worker gets at once
@@ -46,6 +46,16 @@ def test_two_processes_find_what_one_finds_and_leave_the_same_files(cases: list[
     for name, array in alone.items():
         np.testing.assert_array_equal(array, together[name], err_msg=name)
     assert files(one).keys() == files(two).keys() and len(files(one)) == COUNT
+
+
+def test_no_process_writes_before_all_have_looked(
+    cases: list[dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that looks later would find less to do, share another list than the others, and miss volumes."""
+    written: list[int] = []
+    monkeypatch.setattr(features, "gathered", lambda _: written.append(len(files(tmp_path / "f"))))
+    reader(tmp_path / "f")(cases[:3], "some")
+    assert written == [0, 3]
 
 
 def test_what_is_there_is_not_computed_again(cases: list[dict], tmp_path: Path) -> None:

@@ -45,6 +45,33 @@ def test_three_scans_of_a_patient_do_not_make_the_error_smaller(space: str, meas
     assert right["floor"] != wrong["floor"]
 
 
+def test_a_patient_with_most_of_the_scans_leaves_measures_that_need_no_neighbours() -> None:
+    """Of 18 volumes 11 are one patient's, so that a half may hold four: too few for neighbourhoods of five."""
+    few = scans(0)
+    rows = {name: array[:18] for name, array in few.features.items()}
+    reference = VolumeSet("scans", np.array([0] * 11 + list(range(1, 8))), rows, {})
+    found = Comparison(reference, scans(1), {"anatomy": AnatomySpace(side=2)}, permutations=9).between(scans(2))
+    assert "precision" not in found["anatomy"] and np.isfinite(found["anatomy"]["kid"]["floor_sd"])
+    apart = VolumeSet("scans", np.arange(18), rows, {})
+    found = Comparison(apart, scans(1), {"anatomy": AnatomySpace(side=2)}, permutations=9).between(scans(2))
+    assert np.isfinite(found["anatomy"]["precision"]["floor_sd"])
+
+
+def test_halves_without_a_compared_pair_do_not_void_the_floor() -> None:
+    """Each of six volumes is compared with the next: a half of every other one has no pair, and counts for nothing."""
+    similar = np.full((6, 6), np.nan)
+    for one in range(6):
+        similar[one, (one + 1) % 6] = similar[(one + 1) % 6, one] = 0.5 + 0.01 * one
+    rows = {name: array[:6] for name, array in scans(0).features.items()}
+    reference = VolumeSet("scans", np.arange(6), rows, {"ms_ssim_published": similar})
+    comparison = Comparison(reference, scans(1), {}, permutations=9)
+    means = [np.nanmean(part) for one, _ in comparison.halves if np.isfinite(part := similar[np.ix_(one, one)]).any()]
+    assert len(means) < len(comparison.halves), "no half of every other volume was drawn: this tries nothing"
+    cell = comparison.between(reference)["volumes"]["ms_ssim_published"]
+    assert cell["floor"] == pytest.approx(np.mean(means)) and cell["floor_sd"] == pytest.approx(np.std(means, ddof=1))
+    assert comparison.paired(reference)["volumes"]["ms_ssim_published"]["value"] == pytest.approx(np.mean(means))
+
+
 def test_two_volumes_have_no_errors_and_are_refused() -> None:
     comparison = Comparison(scans(0), scans(1), {"anatomy": AnatomySpace(side=2)}, permutations=1)
     two = scans(2)

@@ -28,13 +28,13 @@ def test_the_first_sentence_gives_distances_in_the_spread_of_the_floor_and_copie
         "same_volumes": True,
     }
     first, *others = headline(report([0.5, 0.7], 0.11, audit))
-    # two planes as one: mean 0.6, the floor's spread 0.02 / sqrt(2)
+    # two planes as one: mean 0.6; slices of the same volumes err together, so the spread stays 0.02
     assert first == (
-        "Samples differ from held-out volumes by 35 times the floor's spread in texture and by nothing that 45 volumes can "
+        "Samples differ from held-out volumes by 25 times the floor's spread in texture and by nothing that 45 volumes can "
         "show in anatomy; no copy found among 200."
     )
     assert others[0].startswith(
-        "Texture (KID of slices): 0.6 ± 0.0071, two halves of the held-out volumes read 0.1 ± 0.014"
+        "Texture (KID of slices): 0.6 ± 0.01, two halves of the held-out volumes read 0.1 ± 0.02"
     )
     assert others[1].endswith("no difference that 45 volumes can show.")
     assert "0.700 ± 0.010, real 0.600 ± 0.020: less varied than real ones" in others[2]
