@@ -89,11 +89,10 @@ class AuditReport:
         grid = figure.add_gridspec(rows, 6, left=0.01, right=0.99, top=1 - 0.45 / figure.get_figheight(), bottom=0.01)
         for place, number in enumerate(closest):
             verdict = result.verdicts[number]
-            one, other = (self._slice(case) for case in (result.samples[number], result.sources[verdict.source]))
-            flipped = (
-                abs(one - other[::-1]).mean() < abs(one - other).mean()
-            )  # the encoder counts mirror images as copies
-            other = other[::-1] if flipped else other
+            one, theirs = (self._volume(case) for case in (result.samples[number], result.sources[verdict.source]))
+            if abs(one - theirs[::-1]).mean() < abs(one - theirs).mean():  # the encoder counts mirror images as copies
+                theirs = theirs[::-1]
+            one, other = _middle(one), _middle(theirs)
             row, column = place % rows, 3 * (place // rows)
             for offset, (picture, style) in enumerate(
                 ((one, ("gray", -1, 1)), (other, ("gray", -1, 1)), (one - other, ("RdBu_r", -1, 1)))
@@ -110,11 +109,15 @@ class AuditReport:
                     )
         return figure
 
-    def _slice(self, case: dict) -> np.ndarray:
-        """The middle slice across the axis with the fewest voxels, turned to where RAS axes point, in [-1, 1]."""
-        volume = to_ras(self.preprocessing.volume(case)[0].numpy(), self.axcodes)
-        axis = 2 - int(np.argmin(volume.shape[::-1]))  # the last of several: axial, if all are equal
-        return volume.take(volume.shape[axis] // 2, axis=axis)
+    def _volume(self, case: dict) -> np.ndarray:
+        """The volume (X, Y, Z), in [-1, 1], its axes turned to the right, to the front and up."""
+        return to_ras(self.preprocessing.volume(case)[0].numpy(), self.axcodes)
+
+
+def _middle(volume: np.ndarray) -> np.ndarray:
+    """The middle slice across the axis with the fewest voxels."""
+    axis = 2 - int(np.argmin(volume.shape[::-1]))  # the last of several: axial, if all are equal
+    return volume.take(volume.shape[axis] // 2, axis=axis)
 
 
 def summary(result: AuditResult, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from scipy import stats
 from torch import Tensor
 
 from medical_diffusion_components.audit.conformal import smallest_calibration
-from medical_diffusion_components.audit.volumes import AuditedVolumes
+from medical_diffusion_components.audit.volumes import AuditedVolumes, one_place_per_patient
 from medical_diffusion_components.data.datasets import median_spacing, note_beside
 from medical_diffusion_components.data.training_of_weights import trained_on
 from medical_diffusion_components.files import file_hash
@@ -110,7 +110,8 @@ def check_preprocessed_alike(training: AuditedVolumes, held_out: AuditedVolumes)
     """Refuse training and held-out volumes whose intensities differ as sets.
 
     Patients are split at random, so mean, standard deviation and share of background of their volumes have one
-    distribution on both sides; if a Kolmogorov-Smirnov test says otherwise, one side was prepared in another way.
+    distribution on both sides; if a Kolmogorov-Smirnov test says otherwise, one side was prepared in another way. One
+    volume of each patient counts, since scans of one patient are not independent.
 
     Raises:
         AuditError: the distributions differ.
@@ -120,7 +121,8 @@ def check_preprocessed_alike(training: AuditedVolumes, held_out: AuditedVolumes)
             f"training volumes are {tuple(training.reduced.shape[1:])} after reduction, held-out ones "
             f"{tuple(held_out.reduced.shape[1:])}: one side was prepared in another way"
         )
-    for name, one, other in zip(STATISTICS, _statistics(training.reduced), _statistics(held_out.reduced)):
+    sides = [_statistics(some.reduced[one_place_per_patient(some.cases)]) for some in (training, held_out)]
+    for name, one, other in zip(STATISTICS, *sides):
         p = stats.ks_2samp(one, other).pvalue
         if p < SIGNIFICANCE / len(STATISTICS):
             raise AuditError(

@@ -23,7 +23,15 @@ from medical_diffusion_components.chance import seed_of_name
 from medical_diffusion_components.files import file_hash, write_atomically
 from medical_diffusion_components.transforms.scale_as_prepared import fixed_scale
 
-__all__ = ["AuditedVolumes", "Preprocessing", "case_key", "kept", "one_case_per_patient", "read_volumes"]
+__all__ = [
+    "AuditedVolumes",
+    "Preprocessing",
+    "case_key",
+    "kept",
+    "one_case_per_patient",
+    "one_place_per_patient",
+    "read_volumes",
+]
 
 
 class Preprocessing(NamedTuple):
@@ -55,11 +63,16 @@ class AuditedVolumes(NamedTuple):
 
 
 def one_case_per_patient(cases: Sequence[dict]) -> list[dict]:
-    """One case of each patient, chosen by a hash of its id, so that it is not always the first scan or the left side."""
-    chosen: dict[str, dict] = {}
-    for case in sorted(cases, key=lambda case: seed_of_name(case["case_id"])):
-        chosen.setdefault(case["patient_id"], case)
-    return sorted(chosen.values(), key=lambda case: case["case_id"])
+    """One case of each patient, in the order of the case ids; see :func:`one_place_per_patient`."""
+    return sorted((cases[place] for place in one_place_per_patient(cases)), key=lambda case: case["case_id"])
+
+
+def one_place_per_patient(cases: Sequence[dict]) -> list[int]:
+    """Where one case of each patient stands, chosen by a hash of its id: not always the first scan or the left side."""
+    chosen: dict[str, int] = {}
+    for place in sorted(range(len(cases)), key=lambda place: seed_of_name(cases[place]["case_id"])):
+        chosen.setdefault(cases[place]["patient_id"], place)
+    return list(chosen.values())
 
 
 def read_volumes(

@@ -43,7 +43,8 @@ def paired(first: SeedDice, second: SeedDice) -> np.ndarray:
 def dice_by_arm(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, SeedDice]]:
     """Results of a label study -> arm -> number of labelled patients -> Dice by seed and test patient.
 
-    Dice is the mean over classes, and over the cases of a patient. The study may be unfinished.
+    Dice is the mean over the classes that a label has, and over the cases of a patient. A case whose label is background
+    alone has none and counts in no mean; a patient of such cases alone is left out. The study may be unfinished.
 
     Raises:
         ValueError: runs that were tested on different cases.
@@ -59,8 +60,9 @@ def dice_by_arm(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, See
             )
         of_patient: dict[str, list[float]] = {patient: [] for patient in sorted(set(patients.values()))}
         for case, patient in patients.items():
-            of_patient[patient].append(np.mean(list(evaluation["cases"][case]["dice"].values())))
-        row = [float(np.mean(values)) for values in of_patient.values()]
+            if found := list(evaluation["cases"][case]["dice"].values()):
+                of_patient[patient].append(np.mean(found))
+        row = [float(np.mean(values)) for values in of_patient.values() if values]
         dice.setdefault(result["arm"], {}).setdefault(result["num_labelled"], {})[result["seed"]] = row
     return {
         arm: {number: SeedDice(list(rows), np.array(list(rows.values()))) for number, rows in curve.items()}
@@ -78,7 +80,10 @@ def patient_table(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for result in sorted(results, key=lambda result: (result["num_labelled"], result["arm"], result["seed"])):
         patients = result["evaluation"]["patients"]
         for number, patient in enumerate(sorted(set(patients.values())), start=1):
-            cases = [result["evaluation"]["cases"][case]["dice"] for case in patients if patients[case] == patient]
+            own = [result["evaluation"]["cases"][case]["dice"] for case in patients if patients[case] == patient]
+            cases = [dice for dice in own if dice]
+            if not cases:  # their labels are background alone
+                continue
             run = {"labelled": result["num_labelled"], "arm": result["arm"], "seed": result["seed"], "patient": number}
             run["dice"] = float(np.mean([np.mean(list(case.values())) for case in cases]))
             classes = dict.fromkeys(name for case in cases for name in case)
@@ -165,7 +170,7 @@ def write_label_study(
     dice = dice_by_arm(results)
     rows = label_table(dice, baseline)
     seeds = sorted({result["seed"] for result in results})
-    patients = len(set(results[0]["evaluation"]["patients"].values()))
+    patients = next(found.dice.shape[1] for curve in dice.values() for found in curve.values())
     text = [] if question is None else [finding_line(dice, question), ""]
     text += _markdown_table(rows, baseline)
     text += ["", *_markdown_costs(costs_by_arm(results), _killed(results))]

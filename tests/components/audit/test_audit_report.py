@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from medical_diffusion_components.audit import (
+    AuditReport,
     AuditResult,
     HoldoutShare,
     Membership,
     Memorised,
+    Preprocessing,
     PublishedRule,
     Verdict,
     audit_headline,
@@ -124,3 +127,17 @@ def test_a_verdict_goes_into_the_note_of_a_volume_and_into_no_other_file(content
     (tmp_path / "0.json").write_text(content)
     note_verdict(samples[0]["image"], verdicts[0])
     assert (tmp_path / "0.json").read_text() == content, "it is somebody else's"
+
+
+@pytest.mark.parametrize("axcodes", ["RAS", "PSR", "SLA"])
+def test_a_mirrored_copy_is_shown_beside_the_mirror_image_of_its_source(axcodes: str, tmp_path: Path) -> None:
+    """Whichever axis points to the right: the difference in the picture is nothing."""
+    source = torch.from_numpy(np.random.default_rng(0).uniform(-1, 1, (1, 8, 6, 4)).astype(np.float32))
+    right = next(axis for axis, code in enumerate(axcodes) if code in "RL")
+    held = {"copy": source.flip(1 + right), "source": source}
+    report = AuditReport(tmp_path, Preprocessing(lambda case: {"image": held[case["case_id"]]}, ""), {}, axcodes)
+    found = result(tmp_path, None)._replace(samples=[{"case_id": "copy"}], sources=[{"case_id": "source"}])
+    found = found._replace(verdicts=[Verdict("copy", 0.99, 0.02, 0.02, 0.1, 0, "1d")])
+    synthetic, training, difference = (axes.images[0].get_array() for axes in report._picture(found).axes)
+    np.testing.assert_array_equal(synthetic, training)
+    assert not np.any(difference) and np.ptp(synthetic) > 1

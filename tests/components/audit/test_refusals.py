@@ -51,6 +51,25 @@ def test_intensities_prepared_in_another_way_are_refused(change) -> None:
         refusals.check_preprocessed_alike(training, volumes([f"h{n}" for n in range(30)], change(drawn(30))))
 
 
+def test_repeated_scans_of_the_same_patients_are_no_evidence() -> None:
+    """Twelve patients with ten scans each differ from thirty others no more surely than twelve volumes do."""
+    generator = torch.Generator().manual_seed(3)
+
+    def drawn(count: int) -> torch.Tensor:
+        spread = 0.3 + 0.2 * torch.rand(count, 1, 1, 1, 1, generator=generator)
+        return (torch.randn(count, 1, 6, 6, 6, generator=generator) * spread - 0.3).clamp(-1, 1)
+
+    held_out = volumes([f"h{n}" for n in range(30)], drawn(30))
+    for _ in range(20):
+        once = volumes([str(n) for n in range(12)], drawn(12))
+        names = [f"{n} {scan}" for n in range(12) for scan in range(10)]
+        repeated = volumes(names, once.reduced.repeat_interleave(10, 0))
+        for case in repeated.cases:
+            case["patient_id"] = case["case_id"].split()[0]
+        refusals.check_preprocessed_alike(once, held_out)
+        refusals.check_preprocessed_alike(repeated, held_out)
+
+
 def test_other_sizes_are_refused() -> None:
     with pytest.raises(AuditError, match=r"\(1, 4, 4, 4\) after reduction, held-out ones \(1, 4, 4, 5\)"):
         refusals.check_preprocessed_alike(volumes(["a"]), volumes(["b"], torch.zeros(1, 1, 4, 4, 5)))

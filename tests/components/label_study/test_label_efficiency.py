@@ -45,6 +45,20 @@ def test_two_cases_of_a_patient_count_as_one() -> None:
     np.testing.assert_allclose(np.sort(together), np.sort(np.c_[apart[:, :3], apart[:, 3:].mean(1)]))
 
 
+def test_a_label_of_background_alone_counts_in_no_mean(tmp_path: Path) -> None:
+    made = results()
+    for result in made:
+        result["evaluation"]["patients"] |= {"case_3": "both", "case_4": "both"}
+        for case in ("case_0", "case_4"):  # all that a patient has, and one of two
+            result["evaluation"]["cases"][case]["dice"] = {}
+    whole, some = (dice_by_arm(one)["scratch"][1].dice for one in (results(), made))
+    np.testing.assert_array_equal(some, whole[:, [3, 1, 2]])  # the other case of "both", then the last two patients
+    write_label_study(made, tmp_path, "scratch", {})
+    rows = list(csv.DictReader((tmp_path / "label_study_patients.csv").read_text().splitlines()))
+    assert {row["patient"] for row in rows} == {"1", "3", "4"} and all(row["dice"] for row in rows)
+    assert "test patients: 3" in (tmp_path / "label_study.md").read_text()
+
+
 def test_runs_on_other_cases_are_refused() -> None:
     made = results()
     made[0]["evaluation"]["patients"].pop("case_1")
