@@ -7,6 +7,7 @@ import logging
 import os
 import zipfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -120,6 +121,8 @@ def write_weights(
         notes: ending, ``.json`` or ``.at_home.json`` -> note, to which the hash of the weights is added.
     """
     path = Path(path)
+    for ending in filter(partial(_waits, path), _NOTES):  # of a killed process; the new ones are to wait there next
+        os.replace(_waiting(path, ending), path.with_suffix(ending))
 
     def write_both(temporary: Path) -> None:
         write(temporary)
@@ -136,6 +139,12 @@ def write_weights(
 def _waiting(path: Path, ending: str) -> Path:
     """Where a note is until its weights are in place."""
     return path.with_name(f".{path.stem}{ending}.new")
+
+
+def _waits(path: Path, ending: str) -> bool:
+    """Whether the weights are in place and their note is not."""
+    waiting = _waiting(path, ending)
+    return waiting.is_file() and path.is_file() and _read_note(waiting).get("sha256") == file_hash(path)
 
 
 def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
@@ -184,9 +193,9 @@ def load_weights(
             f"{path}: the note beside it is of other weights; put its own note there, or move this one away"
         )
     _check_knobs(path, knobs or {})
-    for name, part in module.named_modules():  # parts whose shape is learned from the weights
-        if hasattr(part, "adapt_to_weights"):
-            part.adapt_to_weights(state, f"{name}." if name else "")
+    for name, child in module.named_modules():  # parts whose shape is learned from the weights
+        if hasattr(child, "adapt_to_weights"):
+            child.adapt_to_weights(state, f"{name}." if name else "")
     if difference := tensor_differences(module.state_dict(), state):
         note = Path(path).with_suffix(".json")
         advice = "" if note.is_file() else f"; {note}, which says how its network was built, is missing: put it there"
@@ -248,9 +257,8 @@ def notes_beside(path: str | os.PathLike) -> dict[str, dict]:
     """
     path, found = Path(path), {}
     for ending in _NOTES:
-        waiting = _waiting(path, ending)
-        if waiting.is_file() and path.is_file() and _read_note(waiting).get("sha256") == file_hash(path):
-            found[ending] = _read_note(waiting)
+        if _waits(path, ending):
+            found[ending] = _read_note(_waiting(path, ending))
         elif path.with_suffix(ending).is_file():
             found[ending] = _read_note(path.with_suffix(ending))
     return found

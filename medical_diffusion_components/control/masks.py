@@ -100,15 +100,16 @@ def first_of_patient(paths: Sequence[Path], masks: Sequence[AskedMask]) -> list[
     above = Path(os.path.commonpath([path.parent for path in paths])) if paths else Path()
     first: dict[str, int] = {}
     contents: dict[str, Path] = {}
-    found = []
+    found: list[int] = []
     for number, (path, mask) in enumerate(zip(paths, masks)):
         content = hashlib.sha256(mask.labels.tobytes()).hexdigest()
         listed = [place for folder in path.parents[:2] if (place := folder / "dataset.json").is_file()]
         named = [patient for place in listed if (patient := _listed(place).get(str(path)))]
         signs = [content, *(named or [subject_of(path.relative_to(above).as_posix())])]
-        same = [first[sign] for sign in signs if sign in first]
-        found.append(min(same, default=number))
-        first |= {sign: found[-1] for sign in signs if sign}
+        same = {found[first[sign]] for sign in signs if sign in first}
+        own = min(same, default=number)
+        found = [own if other in same else other for other in [*found, own]]  # what joins two patients makes them one
+        first = {sign: number for sign in signs if sign} | first
         if contents.setdefault(content, path) != path:
             logger.warning(f"{path} is the same label map as {contents[content]}")
     if len(set(found)) < len(found):

@@ -14,4 +14,4 @@ def fast_bfloat16(device: torch.device | str) -> bool:
     """
     if torch.device(device).type == "cuda":
         return torch.cuda.is_available() and torch.cuda.get_device_capability(device)[0] >= 8
-    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+    return torch.device(device).type == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16", False))

@@ -134,7 +134,8 @@ def permutation_p(
 ) -> float:
     """Share of random divisions of all members that are at least as far apart as the two sets: a p-value.
 
-    Gretton et al., section 5. Members of one group (a patient's volumes) stay together.
+    Gretton et al., section 5. Members of one group (a patient's volumes) stay together, but for one group at most, through
+    which the border between the two sets may go.
 
     Args:
         kernels: of the two sets.

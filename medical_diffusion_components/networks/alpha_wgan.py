@@ -144,7 +144,7 @@ class VolumeEncoder(nn.Module):
         layers: list[nn.Module] = []
         for before, after in zip([in_channels, *widths], widths):
             layers.append(nn.Conv3d(before, after, 4, stride=2, padding=1))
-            if layers[1:]:
+            if len(layers) > 1:
                 layers.append(_norm(norm, after, spatial_dims=3))
             layers.append(nn.LeakyReLU(0.2))
         self.layers = nn.Sequential(*layers, nn.Conv3d(widths[-1], code_size, smallest_grid(image_size)))

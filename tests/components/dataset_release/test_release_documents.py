@@ -186,6 +186,10 @@ def test_only_a_release_gives_way_to_another(tmp_path: Path) -> None:
     (folder / "one.txt").write_text("1")
     (folder / "SHA256SUMS").write_text("0  one.txt\n")
     check_replaceable(folder)
+    (folder / "SHA256SUMS").write_text("somebody's own list\n\n")
+    with pytest.raises(ReleaseError, match=r"holds what no release has written, such as one.txt"):
+        check_replaceable(folder)
+    (folder / "SHA256SUMS").write_text("0  one.txt\n")
     (folder / "thesis.txt").write_text("of great value")
     with pytest.raises(ReleaseError, match=r"holds what no release has written, such as thesis.txt"):
         check_replaceable(folder)

@@ -136,6 +136,16 @@ def test_defect_is_refused(whole_series, case, name):
     assert caught.value.reason is expected, str(caught.value)
 
 
+@pytest.mark.parametrize("keyword", ["PatientID", "StudyInstanceUID", "FrameOfReferenceUID"])
+def test_a_refusal_shows_no_identifier_that_differs(whole_series, case, keyword):
+    shutil.copytree(whole_series, case)
+    edit(sorted(case.iterdir())[6], **{keyword: "9.8.7.6"})
+    with pytest.raises(SeriesRefused, match="differs between slices") as caught:
+        read_series(case)
+    before = str(pydicom.dcmread(next(whole_series.iterdir()))[keyword].value)
+    assert "9.8.7.6" not in str(caught.value) and before not in str(caught.value)
+
+
 def test_gaps_are_counted_and_located(series, case, volume):
     paths = series(affine=np.diag([-1.0, -1, 2.5, 1]))
     unlink(paths[11], paths[12], paths[20])

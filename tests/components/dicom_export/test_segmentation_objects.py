@@ -110,6 +110,42 @@ def test_identifiers_are_those_of_the_same_series_and_weights(written: Path, ser
     )
 
 
+def test_echoes_of_one_series_and_other_contents_are_other_objects(
+    series: Path, labels: np.ndarray, tmp_path: Path
+) -> None:
+    """An archive takes a second object of one SOPInstanceUID for the first one, and keeps only one of them."""
+    for number, file in enumerate(sorted((series / "series").iterdir())):
+        dataset = pydicom.dcmread(file)
+        dataset.EchoTime, dataset.EchoNumbers = "10", 1
+        dataset.save_as(file)
+        dataset.EchoTime, dataset.EchoNumbers = "20", 2
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"{dataset.SOPInstanceUID}.2"[-64:]
+        dataset.InstanceNumber = 100 + number
+        dataset.save_as(file.with_name(f"second_{file.name}"))
+    cases = DicomCases(series, tmp_path / "converted")
+    assert len(cases.groups) == 2 and len({group.series_uid for group in cases.groups.values()}) == 1
+    found = [pydicom.dcmread(writer(cases, tmp_path).write(case, labels)) for case in cases.groups]
+    first = next(iter(cases.groups))
+    found.append(pydicom.dcmread(writer(cases, tmp_path).write(first, np.roll(labels, 1, 0))))
+    found.append(pydicom.dcmread(writer(cases, tmp_path, None).write(first, labels)))
+    assert len({seg.SOPInstanceUID for seg in found}) == 4
+    one, other, *same_series = (seg.SeriesInstanceUID for seg in found)
+    assert one != other and {*same_series} == {one}
+
+
+def test_images_without_their_preamble_are_segmented_as_well(series: Path, labels: np.ndarray, tmp_path: Path) -> None:
+    """Older scanners leave out the 128 bytes and "DICM"; reading such a series is no use if its SEG cannot be written."""
+    for file in (series / "series").iterdir():
+        dataset = pydicom.dcmread(file)
+        dataset.preamble = None
+        del dataset.file_meta
+        dataset.save_as(file, implicit_vr=False, little_endian=True, enforce_file_format=False)
+        assert file.read_bytes()[128:132] != b"DICM"
+    cases = DicomCases(series, tmp_path / "converted")
+    path = writer(cases, tmp_path).write(next(iter(cases.groups)), labels)
+    assert path is not None and len(hd.seg.segread(path).SegmentSequence) == 2
+
+
 def test_neither_names_nor_identifiers_reach_logs_and_warnings(
     series: Path, labels: np.ndarray, tmp_path: Path, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
 ) -> None:

@@ -4,6 +4,7 @@ import errno
 import functools
 import json
 import os
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -14,6 +15,7 @@ from small_preparations import SIZE, THREADS, Halve, prepare, raw_folder, stamps
 
 from medical_diffusion_components.data.datasets import load_cases
 from medical_diffusion_components.data.splits import SPLITS, split_patients
+from medical_diffusion_components.files import unfinished_folder
 from medical_diffusion_components.preparation.preparation import Preparation, TooManyRefused, run_or_exit
 
 
@@ -149,6 +151,21 @@ def test_a_full_disk_ends_the_run_at_once_names_the_file_and_keeps_what_is_finis
     monkeypatch.undo()
     assert statuses(prepare(tmp_path)) == {"a": "skipped", "b": "skipped", "c": "made", "d": "made"}
     assert not [path.name for path in (tmp_path / "out").rglob(".*") if path.name != ".lock"]
+
+
+def test_what_a_killed_run_has_left_goes_and_hidden_files_of_the_user_stay(tmp_path):
+    raw_folder(tmp_path)
+    prepare(tmp_path)
+    with unfinished_folder(tmp_path / "out" / "images" / "gone.nii.gz") as folder:
+        (folder / "gone.nii.gz").write_bytes(b"half")
+        left = tmp_path / "out" / "images" / folder.parent.name
+        shutil.copytree(left, tmp_path / "copy")
+    (tmp_path / "copy").rename(left)  # as a killed process leaves it
+    own = [tmp_path / "out" / ".gitignore", tmp_path / "out" / "images" / ".notes"]
+    for file in own:
+        file.write_text("of the user")
+    prepare(tmp_path)
+    assert not left.exists() and all(file.read_text() == "of the user" for file in own)
 
 
 def test_a_result_folder_that_cannot_be_made_is_named(tmp_path):

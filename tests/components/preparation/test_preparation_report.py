@@ -12,6 +12,7 @@ import pytest
 import torch
 from dicom_writing import write_series
 from monai.data import MetaTensor
+from small_preparations import raw_folder
 
 from medical_diffusion_components.preparation.appearance import remarks_on_picture
 from medical_diffusion_components.preparation.case_ids import short_hash
@@ -145,3 +146,16 @@ def test_a_name_that_is_no_text_can_be_reported(tmp_path, capsys):
     prepare(tmp_path)
     assert "\\udce4.nii.gz" in (tmp_path / "out" / "report.md").read_text()
     assert "1 refused" in capsys.readouterr().out
+
+
+def test_the_report_holds_nothing_by_which_a_scan_could_be_recognised(tmp_path):
+    raw_folder(tmp_path)
+    prepare(tmp_path)
+    outputs = [
+        output
+        for case in json.loads((tmp_path / "out" / "report.json").read_text())["cases"]
+        for output in case["outputs"]
+    ]
+    assert outputs and not any({"signature", "landmarks"} & output.keys() for output in outputs)
+    kept = json.loads(next((tmp_path / "out" / "cases").iterdir()).read_text())["outputs"]
+    assert all({"signature", "landmarks"} <= output.keys() for output in kept), "they stay with the volumes"
