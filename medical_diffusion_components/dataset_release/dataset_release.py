@@ -272,7 +272,7 @@ def check_replaceable(folder: Path) -> None:
     if not folder.is_dir():
         raise ReleaseError(f"expected a folder as release_dir, but {folder} is a file")
     sums = folder / SUMS
-    listed = {line.split("  ", 1)[1] for line in sums.read_text().splitlines()} if sums.is_file() else set()
+    listed = {line.partition("  ")[2] for line in sums.read_text().splitlines()} if sums.is_file() else set()
     found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
     foreign = next((name for name in sorted(found) if name not in listed | {SUMS}), None)
     if foreign is not None:

@@ -102,7 +102,9 @@ def check_sameness(headers: Sequence[SliceHeader]) -> None:
     for name in _SAME:
         values = {getattr(header, name) for header in headers}
         if len(values) > 1:
-            shown = "" if name in ("patient", "study_uid") else f": {sorted(map(str, values))[:4]}"
+            shown = (
+                "" if name in ("patient", "study_uid", "frame_of_reference") else f": {sorted(map(str, values))[:4]}"
+            )
             raise SeriesRefused(Refusal.INCONSISTENT_HEADERS, f"{name} differs between slices of one series{shown}")
     uids = [header.instance_uid for header in headers]
     if None not in uids and len(set(uids)) < len(uids):

@@ -177,13 +177,16 @@ class SegmentationObjects:
             path.unlink(missing_ok=True)
             return None
         with _discreet():
-            seg = self._segmentation(group, numbers.T)  # (slices, rows, columns)
+            seg = self._segmentation(case_id, numbers.T)  # (slices, rows, columns)
             return write_atomically(path, lambda temporary: seg.save_as(temporary))
 
-    def _segmentation(self, group: SeriesGroup, frames: np.ndarray) -> hd.seg.Segmentation:
-        sources = [pydicom.dcmread(header.path, stop_before_pixels=True) for header in group.slices]
+    def _segmentation(self, case_id: str, frames: np.ndarray) -> hd.seg.Segmentation:
+        slices = self.cases.groups[case_id].slices
+        # force: as in reading the series, the 128 bytes and "DICM" in front may be missing
+        sources = [pydicom.dcmread(header.path, stop_before_pixels=True, force=True) for header in slices]
         weights = file_hash(self.weights)
-        identity = (weights, group.series_uid, *self.classes)
+        identity = (weights, case_id, *self.classes)  # one series may hold several stacks, such as echoes
+        content = hashlib.sha256(repr(sorted(self.codes.items())).encode() + frames.tobytes()).hexdigest()
         seg = hd.seg.Segmentation(
             source_images=sources,
             pixel_array=frames,
@@ -191,7 +194,7 @@ class SegmentationObjects:
             segment_descriptions=self._descriptions(weights),
             series_instance_uid=derived_uid(*identity, "series"),
             series_number=_SERIES_NUMBER,
-            sop_instance_uid=derived_uid(*identity, "segmentation"),
+            sop_instance_uid=derived_uid(*identity, content, "segmentation"),  # another content is another object
             instance_number=1,
             manufacturer=PACKAGE_NAME,
             manufacturer_model_name=self.bundle[:64],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections import defaultdict
@@ -15,6 +14,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from medical_diffusion_components.files import write_json
+from medical_diffusion_components.preparation.case_ids import short_hash
 
 __all__ = ["IndexedFile", "index_dicom"]
 
@@ -71,7 +71,7 @@ def index_dicom(
         for name, records in bar:
             index[name] = [stamps[name], records]
     if index_file is not None and index != known:
-        content = {"version": _VERSION, "raw_dir": _short_hash(str(root)), "folders": index}
+        content = {"version": _VERSION, "raw_dir": short_hash(str(root)), "folders": index}
         write_json(index_file, content, indent=None)
     return {
         path: IndexedFile(path, *record)
@@ -114,7 +114,7 @@ def _objects() -> ModuleType:
 def _stamp(paths: Sequence[Path]) -> str:
     """Hash of what changes whenever a file does: its time of change moves even where a program restores the other."""
     stats = [(path.name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for path in paths if (stat := path.stat())]
-    return _short_hash(json.dumps(stats))
+    return short_hash(json.dumps(stats))
 
 
 def _read_index(index_file: str | os.PathLike | None, root: Path) -> dict:
@@ -124,9 +124,5 @@ def _read_index(index_file: str | os.PathLike | None, root: Path) -> dict:
         content = json.loads(Path(index_file).read_text())
     except ValueError:
         return {}  # what it held is in the raw folder
-    current = content.get("version") == _VERSION and content.get("raw_dir") == _short_hash(str(root))
+    current = content.get("version") == _VERSION and content.get("raw_dir") == short_hash(str(root))
     return content["folders"] if current else {}
-
-
-def _short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]

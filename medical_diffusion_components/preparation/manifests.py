@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from medical_diffusion_components.data.splits import SPLITS, spelling
+from medical_diffusion_components.files import write_atomically
 
 __all__ = ["Manifest", "manifest_bytes", "manifest_hash", "read_manifest", "write_manifest"]
 
@@ -116,15 +117,8 @@ def write_manifest(manifest: Manifest, path: str | os.PathLike) -> str:
     Returns:
         The manifest's hash (`manifest_hash`), which is the SHA-256 of the file.
     """
-    path = Path(path)
     content = manifest_bytes(manifest)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_bytes(content)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_atomically(path, Path.write_bytes, content)
     return hashlib.sha256(content).hexdigest()
 
 

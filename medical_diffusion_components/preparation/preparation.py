@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from medical_diffusion_components.data.splits import SPLITS, split_patients
-from medical_diffusion_components.files import folder_setting, versions, write_json
+from medical_diffusion_components.files import check_writable, folder_setting, versions, write_json
 from medical_diffusion_components.preparation.bids import participant_conditions
 from medical_diffusion_components.preparation.case import (
     CANNOT_WRITE,
@@ -140,7 +140,8 @@ class Preparation:
         started = time.monotonic()
         self.dataset_dir.mkdir(parents=True, exist_ok=True)
         with _alone_in(self.dataset_dir):
-            _remove_leftovers(self.dataset_dir)
+            for part in ("", "images", "labels", "cases"):
+                check_writable(self.dataset_dir / part)  # also removes what a killed run has left
             inventory = self.take_inventory()
             cases = inventory.cases
             results = [_absent(case) for case in cases if case.scan is None]
@@ -350,14 +351,6 @@ def _datalist(listed: Mapping[str, list[dict]], description: str) -> dict[str, A
     for split in SPLITS:
         content[split] = sorted(listed[split], key=lambda entry: entry["case_id"])
     return content
-
-
-def _remove_leftovers(dataset_dir: Path) -> None:
-    """Temporary files of a run that was killed."""
-    for folder in (dataset_dir, *(dataset_dir / name for name in ("images", "labels", "cases"))):
-        for path in folder.glob(".*"):
-            if path.is_file() and path.name != ".lock":
-                path.unlink()
 
 
 @contextmanager

@@ -169,6 +169,7 @@ def _as_dict(result: CaseResult) -> Mapping[str, Any]:
     shown["seconds"] = {step: round(spent, 3) for step, spent in result.seconds.items()}
     shown["peak_mib"] = round(result.peak_mib)
     shown["outputs"] = [
-        {key: value for key, value in output.items() if key != "signature"} for output in result.outputs
+        {key: value for key, value in output.items() if key not in ("signature", "landmarks")}
+        for output in result.outputs
     ]
     return shown

@@ -153,7 +153,7 @@ def _read(file: str) -> MetaTensor | None:
 
 
 def _same_bytes(files: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Each case with the first one whose file is the same. Only files of one size and one beginning are read."""
+    """Pairs of cases whose files are the same. Only files of one size and one beginning are read whole."""
     groups: dict[tuple[int, bytes], list[str]] = defaultdict(list)
     for case_id, path in files.items():
         with open(path, "rb") as file:
