@@ -1,7 +1,7 @@
 """What a bundle's configuration needs to know about where it runs: its own folder, its stages, its settings."""
 
 from medical_diffusion_components.workflow.lookup import bundle_modality, bundle_root, bundle_version
-from medical_diffusion_components.workflow.overrides import changed_settings, check_overrides
+from medical_diffusion_components.workflow.overrides import changed_settings, check_choice, check_overrides
 from medical_diffusion_components.workflow.run_settings import FOLDERS, PLACES, changes, settings, without_places
 from medical_diffusion_components.workflow.stages import ensure_first_stage, run_config, start_run
 
@@ -13,6 +13,7 @@ __all__ = [
     "bundle_version",
     "changed_settings",
     "changes",
+    "check_choice",
     "check_overrides",
     "ensure_first_stage",
     "run_config",

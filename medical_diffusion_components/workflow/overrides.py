@@ -9,7 +9,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from pydoc import ErrorDuringImport, locate
@@ -24,7 +24,7 @@ from medical_diffusion_components.files import folder_setting
 from medical_diffusion_components.workflow.lookup import is_stage, running
 from medical_diffusion_components.workflow.run_settings import FOLDERS, used_ids
 
-__all__ = ["changed_settings", "check_overrides"]
+__all__ = ["changed_settings", "check_choice", "check_overrides"]
 
 _FILES = {"conditions_table", "image", "manifest", "mask", "masks", "patients", "second_image"}
 _SWITCHES = {"bool", "bool | None", "<class 'bool'>", "typing.Optional[bool]"}  # annotations
@@ -54,6 +54,26 @@ def changed_settings(file: str) -> dict[str, Any]:
     if workflow is None:
         raise RuntimeError(f"no running workflow to compare with {file}")
     return dict(_differences(_read(workflow.config_root_path / file), workflow.parser.get()))
+
+
+def check_choice(file: str, id: str, chosen: str, settings: Mapping[str, Sequence[str]]) -> None:
+    """Refuse what was given for one choice where another one was made, such as the mask of an operation that takes none.
+
+    Args:
+        file: the running configuration, which says what stands in it by default.
+        id: of the setting that chooses.
+        chosen: one of the keys of ``settings``.
+        settings: choice -> the ids that it alone uses.
+
+    Raises:
+        ValueError: no such choice; a setting of another one, by its name.
+    """
+    if chosen not in settings:
+        raise ValueError(f"--{id} must be one of {', '.join(settings)}, got {chosen!r}")
+    given = changed_settings(file)
+    for choice, ids in settings.items():
+        if choice != chosen and (useless := [name for name in ids if name in given]):
+            raise ValueError(f"--{useless[0]} changes nothing in --{id} {chosen}: it is a setting of {choice}")
 
 
 def _read(file: Path) -> dict[str, Any]:

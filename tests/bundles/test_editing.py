@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -56,8 +57,9 @@ def settings(bundle: Path, tmp_path: Path) -> dict:
 def test_every_operation_runs_and_leaves_a_page(bundle: Path, settings: dict, tmp_path: Path) -> None:
     other = str(tmp_path / "other.nii")
     run(bundle, "edit.yaml", **settings)
-    run(bundle, "edit.yaml", **settings, operation="vary", strengths=[0.0, 1.0])
-    run(bundle, "edit.yaml", **settings, operation="interpolate", second_image=other, second_weights=[0.5])
+    for_all = {id: value for id, value in settings.items() if id not in ("mask", "resamples", "jump_length")}
+    run(bundle, "edit.yaml", **for_all, operation="vary", strengths=[0.0, 1.0])
+    run(bundle, "edit.yaml", **for_all, operation="interpolate", second_image=other, second_weights=[0.5])
     folder = tmp_path / "output" / "edited"
     assert {page.name for page in folder.glob("*.html")} == {"inpaint.html", "vary.html", "interpolate.html"}
     notes = [json.loads(file.read_text()) for file in folder.glob("*.json")]
@@ -79,6 +81,27 @@ def test_what_cannot_be_edited_is_refused_by_name(bundle: Path, settings: dict, 
         bundle, "edit.yaml", **settings | {"sampler": "dpmpp_2m"}
     )
     assert not (tmp_path / "output" / "edited").exists()
+
+
+@edited
+def test_a_setting_of_another_operation_is_refused_before_anything_is_loaded(bundle: Path) -> None:
+    said = last_line(bundle, "edit.yaml", operation="vary", mask="nowhere.nii")
+    assert "--mask changes nothing in --operation vary: it is a setting of inpaint" in said
+    said = last_line(bundle, "edit.yaml", operation="interpolate", strengths=[0.5])
+    assert "--strengths changes nothing in --operation interpolate: it is a setting of vary" in said
+    said = last_line(bundle, "edit.yaml", second_image="nowhere.nii")
+    assert "--second_image changes nothing in --operation inpaint: it is a setting of interpolate" in said
+    assert "--operation must be one of inpaint, vary, interpolate, got 'very'" in last_line(
+        bundle, "edit.yaml", operation="very"
+    )
+
+
+@edited
+def test_every_setting_of_one_operation_is_listed_under_it(bundle: Path) -> None:
+    text = (bundle / "configs" / "edit.yaml").read_text()
+    commented = dict(re.findall(r"^(\w+): .*# of (inpaint|vary|interpolate): (?!ddim)", text, re.MULTILINE))
+    listed = read(bundle / "configs" / "edit.yaml")["of_one_operation"]
+    assert {id: operation for operation, ids in listed.items() for id in ids} == commented
 
 
 @edited
