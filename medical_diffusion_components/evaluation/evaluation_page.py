@@ -55,6 +55,9 @@ class EvaluationPage:
         notice: what every reader must know, such as what the model was trained on; without one, the page says that it
             holds real volumes.
         compare_dir: folder of another generator's volumes, for a row of pictures; None for none.
+
+    Raises:
+        FileNotFoundError: no volume in ``compare_dir``.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class EvaluationPage:
         self.curves = [Path(folder) for folder in curves]
         self.notice = notice
         self.compare_dir = Path(compare_dir) if compare_dir else None
+        self.compared = folder_cases(self.compare_dir) if self.compare_dir else []
 
     def __call__(
         self,
@@ -97,12 +101,9 @@ class EvaluationPage:
             pairs: the closest ones of a copy audit, which take the place of those whose anatomy is nearest.
             points: asked and measured, of :class:`~medical_diffusion_components.evaluation.Obedience`.
             by_condition: of a copy audit, as ``audit_headline`` gives it.
-
-        Raises:
-            FileNotFoundError: no volume in ``compare_dir``.
         """
-        if self.compare_dir is not None:
-            cases = {**cases, "compared": folder_cases(self.compare_dir)}
+        if self.compared:
+            cases = {**cases, "compared": self.compared}
         shown = _Shown(cases, anatomy, read, seed, self.axcodes)
         galleries = [shown.samples(), shown.audited(pairs) if pairs else shown.closest()]
         if "reconstructions" in cases:

@@ -60,6 +60,17 @@ class FeatureReader:
         image = self.preprocessing(known)["image"]
         return torch.as_tensor(image).float()
 
+    def check(self, cases: Sequence[Mapping[str, Any]], description: str) -> None:
+        """Read every volume whose features are not there yet, so that what cannot be read is refused before all else.
+
+        Raises:
+            VolumeError: a file that cannot be read; the message names it.
+        """
+        unknown = [case for case in share(cases) if not self._file(case).is_file()]
+        for case in tqdm(unknown, desc=description, unit="volume", disable=not unknown):
+            self.volume(case)
+        gathered(None)
+
     def __call__(
         self, cases: Sequence[Mapping[str, Any]], description: str, executor: Executor | None = None
     ) -> dict[str, np.ndarray]:

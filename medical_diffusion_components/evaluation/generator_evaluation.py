@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.engines import Evaluator
 from torch import nn
 
 from medical_diffusion_components.chance import numpy_generator
 from medical_diffusion_components.data.training_of_weights import without_hashes
 from medical_diffusion_components.distributed import process_rank
+from medical_diffusion_components.engine_state import running
 from medical_diffusion_components.evaluation.comparison import (
     FEWEST,
     FEWEST_HELD_OUT,
@@ -120,24 +122,25 @@ class GeneratorEvaluation:
         self.guided = dict(guided or {})
         self.obedience = obedience
 
-    def run(self, first_stage_metrics: Mapping[str, float] | None = None) -> dict[str, Any]:
+    def run(self, first_stage: Evaluator | None = None) -> dict[str, Any]:
         """Compare, write, print, and return what was written.
 
+        Volumes that somebody gave are read before anything is computed.
+
         Args:
-            first_stage_metrics: PSNR, SSIM and codebook use of reconstructions, for the same report.
+            first_stage: measures PSNR, SSIM and codebook use of reconstructions, for the same report.
         """
         check_writable(self.folder)
-        cases = {"synthetic": self.synthetic(), "reference": self.reference, "training": self.training}
-        cases |= {name: sampled() for name, sampled in self.guided.items()}
-        if self.baseline is not None:
-            cases["baseline"] = self.baseline
-        for name in cases.keys() & {"synthetic", "baseline"}:
-            if len(cases[name]) < FEWEST:
-                more = "raise --num_volumes, or give more files" if name == "synthetic" else "give more files"
-                raise ValueError(
-                    f"an evaluation needs {FEWEST} or more {name} volumes, or nobody could give their errors; got "
-                    f"{len(cases[name])}: {more}"
-                )
+        shown = self.page.compared if self.page is not None else ()
+        self._check("compared", shown, fewest=0)
+        baseline = {} if self.baseline is None else {"baseline": self._check("baseline", self.baseline)}
+        cases = {"synthetic": self._check("synthetic", self.synthetic())}
+        cases |= {"reference": self.reference, "training": self.training}
+        cases |= {name: sampled() for name, sampled in self.guided.items()} | baseline
+        metrics: Mapping[str, float] = {}
+        if first_stage is not None:
+            first_stage.run()
+            metrics = running(first_stage).metrics
         if self.reconstructions is not None:
             cases["reconstructions"] = self.reconstructions(self.reference)
         sets = {name: self._read(name, some) for name, some in cases.items()}
@@ -154,7 +157,7 @@ class GeneratorEvaluation:
             rows["baseline"] = comparison.between(sets["baseline"])
         rows |= {name: comparison.between(sets[name]) for name in self.guided}
         rows = {name: rows[name] for name in (*ROWS, *self.guided) if name in rows}
-        report = self._report(cases, sets, rows, first_stage_metrics)
+        report = self._report(cases, sets, rows, metrics)
         found = ObedienceFound({}, {})
         if self.obedience is not None:
             found = self.obedience(cases, sets, self.reader.spaces, self.reader.volume)
@@ -167,6 +170,17 @@ class GeneratorEvaluation:
             self.page(report, cases, anatomy, self.reader.volume, self.seed, pairs, found.points, by_condition)
         print("\n".join([*headline(report), *report["warnings"], f"evaluation: {self.folder}"]), flush=True)
         return report
+
+    def _check(self, name: str, cases: Cases, fewest: int = FEWEST) -> Cases:
+        """The cases as they came, once there are enough of them and each could be read."""
+        if len(cases) < fewest:
+            more = "raise --num_volumes, or give more files" if name == "synthetic" else "give more files"
+            raise ValueError(
+                f"an evaluation needs {fewest} or more {name} volumes, or nobody could give their errors; got "
+                f"{len(cases)}: {more}"
+            )
+        self.reader.check(cases, f"reading {name} volumes")
+        return cases
 
     def _check_sizes(self, split: str) -> None:
         patients = _patients(self.reference)
@@ -204,12 +218,12 @@ class GeneratorEvaluation:
         cases: Mapping[str, Cases],
         sets: Mapping[str, VolumeSet],
         rows: Mapping[str, Any],
-        first_stage_metrics: Mapping[str, float] | None,
+        first_stage_metrics: Mapping[str, float],
     ) -> dict[str, Any]:
         counts = {name: len(some) for name, some in cases.items()}
         return {
             "protocol": PROTOCOL,
-            "metrics": rounded(dict(first_stage_metrics or {})),
+            "metrics": rounded(dict(first_stage_metrics)),
             "n": {**counts, "held_out_patients": len(np.unique(sets["reference"].groups))},
             **without_hashes(self.facts),
             "spaces": {
