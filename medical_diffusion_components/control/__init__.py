@@ -28,6 +28,7 @@ from medical_diffusion_components.control.structures import (
     label_maps,
     load_labels,
     structure_limits,
+    training_structures,
 )
 from medical_diffusion_components.control.training_pairs import (
     ControlInferer,
@@ -81,5 +82,6 @@ __all__ = [
     "read_asked_mask",
     "signed_distance",
     "structure_limits",
+    "training_structures",
     "varied",
 ]

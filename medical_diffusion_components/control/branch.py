@@ -7,6 +7,7 @@ convolutions that begin at zero, so that training begins with the generator as i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -122,10 +123,15 @@ class ControlledDenoiser(nn.Module):
 
     Shape:
         as :class:`~medical_diffusion_components.networks.Denoiser`; ``mask`` (B, M, H, W, D), or None
+
+    Raises:
+        ValueError: a strength that is not a number of at least 0.
     """
 
     def __init__(self, denoiser: Denoiser, branch: ControlBranch, strength: float = 1.0) -> None:
         super().__init__()
+        if not (math.isfinite(strength) and strength >= 0):
+            raise ValueError(f"expected a control_strength of at least 0, where 1 is as trained, got {strength}")
         self.denoiser = denoiser.requires_grad_(False).eval()
         self.branch = branch
         self.strength = strength

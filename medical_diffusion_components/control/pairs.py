@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from medical_diffusion_components.control.branch import ControlledDenoiser
 from medical_diffusion_components.control.mask_channels import MaskChannels
 from medical_diffusion_components.control.masks import AskedMask, first_of_patient, read_asked_mask, varied
 from medical_diffusion_components.control.sampling import draw_controlled
+from medical_diffusion_components.control.structures import implausible
 from medical_diffusion_components.data.datasets import note_beside
 from medical_diffusion_components.data.splits import SPLITS, split_patients
 from medical_diffusion_components.diffusion.generator import LatentDiffusionGenerator
@@ -30,6 +32,8 @@ from medical_diffusion_components.transforms.scale_as_prepared import WINDOW
 __all__ = ["PairSampling", "PairWriter"]
 
 logger = logging.getLogger(__name__)
+
+STRONGEST = 2.0  # factor of a branch's additions beyond which it is far from its training
 
 
 class PairWriter(SyntheticVolumeWriter):
@@ -151,6 +155,8 @@ class PairSampling:
         flip_axes: of that.
         seed: of the first pair; the next ones have seed + 1, seed + 2, ...
         device: where to sample.
+        structures: of the masks that the branch was trained with, which its weights' note has, to remark on masks unlike
+            them; see :func:`~medical_diffusion_components.control.training_structures`.
     """
 
     def __init__(
@@ -168,6 +174,7 @@ class PairSampling:
         flip_axes: Sequence[int] = (0,),
         seed: int = 0,
         device: torch.device | str = "cpu",
+        structures: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self.generator = generator
         self.controlled = controlled
@@ -182,6 +189,7 @@ class PairSampling:
         self.flip_axes = list(flip_axes)
         self.seed = seed
         self.device = device
+        self.structures = structures
 
     def run(self, masks: Sequence[Path], volumes_per_mask: int = 1) -> Path:
         """Draw ``volumes_per_mask`` volumes from every mask, and return the path of the datalist.
@@ -200,6 +208,7 @@ class PairSampling:
         there = np.unique(np.concatenate([np.unique(mask.labels) for mask in read]))
         if absent := [name for name, value in self.writer.classes.items() if value not in there]:
             logger.warning(f"no voxel of {', '.join(absent)} is in any of the {len(masks)} masks")
+        self._remark(masks, read)
         self.writer.prepare()
         asked = [(number, mask) for number, mask in enumerate(read) for _ in range(volumes_per_mask)]
         for place, (number, mask) in tqdm(
@@ -210,6 +219,24 @@ class PairSampling:
         path = self.writer.write_datalist()
         self.writer.draw_montage()
         return path
+
+    def _remark(self, paths: Sequence[Path], masks: Sequence[AskedMask]) -> None:
+        """Log what a careful reader would want to know before such pairs are used: they are drawn all the same."""
+        strength = self.controlled.strength
+        if strength == 0:
+            logger.warning("control_strength 0: the volumes are drawn without the masks and show nothing of them")
+        elif strength > STRONGEST:
+            logger.warning(f"control_strength {strength:g} is far from 1, with which the branch was trained")
+        if self.structures is None:
+            logger.info(f"{self.writer.control} does not say what its masks were like: nothing to compare these with")
+            return
+        found = [implausible(mask.labels, self.structures, self.writer.classes) for mask in masks]
+        if unlike := [path.name for path, problems in zip(paths, found) if problems]:
+            counted = Counter(problem for problems in found for problem in problems).most_common(3)
+            logger.warning(
+                f"{len(unlike)} of the {len(masks)} masks are unlike those that the branch was trained with, the first is "
+                f"{unlike[0]}: {'; '.join(f'{problem} ({count} masks)' for problem, count in counted)}"
+            )
 
     def _draw(self, seed: int, mask: AskedMask, id: str, patient: str) -> None:
         started = time.perf_counter()

@@ -14,10 +14,19 @@ from medical_diffusion_components.transforms.check_labels import CheckLabelsd
 from medical_diffusion_components.transforms.check_volume import CheckVolumed
 from medical_diffusion_components.transforms.load_volume import LoadVolumed
 
-__all__ = ["CleanedMask", "cleaned", "implausible", "label_maps", "load_labels", "structure_limits"]
+__all__ = [
+    "CleanedMask",
+    "cleaned",
+    "implausible",
+    "label_maps",
+    "load_labels",
+    "structure_limits",
+    "training_structures",
+]
 
 COVERED = 0.99  # share of a structure that counts when its smallest part is sought: specks beyond it do not
 BEYOND = 1.25  # factor by which volumes may lie beyond those of the training
+AROUND = 0.03  # share of the grid's side by which centres may
 
 
 class CleanedMask(NamedTuple):
@@ -70,6 +79,51 @@ def structure_limits(maps: Iterable[np.ndarray], classes: Mapping[str, int]) -> 
             voxels[name].append(int(sizes.sum()))
             parts[name].append(sizes)
     return {name: _limits(voxels[name], parts[name]) for name in classes}
+
+
+def training_structures(
+    cases: Sequence[dict],
+    classes: Mapping[str, int],
+    axcodes: str,
+    image_size: Sequence[int],
+    flip_axes: Sequence[int] = (),
+) -> dict[str, dict[str, Any]]:
+    """What the label maps of a training are like, for its weights' note: their limits, and where their structures lie.
+
+    ``centre`` of each class but the background is the range of its centre of mass along each axis, as a share of the grid's
+    side. As the other limits it is a little wider than what was found, and rounded to two digits.
+
+    Args:
+        cases: with ``image`` and ``label``.
+        classes: name -> value.
+        axcodes: where H, W and D point.
+        image_size: voxels (H, W, D).
+        flip_axes: along which the training mirrors; 0 is H.
+
+    Raises:
+        VolumeError: a label map that does not fit its image or the classes.
+    """
+    centres: dict[str, list[np.ndarray]] = {name: [] for name, value in classes.items() if value}
+
+    def looked_at() -> Iterable[np.ndarray]:
+        for labels in label_maps(cases, classes, axcodes, image_size):
+            for name in centres:
+                centres[name] += _centres(labels == classes[name])
+            yield labels
+
+    limits = structure_limits(looked_at(), classes)
+    for name, found in centres.items():
+        if found:
+            low, high = np.min(found, 0).round(4) - AROUND, np.max(found, 0).round(4) + AROUND
+            for axis in flip_axes:
+                low[axis], high[axis] = min(low[axis], 1 - high[axis]), max(high[axis], 1 - low[axis])
+            limits[name]["centre"] = [(np.floor(low * 100) / 100).tolist(), (np.ceil(high * 100) / 100).tolist()]
+    return limits
+
+
+def _centres(inside: np.ndarray) -> list[np.ndarray]:
+    """The centre of mass as a share of each side, (3,); none where nothing is inside."""
+    return [(np.argwhere(inside).mean(0) + 0.5) / inside.shape] if inside.any() else []
 
 
 def _limits(voxels: Sequence[int], parts: Sequence[np.ndarray]) -> dict[str, Any]:
@@ -128,4 +182,7 @@ def implausible(labels: np.ndarray, limits: Mapping[str, Mapping[str, Any]], cla
             found.append(f"{name}: {'fewer' if total < low else 'more'} voxels than in training")
         if int((sizes >= limits[name]["smallest_part"]).sum()) > limits[name]["parts"]:
             found.append(f"{name}: more parts than in training")
+        low, high = limits[name].get("centre", (-np.inf, np.inf))
+        if any(((centre < low) | (centre > high)).any() for centre in _centres(labels == value)):
+            found.append(f"{name}: its centre lies elsewhere than in training")
     return found

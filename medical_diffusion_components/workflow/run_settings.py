@@ -39,7 +39,7 @@ PLACES = FOLDERS | {
     *("num_workers", "save_interval", "writer"),
     *("num_inference_steps", "sampler"),  # of the montages of a training
     "tile_size",  # less memory, the same result up to rounding
-    *("data_note", "knobs", "made_from"),  # what the weights' note says; it follows from the rest
+    *("data_note", "knobs", "made_from", "structures"),  # what the weights' note says; it follows from the rest
 }
 _COUNTS = {"num_devices"}  # whatever gives it, a number: rates that scale with it are compared by value
 _BATCH_SIZES = ("batch_size", "autoencoder_batch_size")  # of one process

@@ -45,6 +45,7 @@ def test_a_branch_is_trained_and_draws_pairs_from_masks(bundle: Path, tmp_path: 
     models = tmp_path / "models"
     note = json.loads((models / "control.json").read_text())
     assert note["generator"] == file_hash(models / "model.pt")
+    assert list(note["structures"]) == list(note["knobs"]["classes"])
     assert list(note["knobs"]["classes"].values()) == list(range(len(note["knobs"]["classes"])))
     assert len(list((tmp_path / "output" / "control" / "pictures").glob("control_*.png"))) == 1
     (cohort,) = (tmp_path / "output").glob("*cohort*")

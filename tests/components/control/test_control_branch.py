@@ -49,6 +49,13 @@ def test_a_trained_branch_follows_its_mask_and_its_strength(patch: tuple[int, in
     assert torch.equal(controlled(x, t, mask=mask), free)
 
 
+@pytest.mark.parametrize("strength", [-1.0, float("nan"), float("inf")])
+def test_a_strength_that_is_none_is_refused(strength: float) -> None:
+    made = networks()
+    with pytest.raises(ValueError, match=f"control_strength of at least 0, where 1 is as trained, got {strength}"):
+        ControlledDenoiser(made.denoiser, made.branch, strength)
+
+
 def test_a_voxel_of_the_mask_reaches_its_own_position_and_those_beside_it() -> None:
     """The block of a position is ``compression`` times ``patch_size`` voxels, here 4 x 8 x 5."""
     branch = networks((2, 2, 5)).branch

@@ -11,12 +11,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
-from medical_diffusion_components.control import PairSampling, PairWriter, pairs
+from medical_diffusion_components.control import PairSampling, PairWriter, pairs, training_structures
 from medical_diffusion_components.data import SPLITS
 from medical_diffusion_components.weights import save_weights
 
 SIZE, SPACING = (8, 6, 4), (2.0, 2.0, 3.0)
+CLASSES = {"background": 0, "organ": 1, "lesion": 2}
 Draw = Callable[..., dict]
 
 
@@ -28,13 +30,20 @@ def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Draw:
     network.eval = lambda: network
     monkeypatch.setattr(pairs, "draw_controlled", lambda *_: torch.rand(1, 1, *SIZE))
 
-    def made(masks: dict[str, np.ndarray], volumes_per_mask: int = 1, folder: str = "masks") -> dict:
+    def made(
+        masks: dict[str, np.ndarray],
+        volumes_per_mask: int = 1,
+        folder: str = "masks",
+        strength: float = 1.0,
+        structures: dict | None = None,
+    ) -> dict:
+        network.strength = strength
         for name, labels in masks.items():
             (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
             nib.save(nib.Nifti1Image(labels, np.diag([*SPACING, 1.0])), tmp_path / folder / f"{name}.nii.gz")
-        writer = PairWriter(tmp_path / "pairs", weights, weights, {}, {"background": 0, "organ": 1, "lesion": 2})
+        writer = PairWriter(tmp_path / "pairs", weights, weights, {}, CLASSES)
         sampling = PairSampling(
-            network, network, writer, torch.from_numpy, (1, 1, 1, 1), SIZE, SPACING, seed=10
+            network, network, writer, torch.from_numpy, (1, 1, 1, 1), SIZE, SPACING, seed=10, structures=structures
         )  # fmt: skip
         return json.loads(sampling.run(sorted((tmp_path / folder).rglob("*.nii.gz")), volumes_per_mask).read_text())
 
@@ -60,6 +69,37 @@ def test_pairs_of_one_patient_are_in_one_split_and_nobody_is_named(draw: Draw) -
 def test_a_class_that_no_mask_has_is_named(draw: Draw, caplog) -> None:
     draw({"a": np.minimum(mask(1), 1)})
     assert "no voxel of lesion is in any of the 1 masks" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("strength", "remark"),
+    [(0.0, "0: the volumes are drawn without the masks"), (1e6, "1e+06 is far from 1"), (1.0, ""), (1.5, "")],
+)
+def test_a_strength_unlike_the_training_is_remarked_on(draw: Draw, caplog, strength: float, remark: str) -> None:
+    draw({"a": mask(1)}, strength=strength)
+    assert remark in caplog.text if remark else "control_strength" not in caplog.text
+
+
+def test_masks_unlike_those_of_the_training_are_remarked_on(draw: Draw, caplog, tmp_path: Path) -> None:
+    cases = []
+    for number in range(12):
+        paths = {kind: str(tmp_path / f"{kind}_{number}.nii") for kind in ("image", "label")}
+        for path, array in zip(paths.values(), (np.random.default_rng(number).random(SIZE), mask(number))):
+            nib.save(nib.Nifti1Image(array, np.diag([*SPACING, 1.0])), path)
+        cases.append(paths)
+    structures = training_structures(cases, CLASSES, "RAS", SIZE, [0])
+    low, high = structures["organ"]["centre"]
+    found = np.array([ndimage.center_of_mass(mask(number) == 1) for number in range(12)]) + 0.5
+    found = np.concatenate([found, [SIZE[0], 0, 0] + found * [-1, 1, 1]]) / SIZE  # mirrored along H as well
+    assert ((found.min(0) - low - 0.03).round(4) >= 0).all() and (found.min(0) - low < 0.041).all()
+    assert ((high - found.max(0) - 0.03).round(4) >= 0).all() and (high - found.max(0) < 0.041).all()
+    draw({"a": mask(3), "b": mask(3)[::-1]}, structures=structures)
+    assert "unlike" not in caplog.text
+    draw({"c": mask(3)[:, ::-1]}, folder="turned", structures=structures)
+    assert "1 of the 1 masks are unlike those that the branch was trained with, the first is c.nii.gz" in caplog.text
+    assert "organ: its centre lies elsewhere than in training (1 masks)" in caplog.text
+    draw({"noise": np.random.default_rng(0).integers(0, 3, SIZE, np.uint8)}, folder="noise", structures=structures)
+    assert "organ: more voxels than in training (1 masks)" in caplog.text
 
 
 def test_what_a_second_run_replaces_and_what_it_finds_is_said(draw: Draw, capsys) -> None:
