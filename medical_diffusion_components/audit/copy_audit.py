@@ -211,10 +211,12 @@ class CopyAudit:
         refusals.check_weights(samples, file_hash(self.weights))
         refusals.check_spacing(self.training, samples, self.axcodes, "synthetic volumes")
         remarks = refusals.remarks_on_samples(samples, self.training, self.held_out)
+        synthetic = self._read(samples, "synthetic volumes")
+        training = self._read(self.training, "training volumes")
+        remarks += refusals.check_orientation(training.reduced, synthetic.reduced, self.flip_axis)
         for remark in remarks:
             logger.warning(remark)
         prepared = self.prepare()
-        synthetic = self._read(samples, "synthetic volumes")
         verdicts = prepared.test.verdicts(synthetic.reduced)
         points = embed(prepared.test.encoder, synthetic.reduced)
         to_training = prepared.test.bank.similarities(points).double().numpy()

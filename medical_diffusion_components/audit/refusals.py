@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from scipy import stats
 from torch import Tensor
+from torch.nn import functional
 
 from medical_diffusion_components.audit.conformal import smallest_calibration
 from medical_diffusion_components.audit.volumes import AuditedVolumes, one_place_per_patient
@@ -23,6 +26,7 @@ __all__ = [
     "AuditError",
     "check_calibration_size",
     "check_disjoint",
+    "check_orientation",
     "check_preprocessed_alike",
     "check_spacing",
     "check_training_data",
@@ -32,6 +36,8 @@ __all__ = [
 
 SIGNIFICANCE = 1.0e-3  # of the test that training and held-out volumes were preprocessed alike, all statistics together
 STATISTICS = ("mean intensity", "standard deviation of the intensity", "share of background")
+AXES = "HWD"
+CLEARLY = 0.05  # by which one correlation has to exceed another
 TOLERANCE = 1.1  # factor by which a median spacing may lie outside the training volumes' range
 
 
@@ -135,6 +141,68 @@ def check_preprocessed_alike(training: AuditedVolumes, held_out: AuditedVolumes)
 def _statistics(reduced: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     flat = reduced.flatten(1)
     return flat.mean(1).numpy(), flat.std(1).numpy(), (flat < -0.9).float().mean(1).numpy()
+
+
+def check_orientation(training: Tensor, synthetic: Tensor, flip_axis: int | None = None) -> list[str]:
+    """Remark on synthetic volumes that plainly lie otherwise than the training volumes, or refuse them if most do.
+
+    Each is correlated with the mean training volume, as it lies and mirrored along any axes, with exchanged axes of one
+    length, and with inverted intensities. It lies otherwise if it resembles the mean after one of these as a training
+    volume does, and much better than as it lies: by more than any training volume gains.
+
+    Args:
+        training, synthetic: reduced volumes, (N, C, h, w, d) and (M, C, h, w, d).
+        flip_axis: spatial axis that the generator's training mirrors, along which its volumes may lie either way.
+
+    Raises:
+        AuditError: volumes of another size, or more than half lie otherwise. Copies among them would be released.
+    """
+    if training.shape[1:] != synthetic.shape[1:]:
+        raise AuditError(
+            f"training volumes are {tuple(training.shape[1:])} after reduction, synthetic ones {tuple(synthetic.shape[1:])}"
+        )
+    ways, turned = _turned(training.mean(0))
+    as_drawn = [0] if flip_axis is None else [0, ways.index(f"mirrored along {AXES[flip_axis]}")]
+    as_they_lie, _, gain = _correlations(training, turned, as_drawn)
+    own, best, gained = _correlations(synthetic, turned, as_drawn)
+    found = (own + gained >= as_they_lie.min() - CLEARLY) & (gained > max(float(gain.max()), 0.0) + CLEARLY)
+    if not found.any():
+        return []
+    way = ways[int(best[found].mode().values)]
+    there, here = (float(some[found].median()) for some in (own + gained, own))
+    text = (
+        f"{int(found.sum())} of {len(synthetic)} synthetic volumes resemble the training volumes far better {way} "
+        f"(correlation with their mean {there:.2f}, {here:.2f} as they lie): copies among them are not found"
+    )
+    if 2 * int(found.sum()) > len(synthetic):
+        raise AuditError(f"{text}; give the volumes as the generator writes them")
+    return [text]
+
+
+def _turned(mean: Tensor) -> tuple[list[str], Tensor]:
+    """How a mean volume (C, h, w, d) can be turned, the first way as it is, and what it is then, (K, C, h, w, d)."""
+    ways, volumes = [], []
+    orders = [order for order in permutations(range(3)) if [mean.shape[1 + k] for k in order] == list(mean.shape[1:])]
+    for inverted, order, flips in product((False, True), orders, product((False, True), repeat=3)):
+        flipped = [axis for axis, flip in enumerate(flips) if flip]
+        changes = [f"with the axes {''.join(AXES[k] for k in order)}"] * (order != (0, 1, 2))
+        changes += [f"mirrored along {' and '.join(AXES[k] for k in flipped)}"] * bool(flipped)
+        ways.append(", ".join([*changes, *["with inverted intensities"] * inverted]))
+        volume = mean.permute(0, *(1 + k for k in order)).flip([1 + k for k in flipped])
+        volumes.append(-volume if inverted else volume)
+    return ways, torch.stack(volumes)
+
+
+def _correlations(volumes: Tensor, turned: Tensor, as_drawn: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each volume with the best of ``as_drawn``, the number of the best of all, and how much better it is, (N,) each."""
+
+    def unit(some: Tensor) -> Tensor:
+        flat = some.flatten(1).double()
+        return functional.normalize(flat - flat.mean(1, keepdim=True))
+
+    found = unit(volumes) @ unit(turned).T
+    own, best = found[:, as_drawn].amax(1), found.max(1)
+    return own, best.indices, best.values - own
 
 
 def check_spacing(training: Sequence[dict], others: Sequence[dict], axcodes: str, what: str) -> None:

@@ -103,6 +103,41 @@ def write(path: Path, spacing: tuple[float, float, float]) -> dict:
     return {"image": str(path), "case_id": path.name}
 
 
+def bodies(count: int, first: int = 0) -> torch.Tensor:
+    """A bright block nearer to one end of each axis, of another texture in each volume, (N, 1, 10, 12, 12)."""
+    volumes = -torch.ones(count, 1, 10, 12, 12)
+    for number, volume in enumerate(volumes):
+        texture = gaussian_filter(np.random.default_rng(first + number).normal(size=(7, 5, 7)), 1)
+        volume[0, 2:9, 1:6, 4:11] = torch.from_numpy(0.5 + 0.5 * texture)
+    return volumes
+
+
+@pytest.mark.parametrize(
+    ("turn", "way"),
+    [
+        (lambda some: some.flip(3), "mirrored along W"),
+        (lambda some: some.flip(2, 4), "mirrored along H and D"),
+        (lambda some: -some, "with inverted intensities"),
+        (lambda some: some.transpose(3, 4), "with the axes HDW"),
+    ],
+)
+def test_volumes_that_lie_otherwise_than_in_training_are_seen(turn, way: str) -> None:
+    training, drawn = bodies(20), bodies(6, first=20)
+    assert refusals.check_orientation(training, drawn) == []
+    with pytest.raises(AuditError, match=f"6 of 6 synthetic volumes resemble the training volumes far better {way} "):
+        refusals.check_orientation(training, turn(drawn))
+    (remark,) = refusals.check_orientation(training, torch.cat([drawn, turn(drawn[:2])]))
+    assert remark.startswith(f"2 of 8 synthetic volumes resemble the training volumes far better {way} (correlation")
+
+
+def test_volumes_mirrored_as_in_training_and_noise_do_not_lie_otherwise() -> None:
+    training, drawn = bodies(20), bodies(6, first=20)
+    assert refusals.check_orientation(training, drawn.flip(3), flip_axis=1) == []
+    with pytest.raises(AuditError, match="mirrored along"):
+        refusals.check_orientation(training, drawn.flip(4), flip_axis=1)
+    assert refusals.check_orientation(training, torch.randn(drawn.shape, generator=torch.manual_seed(0))) == []
+
+
 def test_other_voxels_are_refused(tmp_path: Path) -> None:
     training = [write(tmp_path / f"{n}.nii.gz", (1.0, 2.0, 3.0 + n / 10)) for n in range(3)]
     refusals.check_spacing(training, [write(tmp_path / "s.nii.gz", (1.05, 2.0, 3.1))], "RAS", "synthetic volumes")
