@@ -44,7 +44,10 @@ demo-gan: $(VENV)/.installed
 IN_TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/.installed-dev lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(IN_TWO) --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m slipcover --source medical_diffusion_components --skip-covered --out .coverage.txt \
+		-m pytest $(IN_TWO)
+	@echo "coverage by file: .coverage.txt; statements, not run, per cent:"
+	@tail -n 1 .coverage.txt
 
 test-fast: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(IN_TWO) -m "not slow"
