@@ -53,6 +53,13 @@ def test_what_a_single_held_out_patient_resembles_more_is_withheld_and_no_copy(
     assert (found.verdict, found.p) == ("withheld", 2 / 40)
 
 
+def test_a_volume_that_held_out_patients_equal_is_no_copy(test: CopyTest, volumes: torch.Tensor) -> None:
+    """A tie counts for innocence, in the verdict as in p: one that all equal has p = 1."""
+    similarity = test.verdicts(volumes[:1])[0].similarity
+    found = test._replace(calibration=np.full(39, similarity)).verdicts(volumes[:1])[0]
+    assert found.distance_ratio < 1 / 3 and (found.verdict, found.p) == ("released", 1.0)
+
+
 @pytest.mark.parametrize(
     ("more_similar", "verdict"), [(0, "withheld"), (1, "withheld"), (2, "released"), (39, "released")]
 )
