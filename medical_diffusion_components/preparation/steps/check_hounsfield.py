@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-
 import torch
-from monai.config import KeysCollection
-from monai.transforms import MapTransform, Transform
+from monai.transforms import Transform
 from monai.transforms.utils import TransformBackends
 
-from medical_diffusion_components.transforms.volume_error import NamesItsFailure, VolumeError, file_name
+from medical_diffusion_components.transforms.each_volume import EachVolumed
+from medical_diffusion_components.transforms.volume_error import VolumeError, file_name
 
 __all__ = ["CheckHounsfield", "CheckHounsfieldd"]
 
@@ -51,18 +49,8 @@ class CheckHounsfield(Transform):
         return img
 
 
-class CheckHounsfieldd(NamesItsFailure, MapTransform):
+class CheckHounsfieldd(EachVolumed):
     """Dictionary form of :class:`CheckHounsfield`."""
 
     backend = CheckHounsfield.backend
-
-    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.check = CheckHounsfield()
-
-    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
-        data = dict(data)
-        for key in self.key_iterator(data):
-            with self.remembering_failure():
-                data[key] = self.check(data[key])
-        return data
+    array_form = CheckHounsfield

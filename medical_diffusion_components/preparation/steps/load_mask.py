@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, ResampleToMatch, Transform
+from monai.transforms import ResampleToMatch, Transform
 from monai.transforms.utils import TransformBackends
 
 from medical_diffusion_components.preparation.steps.itk_volume import read_with_itk
+from medical_diffusion_components.transforms.each_volume import EachVolumed
 from medical_diffusion_components.transforms.load_volume import LoadVolume
-from medical_diffusion_components.transforms.volume_error import NamesItsFailure, VolumeError
+from medical_diffusion_components.transforms.volume_error import VolumeError
 
 __all__ = ["LoadMask", "LoadMaskd"]
 
@@ -45,7 +46,7 @@ class LoadMask(Transform):
         return mask
 
 
-class LoadMaskd(NamesItsFailure, MapTransform):
+class LoadMaskd(EachVolumed):
     """Dictionary form of :class:`LoadMask`, for the entries that hold file names.
 
     Args:
@@ -55,15 +56,12 @@ class LoadMaskd(NamesItsFailure, MapTransform):
     """
 
     backend = LoadMask.backend
+    array_form = LoadMask
 
     def __init__(self, keys: KeysCollection, grid_key: str, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
+        super().__init__(keys, allow_missing_keys=allow_missing_keys)
         self.grid_key = grid_key
-        self.load = LoadMask()
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        data = dict(data)
-        for key in self.key_iterator(data):
-            with self.remembering_failure():
-                data[key] = self.load(data[key], data[self.grid_key])
-        return data
+    def transformed(self, data: Mapping[Hashable, Any], key: Hashable) -> Any:
+        """The mask of this file on the image's grid."""
+        return self.transform(data[key], data[self.grid_key])

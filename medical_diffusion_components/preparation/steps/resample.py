@@ -11,17 +11,17 @@ mapping and image warping", University of California, Berkeley (1989), section 3
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, Transform
+from monai.transforms import Transform
 from monai.transforms.utils import TransformBackends
 from monai.utils import MetaKeys
 
-from medical_diffusion_components.transforms.volume_error import NamesItsFailure, VolumeError, file_name, times
+from medical_diffusion_components.transforms.each_volume import EachVolumed
+from medical_diffusion_components.transforms.volume_error import VolumeError, file_name, times
 
 __all__ = ["Resample", "Resampled"]
 
@@ -96,28 +96,11 @@ class Resample(Transform):
         return MetaTensor(volume, affine=torch.from_numpy(affine @ change), meta=meta)
 
 
-class Resampled(NamesItsFailure, MapTransform):
-    """Dictionary form of :class:`Resample`; the other arguments are those of that class."""
+class Resampled(EachVolumed):
+    """Dictionary form of :class:`Resample`."""
 
     backend = Resample.backend
-
-    def __init__(
-        self,
-        keys: KeysCollection,
-        spacing: Sequence[float] | None = None,
-        size: Sequence[int] | None = None,
-        max_voxels: int = 2**28,
-        allow_missing_keys: bool = False,
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.resample = Resample(spacing, size, max_voxels)
-
-    def __call__(self, data: Mapping[Hashable, MetaTensor]) -> dict[Hashable, MetaTensor]:
-        data = dict(data)
-        for key in self.key_iterator(data):
-            with self.remembering_failure():
-                data[key] = self.resample(data[key])
-        return data
+    array_form = Resample
 
 
 def _resample_axis(volume: torch.Tensor, axis: int, centres: np.ndarray, half_width: float) -> torch.Tensor:

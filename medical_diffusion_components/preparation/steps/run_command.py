@@ -5,19 +5,18 @@ from __future__ import annotations
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Hashable, Mapping
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, Transform
+from monai.transforms import Transform
 from monai.transforms.utils import TransformBackends
 from monai.utils import MetaKeys
 
+from medical_diffusion_components.transforms.each_volume import EachVolumed
 from medical_diffusion_components.transforms.load_volume import LoadVolume
-from medical_diffusion_components.transforms.volume_error import NamesItsFailure, VolumeError, file_name
+from medical_diffusion_components.transforms.volume_error import VolumeError, file_name
 
 __all__ = ["RunCommand", "RunCommandd"]
 
@@ -87,21 +86,8 @@ class RunCommand(Transform):
             raise VolumeError(f"{name}: {arguments[0]} failed with status {done.returncode}: {said}")
 
 
-class RunCommandd(NamesItsFailure, MapTransform):
+class RunCommandd(EachVolumed):
     """Dictionary form of :class:`RunCommand`."""
 
     backend = RunCommand.backend
-
-    def __init__(
-        self, keys: KeysCollection, command: str, timeout: float = 1800.0, allow_missing_keys: bool = False
-    ) -> None:
-        """Args: keys: volumes; command, timeout: see :class:`RunCommand`."""
-        super().__init__(keys, allow_missing_keys)
-        self.run = RunCommand(command, timeout)
-
-    def __call__(self, data: Mapping[Hashable, MetaTensor]) -> dict[Hashable, MetaTensor]:
-        data = dict(data)
-        for key in self.key_iterator(data):
-            with self.remembering_failure():
-                data[key] = self.run(data[key])
-        return data
+    array_form = RunCommand
