@@ -32,6 +32,11 @@ def test_white_noise_has_no_excess_and_a_checkerboard_has() -> None:
     assert nyquist_excess(power_along(checkerboard, 1)) == pytest.approx(1, abs=0.1)
 
 
+def test_both_numbers_by_hand() -> None:
+    assert nyquist_excess(np.array([100.0, 2.0, 8.0, 12.0])) == pytest.approx(3), "12 over the geometric mean of 2 and 8"
+    assert high_frequency_amplitude(np.array([100.0, 50.0, 7.0, 9.0])) == 4, "the upper half: root of 7 + 9"
+
+
 def test_blur_lowers_the_high_frequencies() -> None:
     noise = np.random.default_rng(1).normal(size=SIZE)
     sharp, soft = (high_frequency_amplitude(radial_power(v)) for v in (noise, gaussian_filter(noise, 0.7, mode="wrap")))
