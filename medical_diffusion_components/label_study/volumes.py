@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +16,7 @@ from nibabel.spatialimages import SpatialImage
 from scipy.ndimage import gaussian_filter
 
 from medical_diffusion_components.chance import derive_seed
-from medical_diffusion_components.data import SPLITS, labelled_cases, labelled_subset, load_cases
+from medical_diffusion_components.data import SPLITS, data_fingerprint, labelled_cases, labelled_subset, load_cases
 from medical_diffusion_components.files import write_folder_atomically, write_json
 from medical_diffusion_components.requirements import SEGMENTATION_TRAINING, check_packages
 from medical_diffusion_components.transforms import LoadVolumed, RandTorchIOd, ScaleAsPreparedd
@@ -42,7 +42,8 @@ def on_grid_of(volumes_dir: str | None, dataset_dir: str, folder: str | Path) ->
         folder: where copies go, complete or not at all.
 
     Raises:
-        FileNotFoundError, ValueError: as ``load_cases`` raises them, or no folder was given.
+        FileNotFoundError, ValueError: as ``load_cases`` raises them, no folder was given, or the copies in ``folder`` are
+            of other volumes.
     """
     if volumes_dir is None:
         raise ValueError(
@@ -53,7 +54,7 @@ def on_grid_of(volumes_dir: str | None, dataset_dir: str, folder: str | Path) ->
     every = [case for split in SPLITS for case in cases[split]]
     if all(_same_grid(nib.load(case["image"]), grid) for case in every):
         return str(volumes_dir)
-    wanted = {"size": list(grid.shape), "spacing": _spacing(grid), "cases": sorted(case["case_id"] for case in every)}
+    wanted = {"size": list(grid.shape), "spacing": _spacing(grid), **_named(every, "cases")}
 
     def write(unfinished: Path) -> None:
         logger.info(f"label study: {len(every)} volumes of {volumes_dir} are brought to the grid {wanted['size']}")
@@ -87,10 +88,13 @@ def write_copies(
 
     Returns:
         ``folder``, with validation and test volumes of ``dataset_dir`` as they are.
+
+    Raises:
+        ValueError: the copies in ``folder`` are of other volumes, or of another number or seed.
     """
     check_packages(SEGMENTATION_TRAINING)
     originals = labelled_subset(labelled_cases(dataset_dir, "training"), num_labelled, seed)
-    wanted = {"copies_of": sorted(case["case_id"] for case in originals), "copies": copies, "seed": seed}
+    wanted = {**_named(originals, "copies_of"), "copies": copies, "seed": seed}
 
     def write(unfinished: Path) -> None:
         (unfinished / "images").mkdir()
@@ -139,6 +143,12 @@ def _written_once(folder: Path, wanted: Mapping[str, Any], write: Callable[[Path
     else:
         write_folder_atomically(folder, write)
     return str(folder)
+
+
+def _named(cases: Sequence[Mapping[str, Any]], key: str) -> dict[str, Any]:
+    """What copies were made from: names, which volumes drawn anew have again, and a hash of the volumes."""
+    images = [{name: case[name] for name in case if name != "label"} for case in cases]
+    return {key: sorted(case["case_id"] for case in cases), "volumes_sha256": data_fingerprint(images)}
 
 
 def _file(case: str) -> str:

@@ -69,6 +69,12 @@ def test_what_was_made_from_other_volumes_is_refused(tmp_path: Path) -> None:
     data, others = folder_of(tmp_path / "data", FINE), folder_of(tmp_path / "others", COARSE)
     made = on_grid_of(str(others), str(data), tmp_path / "made")
     assert on_grid_of(str(others), str(data), tmp_path / "made") == made
+    drawn_first = (others / "2.nii.gz").read_bytes()
+    drawn_anew = nib.load(others / "2.nii.gz")
+    nib.save(nib.Nifti1Image(drawn_anew.get_fdata() + 1, drawn_anew.affine), others / "2.nii.gz")
+    with pytest.raises(ValueError, match="was made from other volumes"):
+        on_grid_of(str(others), str(data), tmp_path / "made")
+    (others / "2.nii.gz").write_bytes(drawn_first)
     (others / "2.nii.gz").rename(others / "3.nii.gz")
     with pytest.raises(ValueError, match="was made from other volumes"):
         on_grid_of(str(others), str(data), tmp_path / "made")
