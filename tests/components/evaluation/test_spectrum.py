@@ -33,7 +33,9 @@ def test_white_noise_has_no_excess_and_a_checkerboard_has() -> None:
 
 
 def test_both_numbers_by_hand() -> None:
-    assert nyquist_excess(np.array([100.0, 2.0, 8.0, 12.0])) == pytest.approx(3), "12 over the geometric mean of 2 and 8"
+    assert nyquist_excess(np.array([100.0, 2.0, 8.0, 12.0])) == pytest.approx(3), (
+        "12 over the geometric mean of 2 and 8"
+    )
     assert high_frequency_amplitude(np.array([100.0, 50.0, 7.0, 9.0])) == 4, "the upper half: root of 7 + 9"
 
 
