@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from medical_diffusion_components import __version__
+from medical_diffusion_components import __version__, files
 from medical_diffusion_components.files import (
     check_writable,
     files_below,
@@ -302,6 +302,39 @@ def test_trying_a_folder_clears_away_what_nobody_is_writing(tmp_path: Path) -> N
     write_folder_atomically(tmp_path / "b", lambda place: ((place / "c").touch(), check_writable(tmp_path)))
     assert sorted(path.name for path in tmp_path.iterdir()) == [".part_of_a_scan", "a.json", "b"]
     assert (tmp_path / "a.json").read_text() == "a" and (tmp_path / "b" / "c").exists()
+
+
+def test_what_takes_a_place_has_reached_the_disk_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_disk, sync = set(), os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: (sync(handle), on_disk.add(os.fstat(handle).st_ino)))
+    replace = os.replace
+
+    def checked(source: Path, target: Path) -> None:
+        files = [source] if source.is_file() else [file for file in source.rglob("*") if file.is_file()]
+        assert {file.stat().st_ino for file in files} <= on_disk and files
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", checked)
+    write_atomically(tmp_path / "a.txt", Path.write_text, "a")
+    write_folder_atomically(tmp_path / "b", lambda place: ((place / "c").mkdir(), (place / "c" / "d").write_text("d")))
+    assert (tmp_path / "a.txt").is_file() and (tmp_path / "b" / "c" / "d").is_file()
+
+
+def test_a_claim_whose_folder_was_cleared_away_meanwhile_counts_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = files.lock_descriptor
+
+    def too_late(handle: int, **options: object) -> bool:
+        """As if another process had finished and removed the folder between the opening of the lock and its locking."""
+        for left in tmp_path.glob(".medical_diffusion_part_*/lock"):
+            left.unlink()
+            left.touch()
+        return lock(handle, **options)
+
+    monkeypatch.setattr(files, "lock_descriptor", too_late)
+    with files.unfinished_folder(tmp_path / "a.txt") as folder:
+        assert not folder.parent.name.startswith(".medical_diffusion_part_"), "which is now another one's"
 
 
 @pytest.mark.parametrize("write", [write_atomically, write_folder_atomically])

@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,26 @@ def test_a_process_killed_while_it_writes_weights_leaves_the_old_pair_or_the_new
     assert {file.name for file in tmp_path.iterdir() if ".medical" not in file.name} == {
         "model.pt", "model.json", "model.at_home.json",
     }  # fmt: skip
+
+
+def test_weights_keep_their_note_when_the_next_writing_is_killed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts, path, original = {"data": "the user's dataset_dir"}, tmp_path / "model.pt", os.replace
+    save_weights(nn.Linear(2, 1), path, facts | {"spacing": [1, 1, 1]})
+
+    def dying(in_place: bool, source: str | os.PathLike, target: str | os.PathLike) -> None:
+        if Path(target) != path or in_place:
+            original(source, target)
+        if Path(target) == path:
+            raise Killed
+
+    for in_place, spacing in ((True, [2, 2, 2]), (False, [3, 3, 3])):
+        with monkeypatch.context() as patched, pytest.raises(Killed):
+            patched.setattr(os, "replace", partial(dying, in_place))
+            save_weights(nn.Linear(2, 1), path, facts | {"spacing": spacing})
+    assert load_weights(nn.Linear(2, 1), path) == provenance(path)["sha256"]
+    assert trained_spacing(path, [0, 0, 0]) == [2, 2, 2]
 
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:

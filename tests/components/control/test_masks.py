@@ -128,6 +128,7 @@ WHOSE = {  # files, which of them are voxel for voxel the first, patients of a d
     "a table of patients": (["a", "b", "c"], [], {"a": "P", "b": "Q", "c": "P"}, [0, 1, 0]),
     "the table counts before names": (["sub-1_a", "sub-1_b"], [], {"sub-1_a": "P", "sub-1_b": "Q"}, [0, 1]),
     "subject, and a copy of another": (["sub-1_a", "sub-2_a", "sub-2_b"], [1], {}, [0, 0, 0]),
+    "a copy joins two patients": (["a", "b", "c"], [2], {"a": "P", "b": "Q", "c": "Q"}, [0, 0, 0]),
 }
 
 

@@ -195,6 +195,13 @@ def test_weights_bring_the_scaling(tmp_path, kind: str, shape) -> None:
     assert torch.equal(other.sample_latent(noise()), trained.sample_latent(noise()))
 
 
+def test_a_state_dict_brings_the_scaling_without_load_weights_too() -> None:
+    trained, other = generator(Shrink()), generator(Shrink(), shape=None)
+    trained.latent_scaling.fit("per_position", latents())
+    other.load_state_dict(trained.state_dict())
+    assert torch.equal(other.sample_latent(noise()), trained.sample_latent(noise()))
+
+
 def test_monai_copies_the_scaling_when_it_exports() -> None:
     """``copy_model_state``, which ``ckpt_export`` calls, leaves out what has another shape: here all has the same."""
     trained, exported = generator(Shrink()), generator(Shrink())

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from medical_diffusion_components.engines import AlphaWGANTrainer
-from medical_diffusion_components.losses import AlphaWGANLoss
+from medical_diffusion_components.losses import AlphaWGANLoss, gradient_penalty
 from medical_diffusion_components.networks import (
     AlphaWGANGenerator,
     CodeDiscriminator,
@@ -80,6 +80,33 @@ def test_the_step_of_the_generator_follows_the_gradient_of_its_objective() -> No
     objective = -judge(fake).mean() - judge(network(drawn)).mean() + 10 * (fake - real).abs().mean()
     (objective - code_judge(code).mean()).backward()
     for name, plain in (("network", network), ("encoder", encoder)):
+        for parameter, stepped in zip(plain.parameters(), getattr(trainer, name).parameters()):
+            torch.testing.assert_close(stepped, parameter - 0.1 * parameter.grad)
+
+
+def test_the_steps_of_the_discriminators_follow_the_gradients_of_their_objectives() -> None:
+    trainer = make_trainer()
+    real = trainer.data_loader[0]["image"]
+    _, code, reconstruction, drawn = trainer._step_generator(real)
+    judge, code_judge = deepcopy(trainer.discriminator), deepcopy(trainer.code_discriminator)
+    trainer.discriminator_optimizer = torch.optim.SGD(trainer.discriminator.parameters(), lr=0.1)
+    trainer.code_optimizer = torch.optim.SGD(trainer.code_discriminator.parameters(), lr=0.1)
+    state = torch.get_rng_state()
+    trainer._step_discriminator(real, reconstruction, drawn)
+    trainer._step_code_discriminator(code)
+
+    def share() -> torch.Tensor:
+        return torch.randint(2**24, (2,)) / 2**24
+
+    torch.set_rng_state(state)
+    penalty = gradient_penalty(judge, real, drawn, share()) + gradient_penalty(judge, real, reconstruction, share())
+    scores = judge(reconstruction) + judge(drawn) - 2 * judge(real)
+    (scores.mean() + 10 * penalty).backward()
+    seeds = torch.randint(2**32, (2,)).tolist()
+    noise = torch.stack([torch.randn(6, 1, 1, 1, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    penalty = gradient_penalty(code_judge, noise, code, share())
+    ((code_judge(code) - code_judge(noise)).mean() + 10 * penalty).backward()
+    for name, plain in (("discriminator", judge), ("code_discriminator", code_judge)):
         for parameter, stepped in zip(plain.parameters(), getattr(trainer, name).parameters()):
             torch.testing.assert_close(stepped, parameter - 0.1 * parameter.grad)
 

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from monai.inferers import DiffusionInferer, Inferer, SlidingWindowInferer
 from monai.networks.schedulers import DDPMScheduler
 from torch import Tensor, nn
 
 from medical_diffusion_components.engines.autocast import AutocastInferer
+from medical_diffusion_components.engines.precision import fast_bfloat16
 
 
 def seen_by(amp: bool) -> tuple[torch.dtype, torch.Tensor]:
@@ -24,6 +26,11 @@ def test_the_network_runs_in_bfloat16_and_the_prediction_comes_back_in_float32()
     assert set(types) == {torch.float32} and full.dtype == torch.float32
     torch.testing.assert_close(half, full, atol=0.03, rtol=0.03)
     assert not torch.equal(half, full)
+
+
+def test_what_the_processor_is_fast_at_says_nothing_of_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    assert fast_bfloat16("cpu") and not fast_bfloat16("mps") and not fast_bfloat16("xpu:0")
 
 
 class Denoiser(nn.Module):

@@ -236,8 +236,15 @@ def test_mixed_precision_stays_finite_and_the_codebook_float32():
     parts, seen = Parts(batches=4, amp=True, size=(24, 28, 22)), set()
     parts.network.decoder.conv_out.register_forward_hook(lambda module, args, out: seen.add(out.dtype))
     parts.volume_discriminator.register_forward_hook(lambda module, args, out: seen.add(out.logits.dtype))
+    adversarial, judged = parts.loss.adversarial, set()
+
+    def watched(fake, real):
+        judged.update(t.dtype for pair in (fake, real) for v in pair for t in (v.logits, *v.features))
+        return adversarial(fake, real)
+
+    parts.loss.adversarial = watched
     parts.run()
-    assert seen == {torch.bfloat16}
+    assert seen == {torch.bfloat16} and judged == {torch.float32}
     assert all(value.isfinite() for output in parts.outputs for value in output.values())
     assert all(p.isfinite().all() and p.dtype == torch.float32 for p in parts.network.parameters())
     codebook = parts.network.codebook

@@ -150,6 +150,11 @@ def test_a_training_that_ends_before_the_later_phase_keeps_its_best_and_says_so(
     assert "ends after 6 batches, and the adversarial phase counts in full after 7" in caplog.text
 
 
+def test_a_training_whose_last_batch_is_the_first_of_the_later_phase_has_seen_it(tmp_path: Path, caplog) -> None:
+    assert trained(3, 6, [2.0, 1.0, 4.0], tmp_path / "best.pt")[-1] == (3, 3, 4)
+    assert not caplog.records
+
+
 def test_the_note_holds_facts_metrics_and_hash(tmp_path: Path) -> None:
     path = tmp_path / "best.pt"
     evaluator([0.5], nn.Linear(1, 1), path).run(4)

@@ -142,6 +142,20 @@ def test_the_rest_of_a_killed_writing_is_cleared_away(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".abc*")) and (tmp_path / ".other").exists()
 
 
+class Averages:
+    """State in a list of state dicts, as averages of several lengths have it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"gammas": [1.0], "averages": [{"a": torch.zeros(2)}, {"a": torch.tensor([0.0, torch.inf])}]}
+
+
+def test_state_that_is_not_finite_is_found_within_lists(tmp_path: Path) -> None:
+    trainer = Trainer(1)
+    TrainingCheckpoint(tmp_path, {"averages": Averages()}, trainer.sampler, 2).attach(trainer)
+    with pytest.raises(NonFiniteLossError, match=r"averages\.1\.a of averages"):
+        trainer.run()
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("where", ["network", "optimizer"])
 def test_what_nobody_could_go_on_from_is_not_saved(tmp_path: Path, value: float, where: str) -> None:

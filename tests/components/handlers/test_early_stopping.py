@@ -87,6 +87,14 @@ def test_a_training_that_has_stopped_does_not_train_on(tmp_path: Path) -> None:
     assert again.epochs == [] and again.ended and again.waited == 2
 
 
+def test_what_ends_with_its_last_epoch_is_not_said_to_stop(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    train(tmp_path / "a", patience=2, epochs=6)
+    assert "stopping in epoch" not in caplog.text
+    train(tmp_path / "b", patience=2)
+    assert "stopping in epoch 6: converged, no better validation in the last 2" in caplog.text
+
+
 def test_with_more_patience_it_goes_on(tmp_path: Path) -> None:
     train(tmp_path, patience=2)
     assert train(tmp_path, patience=3).epochs == [7]

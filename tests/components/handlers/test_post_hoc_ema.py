@@ -34,7 +34,9 @@ def walk(step: int) -> torch.Tensor:
     return torch.linspace(-1, 1, 20) * (1 - 0.99**step) + 0.1 * noise
 
 
-def train(folder: Path, start: int = 0, stop: int = STEPS, state: dict | None = None) -> AverageSnapshots:
+def train(
+    folder: Path, start: int = 0, stop: int = STEPS, state: dict | None = None, rank: int = 0
+) -> AverageSnapshots:
     network = Walker()
     snapshots = AverageSnapshots(network, folder, EVERY)
     if state is not None:
@@ -46,7 +48,7 @@ def train(folder: Path, start: int = 0, stop: int = STEPS, state: dict | None = 
             network.count.fill_(engine.state.iteration)
 
     engine = Engine(update)
-    engine.state.rank = 0
+    engine.state.rank = rank
     snapshots.attach(engine)
     engine.state.iteration, engine.state.epoch, engine.state.epoch_length = start, 0, STEPS
     engine.state.max_epochs = 1
@@ -93,6 +95,12 @@ def test_what_is_no_number_with_a_point_is_that_of_the_last_snapshot(tmp_path: P
     train(tmp_path)
     average = post_hoc_average(tmp_path, 10.0)
     assert int(average["count"]) == STEPS and average["weight"].dtype == torch.float32
+
+
+def test_other_ranks_keep_averages_and_write_nothing(tmp_path: Path) -> None:
+    other, first = train(tmp_path / "1", stop=EVERY, rank=1), train(tmp_path / "0", stop=EVERY)
+    assert not (tmp_path / "1").exists() and len(list((tmp_path / "0").glob("*.pt"))) == 1
+    assert all(torch.equal(a["weight"], b["weight"]) for a, b in zip(other.averages, first.averages))
 
 
 def test_resumed_averages_equal_uninterrupted_ones(tmp_path: Path) -> None:

@@ -253,6 +253,21 @@ def test_several_codes_restart_at_different_latents() -> None:
     assert (book.codes[:, None] == latents[None]).all(dim=2).any(dim=0).sum() == 9
 
 
+def test_few_codes_restart_at_latents_themselves_although_the_batch_is_smaller_than_the_codebook() -> None:
+    book = started(torch.cat([torch.rand(4, 2), torch.full((12, 2), 100.0)]))
+    book.ema_counts[[9, 12, 15]] = 0.5
+    latents = torch.rand(6, 2)
+    assert book(volume(latents)).restarted_codes == 3
+    equal = (book.codes[[9, 12, 15], None] == latents[None]).all(dim=2)
+    assert equal.any(dim=1).all() and equal.any(dim=0).sum() == 3, "no latent twice, and none with noise"
+
+
+def test_the_first_batch_restarts_no_code_however_few_use_it() -> None:
+    book = EMACodebook(200, 2)
+    assert book(volume(torch.rand(30, 2))).restarted_codes == 0
+    assert book(volume(torch.rand(30, 2))).restarted_codes > 0
+
+
 def test_codes_initialised_together_do_not_restart_together() -> None:
     book = EMACodebook(200, 2)
     book(volume(torch.rand(500, 2)))

@@ -34,6 +34,14 @@ def test_near_ties_far_from_the_origin_are_still_resolved(method, spread: float)
     torch.testing.assert_close(reached, distances.min(dim=1).values, rtol=1e-6, atol=0)
 
 
+def test_products_tell_apart_what_float32_does_in_many_dimensions_far_from_the_origin() -> None:
+    steps = torch.randint(-3, 4, (500, 64))  # of one unit in the last place
+    latents, codes = (4096 + steps.float() / 2048).split([200, 300])
+    distances = (steps[:200, None] - steps[None, 200:]).square().sum(2)
+    found = nearest_by_products(latents, codes, 64)
+    assert torch.equal(distances.gather(1, found[:, None])[:, 0], distances.min(dim=1).values)
+
+
 def test_products_in_single_precision_would_not_resolve_them() -> None:
     codes, latents = 100 + 1e-3 * torch.randn(300, 8), 100 + 1e-3 * torch.randn(200, 8)
     plain = (codes.square().sum(1) / 2 - latents @ codes.t()).argmin(1)

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from medical_diffusion_components.networks import VQGAN, EMACodebook
-from medical_diffusion_components.networks.tiling import tiles_of
+from medical_diffusion_components.networks.tiling import _Moments, tiles_of
+from medical_diffusion_components.networks.vqgan import _reach
 
 SHAPES = {  # compression, volume, tile
     "one compression": ((4, 4, 4), (32, 16, 48), (16, 16, 24)),
@@ -59,6 +60,46 @@ def test_tiles_equal_the_whole(name):
     torch.testing.assert_close(tiled.encode(image), latent, rtol=1e-4, atol=1e-4 * float(latent.std()))
     volume = whole.decode(latent)
     torch.testing.assert_close(tiled.decode(latent), volume, rtol=1e-4, atol=1e-4 * float(volume.std()))
+
+
+def positions_seen(output, given, place, scale):
+    """How far to either side of ``place`` (h, w, d), along each axis, what ``output`` depends on reaches in ``given``."""
+    given.grad = None
+    output.sum().backward(retain_graph=True)
+    seen = given.grad.abs().sum((0, 1)).nonzero()  # (N, 3)
+    return (seen // torch.tensor(scale) - torch.tensor(place)).abs().amax(0)
+
+
+@pytest.mark.parametrize("compression", [(4, 1, 2), (2, 4, 4)])
+def test_surroundings_hold_all_that_a_tile_depends_on_and_little_more(compression):
+    network, reach = untrained(compression), torch.tensor(_reach(compression))
+    size, place = (2 * reach + 3).tolist(), (reach + 1).tolist()
+    latent = torch.zeros(1, network.decoder.in_channels, *size, requires_grad=True)
+    image = torch.zeros(1, 1, *(n * c for n, c in zip(size, compression)), requires_grad=True)
+    decoded = network.decoder.normalised_by(latent, lambda _, x: x)  # without norms, which see everything
+    encoded = network.encoder.normalised_by(image, lambda _, x: x)
+    h, w, d = (slice(n * c, (n + 1) * c) for n, c in zip(place, compression))
+    farthest = positions_seen(decoded[:, :, h, w, d], latent, place, (1, 1, 1))
+    assert (reach - 1 <= farthest).all() and (farthest <= reach).all()
+    h, w, d = place
+    assert (positions_seen(encoded[:, :, h, w, d], image, place, compression) <= reach).all()
+
+
+@pytest.mark.parametrize("level", [1e5 / 3, 0.1])
+def test_moments_over_tiles_are_exact_where_values_hardly_vary(level):
+    norm = torch.nn.GroupNorm(2, 4)
+
+    def found(x):
+        moments = _Moments()
+        for tile in x.split(2, dim=2):
+            moments.add(norm, tile)
+        return moments.slope_and_intercept()
+
+    assert torch.cat(found(torch.full((1, 4, 8, 8, 8), level))).isfinite().all()
+    x = level + torch.rand(2, 4, 8, 8, 8)
+    slope, intercept = found(x)
+    expected = torch.nn.functional.group_norm(x.double(), 2, eps=norm.eps)
+    torch.testing.assert_close(x.double() * slope + intercept, expected, atol=0.02, rtol=0)
 
 
 @torch.no_grad()

@@ -43,6 +43,18 @@ def test_a_healthy_case_has_a_label_of_background_alone() -> None:
     assert CheckLabels(CLASSES)(empty, image()) is empty
 
 
+def test_what_counts_is_the_shortest_side_of_a_voxel_in_an_oblique_scan() -> None:
+    """Voxels of 0.1 x 5 x 5 mm, turned by 45 degrees: no row of the affine is short."""
+    turn = np.array([[1.0, -1, 0], [1, 1, 0], [0, 0, np.sqrt(2)]]) / np.sqrt(2)
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.diag([0.1, 5.0, 5.0])
+    elsewhere = affine + 0.0
+    elsewhere[2, 3] = 0.05  # mm, half a voxel
+    scan = volume(torch.rand(SIZE), "image.nii.gz", affine)
+    with pytest.raises(VolumeError, match=r"up to 0\.05 mm apart \(voxels of 0\.1 mm\)"):
+        CheckLabels(CLASSES)(label(affine=elsewhere), scan)
+
+
 def test_rounding_in_the_headers_is_no_other_grid() -> None:
     affine = np.diag([2.0, 1.0, 3.0, 1.0]) + 1e-4
     CheckLabels(CLASSES)(label(affine=affine), image())
@@ -55,9 +67,11 @@ def test_rounding_in_the_headers_is_no_other_grid() -> None:
         (label(put={-1: 2}), r"-1 \(2 voxels\)"),
         (label(put={0.5: 7}), "whole numbers, got 0.5: was it resampled"),
         (label(put={float("nan"): 7}), "whole numbers, got nan"),
+        (label(put={float("inf"): 7}), "whole numbers, got inf"),
         (volume(torch.ones(1, 10, 20, 29), "label.nii.gz"), r"10x20x29 voxels, its image image\.nii\.gz has 10x20x30"),
         (volume(torch.ones(2, 10, 20, 30), "label.nii.gz"), r"expected one label map \(1, H, W, D\), got shape \(2, 10,"),
         (label(affine=np.diag([2.0, 1.0, 3.3, 1.0])), "corners are up to 8.7 mm apart"),
+        (label(affine=np.array([[2.0, 0, 0, 0.15], [0, 1, 0, 0], [0, 0, 3, 0], [0, 0, 0, 1]])), "up to 0.15 mm apart"),
         (label(affine=np.diag([-2.0, 1.0, 3.0, 1.0])), r"lies elsewhere than its image image\.nii\.gz"),
     ],
 )  # fmt: skip

@@ -46,6 +46,14 @@ def test_a_bad_volume_is_named_with_what_was_expected_and_what_came(img, message
         CheckVolume(spatial_size=SIZE, value_range=(-1, 1))(img)
 
 
+def test_voxels_of_an_oblique_scan_are_measured_along_its_own_axes():
+    """Turned by 45 degrees: no row of the affine is short."""
+    half = 0.5**0.5
+    affine = torch.tensor([[half * 0.002, -half, 0, 0], [half * 0.002, half, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    with pytest.raises(VolumeError, match=r"got 0\.002 x 1 x 1 mm"):
+        CheckVolume()(MetaTensor(volume().as_tensor(), affine=affine))
+
+
 @pytest.mark.parametrize(("size", "refused"), [(0.002, True), (2000.0, True), (0.02, False), (50.0, False)])
 def test_voxels_of_a_size_that_no_scan_has_are_named(size, refused):
     """As in headers in metres or micrometres."""

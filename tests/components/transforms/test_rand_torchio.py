@@ -45,6 +45,13 @@ def augmented(transform: torchio.Transform, seed: int = 3, **options) -> dict:
     return wrapped.set_random_state(seed=seed)(case())
 
 
+def test_a_transform_that_changes_the_grid_changes_the_affine() -> None:
+    made, origin = augmented(torchio.Crop((1, 0, 2, 0, 3, 0))), AFFINE @ torch.tensor([1.0, 2, 3, 1]).double()
+    for name in ("image", "label"):
+        assert made[name].shape == (1, 9, 18, 27)
+        torch.testing.assert_close(made[name].affine[:, 3], origin)
+
+
 @pytest.mark.parametrize("name", SPATIAL)
 def test_what_moves_the_image_moves_the_label_alike(name: str) -> None:
     """The image is made from the label, and linear interpolation passes one half where the nearest voxel changes."""
