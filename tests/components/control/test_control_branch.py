@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medical_diffusion_components.control import ControlBranch, ControlledDenoiser
+from medical_diffusion_components.control import ControlBranch, ControlledDenoiser, draw_controlled
 from medical_diffusion_components.networks import Denoiser
 
 SHAPE = (2, 3, 8, 4, 5)  # (B, C, h, w, d)
@@ -47,6 +47,37 @@ def test_a_trained_branch_follows_its_mask_and_its_strength(patch: tuple[int, in
     assert (one - free).abs().max() > 1e-3 and (one - other).abs().max() > 1e-3
     controlled.strength = 0.0
     assert torch.equal(controlled(x, t, mask=mask), free)
+
+
+def test_half_a_strength_is_half_of_everything_that_the_branch_adds() -> None:
+    controlled = with_weights(networks())
+    x, t, mask = batch()
+    controlled.strength = 0.5
+    half = controlled(x, t, mask=mask)
+    controlled.strength = 1.0
+    with torch.no_grad():
+        for parameter in controlled.branch.additions.parameters():
+            parameter.mul_(0.5)
+    torch.testing.assert_close(half, controlled(x, t, mask=mask))
+
+
+def test_the_generator_has_its_own_denoiser_back_after_drawing() -> None:
+    controlled = networks()
+
+    class Generator:
+        denoiser: object = controlled.denoiser
+
+        def __call__(self, noise: torch.Tensor, conditions: None) -> torch.Tensor:
+            assert self.denoiser is controlled and controlled.mask is mask
+            if noise is None:
+                raise RuntimeError("out of memory")
+            return noise
+
+    made, (x, _, mask) = Generator(), batch()
+    assert draw_controlled(made, controlled, x, mask) is x
+    with pytest.raises(RuntimeError, match="out of memory"):
+        draw_controlled(made, controlled, None, mask)
+    assert made.denoiser is controlled.denoiser and controlled.mask is None
 
 
 @pytest.mark.parametrize("strength", [-1.0, float("nan"), float("inf")])

@@ -110,3 +110,13 @@ def test_what_a_second_run_replaces_and_what_it_finds_is_said(draw: Draw, capsys
     said = capsys.readouterr().out
     assert "remark: 1 pairs of other masks were replaced, and 1 that were there before are listed, too" in said
     assert len(listing["training"]) == 2
+
+
+def test_pairs_fill_all_splits_where_there_are_masks_enough(draw: Draw) -> None:
+    listing = draw({f"{number}": mask(number) for number in range(6)})
+    patients = [{entry["patient_id"] for entry in listing[split]} for split in SPLITS]
+    assert all(patients) and sum(map(len, patients)) == len(set.union(*patients)) == 6
+
+
+def test_pairs_of_two_masks_are_all_for_training(draw: Draw) -> None:
+    assert [len(draw({"a": mask(1), "b": mask(2)})[split]) for split in SPLITS] == [2, 0, 0]

@@ -46,6 +46,13 @@ def test_islands_and_holes_take_the_class_around_them(limits: dict) -> None:
     assert clean.changed == pytest.approx(4 / drawn.size)
 
 
+def test_a_mask_of_specks_alone_stays_for_others_to_refuse(limits: dict) -> None:
+    specks = np.indices((4, 4, 4)).sum(0) % 3
+    clean = cleaned(specks.astype(np.uint8), limits, CLASSES)
+    np.testing.assert_array_equal(clean.labels, specks)
+    assert clean.changed == 0 and implausible(clean.labels, limits, CLASSES)
+
+
 def test_a_clean_mask_stays_as_it_is(limits: dict) -> None:
     clean = cleaned(labels(2), limits, CLASSES)
     np.testing.assert_array_equal(clean.labels, labels(2))

@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 
 from medical_diffusion_components.control import MaskChannels
-from medical_diffusion_components.control.training_pairs import cache_masks, label_classes, one_process, paired_cases
+from medical_diffusion_components.control.training_pairs import (
+    RandLoadPaird,
+    cache_masks,
+    label_classes,
+    one_process,
+    paired_cases,
+)
 
 
 @pytest.fixture
@@ -66,3 +72,18 @@ def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         ValueError, match="train_masks.yaml runs in one process, torchrun has started 3: run it without"
     ):
         one_process("train_masks.yaml")
+
+
+@pytest.mark.parametrize("flip_axis", [0, 2])
+def test_a_mask_is_mirrored_with_its_latent(flip_axis: int, tmp_path: Path) -> None:
+    latents, labels = np.arange(2.0), np.random.default_rng(0).integers(0, 3, (4, 5, 6), np.uint8)
+    np.save(tmp_path / "a.npy", np.broadcast_to(latents[:, None, None, None, None], (2, 3, 2, 5, 3)))
+    np.save(tmp_path / "mask.npy", labels)
+    load = RandLoadPaird("image", flip_axis=flip_axis).set_random_state(0)
+    seen = set()
+    for _ in range(20):
+        pair = load({"image": str(tmp_path / "a.npy"), "mask": str(tmp_path / "mask.npy")})
+        mirrored = bool(pair["image"].unique())
+        np.testing.assert_array_equal(pair["mask"], np.flip(labels, flip_axis) if mirrored else labels)
+        seen.add(mirrored)
+    assert seen == {True, False}

@@ -70,6 +70,7 @@ def test_values_beyond_the_range_are_encoded_when_allowed_and_found_again() -> N
     assert vector.tolist() == [1.5, 1.0, 2.0]
     assert conditions.decode(vector)["age"] == 100 and conditions.extrapolated(vector) == ["age"]
     assert conditions.extrapolated(conditions.encode({"age": 90, "sex": "O"}, "here")) == []
+    assert conditions.extrapolated(conditions.encode({"age": 30}, "here", extrapolate=True)) == ["age"]
 
 
 @pytest.mark.parametrize(("declared", "message"), [

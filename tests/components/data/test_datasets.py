@@ -11,6 +11,7 @@ from medical_diffusion_components.data.datasets import (
     case_weights,
     check_spacing,
     data_fingerprint,
+    is_synthetic,
     load_cases,
     median_spacing,
     nifti_files,
@@ -328,6 +329,25 @@ def test_the_fingerprint_changes_when_two_cases_swap_names(prepared):
     first, second = load_cases(prepared, "training")
     swapped = [{**first, "case_id": "case1"}, {**second, "case_id": "case0"}]
     assert data_fingerprint(swapped) != data_fingerprint([first, second])
+
+
+def test_the_fingerprint_changes_with_a_scale_that_preparation_fixed(prepared):
+    cases = load_cases(prepared, "training")
+    scaled = [{**case, "intensity_range": [0.0, 255.0], "window": [-160.0, 240.0]} for case in cases]
+    other = [{**case, "window": [-1000.0, 400.0]} for case in scaled]
+    assert len({data_fingerprint(one) for one in (cases, scaled, other)}) == 3
+
+
+def test_what_was_edited_from_a_scan_is_not_synthetic(tmp_path):
+    note = {"weights_sha256": "0"}
+    for name, more, synthetic in (
+        ("a", {}, True),
+        ("b", {"synthetic": True}, True),
+        ("c", {"synthetic": False}, False),
+    ):
+        (tmp_path / f"{name}.json").write_text(json.dumps({**note, **more}))
+        assert is_synthetic(tmp_path / f"{name}.nii.gz") is synthetic
+    assert not is_synthetic(tmp_path / "no_note.nii.gz")
 
 
 def test_median_spacing_is_taken_along_ras_axes(tmp_path):

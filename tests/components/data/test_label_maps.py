@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import nibabel as nib
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from medical_diffusion_components.data.label_maps import looks_like_labels
+from medical_diffusion_components.data.label_maps import is_label_file, looks_like_labels
 
 SHAPE = (40, 36, 32)
 PLACE = np.indices(SHAPE)
@@ -44,6 +45,12 @@ PICTURES = {
 @pytest.mark.parametrize("name", LABELS)
 def test_a_label_map_is_one_whatever_its_labels(name):
     assert looks_like_labels(LABELS[name].astype(np.float32)[None])
+
+
+@pytest.mark.parametrize(("highest", "expected"), [(1.0, True), (1.5, False)])
+def test_a_file_named_like_probabilities_is_a_label_map_if_it_holds_some(highest, expected, tmp_path):
+    nib.save(nib.Nifti1Image((picture() / 1000 * highest).astype(np.float32), np.eye(4)), tmp_path / "a_probmap.nii")
+    assert is_label_file(tmp_path / "a_probmap.nii") is expected
 
 
 @pytest.mark.parametrize("name", PICTURES)

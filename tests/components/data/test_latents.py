@@ -215,6 +215,19 @@ def test_further_views_are_encodings_of_augmented_volumes_and_all_are_read(cohor
         assert read == {rows[0, 2 * view + pick].tobytes() for view in range(3)}
 
 
+def test_cases_with_the_same_volume_are_augmented_differently(cohort):
+    twins = [cohort.cases[0], {**cohort.cases[0], "case_id": "twin"}]
+    entries = cohort.cache(cases=twins, views=2, augmentation=augmentation(), augmentation_settings={})
+    one, other = (np.load(entry["image"]) for entry in entries)
+    assert np.array_equal(one[:2], other[:2]) and not np.array_equal(one[2:], other[2:])
+
+
+def test_another_version_encodes_again(cohort, monkeypatch):
+    before = {entry["image"] for entry in cohort.cache()}
+    monkeypatch.setattr(module, "__version__", "0.0.0")
+    assert before.isdisjoint(entry["image"] for entry in cohort.cache()) and len(cohort.encoded) == 3
+
+
 def test_views_are_the_same_whoever_makes_them(cohort):
     settings = {"views": 2, "augmentation_settings": {}, "folder": cohort.folder / "one"}
     first = np.load(cohort.cache(augmentation=augmentation(), **settings)[2]["image"])

@@ -114,6 +114,9 @@ def test_the_note_depends_on_labels_and_on_which_cases_are_used(folder: Path) ->
     assert note["data"] == "the user's dataset_dir" and note["notice"] is None
     assert note["cases"] == {"training": 1, "validation": 1} and note["patients"] == 1
     assert describe_cases(train, train, str(folder))["data_sha256"] != note["data_sha256"]
+    twice = [{**train[0], "case_id": side} for side in ("left", "right")]
+    counted = describe_cases(twice, held_out, str(folder))
+    assert counted["cases"]["training"] == 2 and counted["patients"] == 1
     (folder / "training_label.nii.gz").write_bytes(b"drawn again")
     assert describe_cases(train, held_out, str(folder))["data_sha256"] != note["data_sha256"]
     assert str(folder) not in json.dumps(note)

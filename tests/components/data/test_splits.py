@@ -25,6 +25,8 @@ def test_shares_are_near_the_ones_asked_for():
 @pytest.mark.parametrize("count", [3, 4, 5, 8])
 def test_every_split_of_a_small_cohort_has_a_patient(count):
     assert set(split_patients(PATIENTS[:count]).values()) == set(SPLITS)
+    for salt in map(str, range(20)):  # most hashes are of held-out patients
+        assert set(split_patients(PATIENTS[:count], 0.45, 0.45, salt).values()) == set(SPLITS)
 
 
 def test_another_salt_draws_another_split():

@@ -57,3 +57,10 @@ def test_what_is_no_such_text_is_refused(content: bytes, message: str, tmp_path:
     (tmp_path / "a.csv").write_bytes(content)
     with pytest.raises(ValueError, match=message):
         RequestedConditions(Conditions({"age": {"range": [50, 90]}}), str(tmp_path / "a.csv"))
+
+
+def test_a_tab_counts_before_a_semicolon_and_that_before_a_comma(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a;b\tc,d\n1;2\t0,5\n")
+    assert table_lines(tmp_path / "a.csv") == [["a;b", "c,d"], ["1;2", "0.5"]]
+    (tmp_path / "b.csv").write_text("a,b;c\n1;2,5\n")
+    assert table_lines(tmp_path / "b.csv") == [["a,b", "c"], ["1", "2.5"]]

@@ -59,6 +59,17 @@ def drawn(known: float, sampler: str, steps: int | None, resamples: int) -> Tens
     return result[0, 0, 1].flatten()
 
 
+def test_what_is_known_comes_back_to_the_bit_although_latents_are_scaled() -> None:
+    made = generator("ddim", 5)
+    made.latent_scaling.scale.fill_(0.3)
+    made.latent_scaling.shift.fill_(0.7)
+    latent = torch.rand(1, 1, 2, 5, 4, generator=torch.Generator().manual_seed(0))
+    free = torch.zeros(2, 5, 4, dtype=torch.bool)
+    free[1] = True
+    result = LatentEditor(made, 1).inpaint(latent, free, seed=3)
+    assert torch.equal(result[:, :, 0], latent[:, :, 0]) and not torch.equal(result, latent)
+
+
 @pytest.mark.parametrize(("sampler", "steps"), [("ddpm", None), ("ddim", 20)])
 def test_a_region_follows_its_conditional_distribution(sampler: str, steps: int | None) -> None:
     """N(RHO c, 1 - RHO^2) for a neighbour of c."""

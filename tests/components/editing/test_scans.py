@@ -89,6 +89,7 @@ def test_bad_scans_and_masks_are_refused_by_name(scan_file: Path, tmp_path: Path
     for name, array, affine, said in (
         ("size", good[:, :, 1:], AFFINE, "expected a mask of the scan's 10x12x14 voxels, got 10x12x13"),
         ("moved", good, moved, "expected the scan's affine .* corners lie 0.5 mm apart"),
+        ("nudged", good, AFFINE + (moved - AFFINE) / 250, "expected the scan's affine .* corners lie 0.002 mm apart"),
         ("empty", good * 0, AFFINE, "the mask is empty"),
         ("all", good * 0 + 1, AFFINE, "the mask covers the whole scan"),
         ("nan", nan, AFFINE, "expected finite intensities, got 1 of 1680"),

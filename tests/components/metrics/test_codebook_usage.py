@@ -34,6 +34,15 @@ def test_perplexity_is_that_of_all_volumes_of_an_epoch_together():
     assert perplexity(torch.tensor([1]), torch.tensor([2])) == pytest.approx(2)
 
 
+def test_processes_count_together(monkeypatch):
+    """The other process has used code 2 as often as this one code 1."""
+    metric = CodebookPerplexity(4)
+    metric.update(torch.tensor([1, 1, 1]))
+    monkeypatch.setattr("ignite.distributed.get_world_size", lambda: 2)
+    monkeypatch.setattr("ignite.distributed.all_reduce", lambda counts: counts + counts.roll(1))
+    assert metric.compute() == pytest.approx(2)
+
+
 def test_every_epoch_counts_anew():
     metric = CodebookPerplexity(5)
     engine = Engine(lambda engine, batch: {"indices": batch})

@@ -23,6 +23,12 @@ def test_it_equals_the_form_with_a_matrix_square_root(n: int, m: int) -> None:
     assert found.mean_term == pytest.approx(np.square(x.mean(0) - y.mean(0)).sum())
 
 
+def test_equal_sets_are_never_less_than_nothing_apart() -> None:
+    for seed in range(20):
+        x = np.random.default_rng(seed).normal(size=(30, 5))
+        assert 0 <= frechet_distance(x, x.copy()).covariance_term < 1e-9
+
+
 def test_for_known_gaussians_it_is_the_closed_form() -> None:
     rng, shift, scale = np.random.default_rng(1), np.array([0.3, -0.2, 0.0]), 1.5
     x, y = rng.normal(size=(200_000, 3)), shift + scale * rng.normal(size=(200_000, 3))

@@ -93,6 +93,11 @@ def test_a_permutation_test_is_uniform_for_equal_and_small_for_unlike_sets() -> 
     assert permutation_p(far, groups, groups, 99) == 0.01
 
 
+def test_divisions_that_are_as_far_apart_count_as_such() -> None:
+    kernels = kernel_matrices(np.zeros((4, 3)), np.zeros((5, 3)), GaussianMixture(1.5))
+    assert permutation_p(kernels, np.arange(4), np.arange(5), 99) == 1.0
+
+
 def test_volumes_of_one_patient_stay_together_in_permutations() -> None:
     """Twelve copies of two patients a set look far apart volume by volume, and are not patient by patient."""
     rng = np.random.default_rng(1)

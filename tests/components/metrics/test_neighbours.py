@@ -5,6 +5,7 @@ import pytest
 from prdc import compute_prdc
 
 from medical_diffusion_components.metrics import NeighbourMeasures, expected_coverage, neighbour_measures
+from medical_diffusion_components.metrics.neighbours import distances
 
 
 def sets(n: int, m: int, shift: float = 0.0, features: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -60,6 +61,21 @@ def test_clipped_measures_read_the_share_of_good_volumes(good: float) -> None:
         found = neighbour_measures(synthetic, real)
         values.append([found.clipped_density, found.clipped_coverage])
     assert np.mean(values, axis=0) == pytest.approx([good, good], abs=0.08)
+
+
+def test_an_outlier_among_the_real_ones_lends_no_density_that_is_clipped() -> None:
+    """Bad volumes within the wide neighbourhood of one odd scan count for the density, and not for the clipped one."""
+    _, real = sets(1, 40)
+    real[0] = 60.0
+    synthetic = 30.0 + sets(40, 1)[0]
+    found = neighbour_measures(synthetic, real)
+    assert found.precision == 1 and found.density == pytest.approx(0.2)  # each is in one neighbourhood of five
+    assert found.clipped_density == 0
+
+
+def test_the_distance_of_a_volume_to_itself_is_zero_whatever_rounding_says() -> None:
+    far = 1e6 + sets(30, 1)[0]
+    assert (np.diagonal(distances(far, far)) == 0).all()
 
 
 def test_sets_that_are_too_small_are_refused() -> None:
