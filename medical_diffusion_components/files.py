@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 PACKAGE_NAME = "medical-diffusion-bundles"
-# Before the name of what is not finished. What a killed process left is removed, so no file of anybody else may start so.
+# Prefix of what is unfinished. What a killed process left under such a name is deleted, so nobody else may use the prefix.
 _PART = ".medical_diffusion_part_"
 
 P = ParamSpec("P")

@@ -49,7 +49,7 @@ HASHES_AT_HOME = ("data_sha256", "training_sha256", "held_out_sha256", "conditio
 RELEASED = "released"  # folder of a bundle with the weights that it comes with
 AT_HOME = ".at_home.json"  # ending of the note that stays where the data are
 _NOTES = (".json", AT_HOME)
-# Knobs that came later than notes with knobs, at the value at which networks are what they were without.
+# Knobs that are younger than notes with knobs, at the value that leaves networks as they were before.
 _ADDED_LATER: dict[str, Any] = {"declared_conditions": None, "denoiser_patch": [1, 1, 1]}
 _KNOBS = "knobs"  # in a note: the knobs of the training that whatever uses the weights must repeat
 _RULE = "=" * 100

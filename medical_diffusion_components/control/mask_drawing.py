@@ -28,7 +28,7 @@ __all__ = ["DrawnMask", "MaskMontage", "MaskSampling", "draw_labels", "drawn_mas
 logger = logging.getLogger(__name__)
 
 KIND = "label map"  # in a note
-TOLD_AFTER = 5  # masks that were left out: then the log says why, and after as many more again
+LOG_EVERY = 5  # masks left out, between two lines of the log that say why
 TRIES = 10  # times as many masks are drawn as were asked for, before it is given up
 
 
@@ -146,7 +146,7 @@ class MaskSampling:
             if mask.problems:
                 refused.update(mask.problems)
                 left_out += 1
-                if left_out % TOLD_AFTER == 0:
+                if left_out % LOG_EVERY == 0:
                     logger.info(f"{left_out} of {seed - self.seed + 1} drawn masks left out: {_causes(refused)}")
                 continue
             self._write(seed, mask, time.perf_counter() - started)
@@ -154,7 +154,7 @@ class MaskSampling:
             if len(self.writer.written) == num_masks:
                 break
         bar.close()
-        if left_out % TOLD_AFTER:
+        if left_out % LOG_EVERY:
             logger.info(f"{left_out} of {seed - self.seed + 1} drawn masks left out: {_causes(refused)}")
         if len(self.writer.written) < num_masks:
             raise ValueError(

@@ -16,7 +16,7 @@ from scipy import ndimage
 from medical_diffusion_components.chance import numpy_generator
 from medical_diffusion_components.control.mask_drawing import drawn_masks, note_of_drawn
 from medical_diffusion_components.data.datalists import subject_of
-from medical_diffusion_components.data.datasets import nifti_files
+from medical_diffusion_components.data.datasets import SAME_SPACING, nifti_files
 from medical_diffusion_components.data.splits import SPLITS
 from medical_diffusion_components.transforms.load_volume import LoadVolume
 from medical_diffusion_components.transforms.volume_error import VolumeError, times
@@ -27,7 +27,6 @@ logger = logging.getLogger(__name__)
 
 AUGMENTATIONS = ("flip", "affine", "elastic")
 GIVEN, SYNTHESISED = "given", "synthesised"  # where masks come from
-SAME_SPACING = 0.25  # by which voxels may be larger or smaller, as a share, to be taken one by one
 DEGREES, SCALE, SHIFT_MM = 10.0, 0.1, 5.0  # of an affine variation, to either side
 ELASTIC_MM, ELASTIC_KNOTS = 5.0, 5  # of an elastic one: standard deviation of the shift, and points along each axis
 

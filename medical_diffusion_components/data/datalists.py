@@ -111,11 +111,11 @@ def _check_disjoint(path: Path, listed: dict[str, list[dict]]) -> None:
                     f"{path} lists {entry['image']} as case {other['case_id']} under {split!r} and as case {case} under "
                     f"{name!r}: a volume must be in one split"
                 )
-            alike, split = split_of.setdefault(spelling(patient), (patient, name))
+            known, split = split_of.setdefault(spelling(patient), (patient, name))
             if split != name:
-                again = "" if alike == patient else f"patient {patient}, which is written almost the same, "
+                again = "" if known == patient else f"patient {patient}, which is written almost the same, "
                 raise ValueError(
-                    f"{path} lists patient {alike} under {split!r} and {again}under {name!r}: all volumes of a patient "
+                    f"{path} lists patient {known} under {split!r} and {again}under {name!r}: all volumes of a patient "
                     "must be in one split"
                 )
             if case in cases:

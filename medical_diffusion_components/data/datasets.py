@@ -185,9 +185,9 @@ def check_spacing(cases: Sequence[Mapping[str, Any]], resample: bool) -> None:
     for axis in range(3):
         finest, coarsest = (choose(spacings, key=lambda file: spacings[file][axis]) for choose in (min, max))
         if spacings[coarsest][axis] > (1 + SAME_SPACING) * spacings[finest][axis]:
-            told = [f"{file} {' x '.join(f'{s:.3g}' for s in spacings[file])} mm" for file in (finest, coarsest)]
+            named = [f"{file} {' x '.join(f'{s:.3g}' for s in spacings[file])} mm" for file in (finest, coarsest)]
             raise ValueError(
-                f"expected volumes of one spacing, got {told[0]} and {told[1]} (right, anterior, superior): set "
+                f"expected volumes of one spacing, got {named[0]} and {named[1]} (right, anterior, superior): set "
                 "--resample True, or prepare them with one --spacing"
             )
 

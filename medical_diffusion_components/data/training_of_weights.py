@@ -15,7 +15,7 @@ __all__ = ["trained_on", "without_hashes"]
 def trained_on(weights: str | os.PathLike, data: Mapping[str, Any]) -> bool | None:
     """Whether the training volumes of ``data`` are those that the weights were trained on; None where nobody knows.
 
-    Held-out volumes may have been added since. An embedded cohort is drawn anew on every machine, where its last digits
+    Held-out volumes may have been added since. An embedded cohort is drawn again on every machine, where its last digits
     may differ: there its name and the number of its subjects count.
 
     Args:

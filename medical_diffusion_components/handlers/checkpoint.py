@@ -44,8 +44,8 @@ class TrainingCheckpoint:
     before it used. Of several processes, the first writes and all read; they resume together or not at all. While one
     training runs, no second one may use the folder: each would resume from the other's checkpoints.
 
-    The number of processes may change between two runs as long as the global batch stays: 8 devices with 2 cases each go
-    on where 4 with 4 cases stopped.
+    The number of processes may change between two runs as long as the global batch stays: 8 devices with 2 cases each
+    resume where 4 with 4 cases stopped.
 
     Attach it after every other handler, so that what it saves is complete.
 

@@ -56,7 +56,7 @@ class MSSSIMLoss(nn.Module):
     and the weights of Wang et al. for the M finest scales are divided by their sum. On an axis shorter than the window, the
     window is as long as the longest odd number of voxels that fit.
 
-    Similarities below 1e-4 count as 1e-4 and give no gradient: two unlike volumes have a loss near 1, never a NaN.
+    Similarities below 1e-4 count as 1e-4 and give no gradient: two very different volumes have a loss near 1, never a NaN.
     Computed in float32 under any autocast.
 
     Args:
@@ -69,7 +69,7 @@ class MSSSIMLoss(nn.Module):
         pred, target (B, C, H, W, D) -> scalar; per volume (B,) from ``similarity``
 
     Raises:
-        ValueError: an even or too small window, a range or sigma that is not positive, or volumes of unlike shapes.
+        ValueError: an even or too small window, a range or sigma that is not positive, or volumes of different shapes.
     """
 
     def __init__(

@@ -31,7 +31,7 @@ def frechet_distance(x: np.ndarray, y: np.ndarray) -> FrechetDistance:
         x, y: features (n, F) and (m, F), n, m > 1.
 
     Raises:
-        ValueError: features of unlike length, or fewer than two members.
+        ValueError: features of different lengths, or fewer than two members.
     """
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:

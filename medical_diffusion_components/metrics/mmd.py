@@ -98,7 +98,7 @@ def kernel_matrices(
         kernel: (n, F), (m, F) -> (n, m).
 
     Raises:
-        ValueError: features of unlike length, fewer than two members, or numbers that are not finite.
+        ValueError: features of different lengths, fewer than two members, or numbers that are not finite.
     """
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:

@@ -39,7 +39,7 @@ def neighbour_measures(synthetic: np.ndarray, real: np.ndarray, k: int = 5) -> N
         k: neighbours that make a neighbourhood.
 
     Raises:
-        ValueError: features of unlike length, or no more than k + 1 members in either set.
+        ValueError: features of different lengths, or no more than k + 1 members in either set.
     """
     synthetic, real = np.asarray(synthetic, dtype=np.float64), np.asarray(real, dtype=np.float64)
     if synthetic.ndim != 2 or real.ndim != 2 or synthetic.shape[1] != real.shape[1]:

@@ -1,4 +1,4 @@
-"""What the denoiser is told beside its input, as vectors: the diffusion timestep and the conditions."""
+"""What the denoiser is given besides its input, as vectors: the diffusion timestep and the conditions."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ class CheckLabels(Transform):
 
     def _value_problem(self, label: torch.Tensor) -> str | None:
         values, counts = torch.unique(label.as_tensor() if isinstance(label, MetaTensor) else label, return_counts=True)
-        fractions = values[(values != values.round()) | values.isinf()]  # NaN is unlike itself
+        fractions = values[(values != values.round()) | values.isinf()]  # NaN does not equal itself
         if len(fractions):
             return f"label values must be whole numbers, got {fractions[0]:g}: was it resampled by other than nearest?"
         known = {f"{value}: {name}" for name, value in self.classes.items()}

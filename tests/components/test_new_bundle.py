@@ -60,6 +60,10 @@ def test_with_the_values_of_the_source_only_comments_headers_and_data_differ(sou
         assert len(comments[0]) == len(comments[1])
 
 
+def test_others_may_read_it(made):
+    assert made.stat().st_mode & 0o777 == 0o755
+
+
 def test_the_paper_is_not_said_to_give_the_new_values(made):
     changed = [line for line in lines(made) if line.startswith(("image_size:", "compression:"))]
     assert len(changed) >= 21 and not any("paper" in line for line in changed)  # configurations know one, or both

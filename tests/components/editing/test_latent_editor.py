@@ -62,7 +62,7 @@ def drawn(known: float, sampler: str, steps: int | None, resamples: int) -> Tens
 def test_what_is_known_comes_back_to_the_bit_although_latents_are_scaled() -> None:
     made = generator("ddim", 5)
     made.latent_scaling.scale.fill_(0.3)
-    made.latent_scaling.shift.fill_(0.7)
+    made.latent_scaling.shift.fill_(7.0)
     latent = torch.rand(1, 1, 2, 5, 4, generator=torch.Generator().manual_seed(0))
     free = torch.zeros(2, 5, 4, dtype=torch.bool)
     free[1] = True

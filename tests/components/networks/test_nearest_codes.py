@@ -36,7 +36,7 @@ def test_near_ties_far_from_the_origin_are_still_resolved(method, spread: float)
 
 def test_products_tell_apart_what_float32_does_in_many_dimensions_far_from_the_origin() -> None:
     steps = torch.randint(-3, 4, (500, 64))  # of one unit in the last place
-    latents, codes = (4096 + steps.float() / 2048).split([200, 300])
+    latents, codes = (8190 + steps.float() / 2048).split([200, 300])
     distances = (steps[:200, None] - steps[None, 200:]).square().sum(2)
     found = nearest_by_products(latents, codes, 64)
     assert torch.equal(distances.gather(1, found[:, None])[:, 0], distances.min(dim=1).values)
