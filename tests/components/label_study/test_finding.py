@@ -34,6 +34,7 @@ def study(
         (-0.001, 0.002, "no"),
         (-0.03, 0.002, "harm"),
         (0.02, 0.2, "open"),
+        (0.005, 0.2, "open"),  # too little on average, but not surely
     ],
 )
 def test_the_interval_decides(gain: float, spread: float, answer: str) -> None:
