@@ -7,7 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from monai.transforms import Compose
+from monai.transforms import Compose, Lambdad
 
 from medical_diffusion_components.evaluation import AnatomySpace, FeatureReader, features, process_pool
 from medical_diffusion_components.transforms import LoadVolumed
@@ -67,6 +67,17 @@ def test_what_is_there_is_not_computed_again(cases: list[dict], tmp_path: Path) 
     assert len(found["anatomy"]) == 7
     Path(cases[0]["image"]).write_bytes(Path(cases[6]["image"]).read_bytes())
     np.testing.assert_array_equal(reader(tmp_path / "f")(cases[:1], "changed")["anatomy"], found["anatomy"][6:])
+
+
+def test_features_of_other_preprocessing_or_spaces_are_not_taken(cases: list[dict], tmp_path: Path) -> None:
+    def found(text: str, sign: int, side: int) -> np.ndarray:
+        preprocessing = Compose([LoadVolumed(keys="image"), Lambdad(keys="image", func=lambda image: sign * image)])
+        read = FeatureReader(preprocessing, text, {"anatomy": AnatomySpace(side)}, tmp_path / "f")
+        return read(cases[:1], "one")["anatomy"]
+
+    loaded = found("loaded", 1, 4)
+    np.testing.assert_allclose(found("negated", -1, 4), -loaded, rtol=1e-6)
+    assert found("loaded", 1, 2).shape != loaded.shape
 
 
 def test_no_workers_are_this_process() -> None:

@@ -46,6 +46,13 @@ def test_anatomy_is_blind_to_brightness_and_contrast() -> None:
     np.testing.assert_allclose(space(volume), (expected - expected.mean()) / expected.std(ddof=1), atol=1e-5)
 
 
+@pytest.mark.parametrize(("space", "least"), [(SliceSpace, 1e-6), (AnatomySpace, 0.05), (NetworkSpace, 1e-6)])
+def test_features_are_in_units_of_the_training_volumes(space: type, least: float) -> None:
+    training, features = np.array([[1.0, 10.0], [3.0, 10.0]]), np.array([[2.0, 10.0], [6.0, 11.0]])
+    expected = [[0, 0], [4 / (1 + least), 1 / least]]
+    np.testing.assert_allclose(space.standardise(features, training), expected, rtol=1e-9)
+
+
 def test_planes_whose_slices_are_too_small_are_left_out() -> None:
     assert set(default_spaces((32, 32, 8))) == {"slices_xy", "anatomy", "slices_random", "slices_lite0"}
     assert {"slices_yz", "slices_zx", "slices_xy"} <= set(default_spaces((16, 32, 16)))
