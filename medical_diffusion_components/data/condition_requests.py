@@ -100,8 +100,8 @@ class RequestedConditions:
     Raises:
         FileNotFoundError: there is no such table.
         ValueError: a request that :meth:`Conditions.encode` refuses, of no declared condition, or of another form; a table
-            without a declared column, with rows of several lengths or with another number of rows; when called, a
-            combination that too few training patients have.
+            without a declared column, with rows of several lengths or with another number of rows; a combination that too
+            few training patients have, when made if it is that of one of ``num_volumes``, else when called.
     """
 
     def __init__(
@@ -122,6 +122,8 @@ class RequestedConditions:
         self.rows = _rows(conditions, request, num_volumes)
         for number, row in enumerate(self.rows):  # before the first volume rather than at the last
             conditions.encode(row, self._where(number), allow_extrapolation)
+        for number in range(num_volumes or 0) if conditions else ():
+            self(self.seed + number)
 
     def __call__(self, seed: int) -> Tensor:
         number = int(seed) - self.seed

@@ -204,8 +204,9 @@ class DatasetRelease:
 
     def _sample(self, overrides: dict[str, Any]) -> None:
         """Run ``inference.json`` with the settings of this run."""
-        audit = str(self.reports_dir / "audit")
+        audit, changed = str(self.reports_dir / "audit"), dict(self.changed)
         if self.audited:
+            changed["audit_dir"] = audit
             overrides["release_filter"] = {
                 "_target_": f"{RecordingFilter.__module__}.{RecordingFilter.__name__}",
                 "record": str(self.samples_dir / "withheld"),
@@ -214,17 +215,18 @@ class DatasetRelease:
                 "transform": {"_target_": "Compose", "transforms": "@volume_preprocessing"},
                 "num_released": "@num_volumes",
             }
+        else:
+            changed.pop("max_draws", None)  # without a filter it changes nothing
         own = {
             "models_dir": str(self.weights.parent),
             "weights": str(self.weights),
             "samples_dir": str(self.samples_dir),
-            "audit_dir": audit,
             "audit_filter": self.audited,
             "output_format": self.output_format,
             "seed": self.seed,
             **self.made_by,
         }
-        run_config([self.root / "configs" / "inference.json"], {**self.changed, **own, **overrides})
+        run_config([self.root / "configs" / "inference.json"], {**changed, **own, **overrides})
 
     def _write(
         self,

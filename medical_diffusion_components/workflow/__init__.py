@@ -1,7 +1,12 @@
 """What a bundle's configuration needs to know about where it runs: its own folder, its stages, its settings."""
 
 from medical_diffusion_components.workflow.lookup import bundle_modality, bundle_root, bundle_version
-from medical_diffusion_components.workflow.overrides import changed_settings, check_choice, check_overrides
+from medical_diffusion_components.workflow.overrides import (
+    changed_settings,
+    check_choice,
+    check_overrides,
+    check_unused,
+)
 from medical_diffusion_components.workflow.run_settings import FOLDERS, PLACES, changes, settings, without_places
 from medical_diffusion_components.workflow.stages import ensure_first_stage, run_config, start_run
 
@@ -15,6 +20,7 @@ __all__ = [
     "changes",
     "check_choice",
     "check_overrides",
+    "check_unused",
     "ensure_first_stage",
     "run_config",
     "settings",

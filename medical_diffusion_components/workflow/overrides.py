@@ -6,6 +6,7 @@ import ast
 import difflib
 import functools
 import inspect
+import logging
 import os
 import re
 import sys
@@ -15,16 +16,20 @@ from pathlib import Path
 from pydoc import ErrorDuringImport, locate
 from typing import Any
 
+import numpy as np
 import torch
 from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser, ConfigWorkflow
 from monai.bundle.utils import ID_SEP_KEY
 
 from medical_diffusion_components.distributed import own_device
 from medical_diffusion_components.files import folder_setting
+from medical_diffusion_components.weights import provenance
 from medical_diffusion_components.workflow.lookup import is_stage, running
 from medical_diffusion_components.workflow.run_settings import FOLDERS, used_ids
 
-__all__ = ["changed_settings", "check_choice", "check_overrides"]
+__all__ = ["changed_settings", "check_choice", "check_overrides", "check_unused"]
+
+logger = logging.getLogger(__name__)
 
 _FILES = {"conditions_table", "image", "manifest", "mask", "masks", "patients", "second_image"}
 _SWITCHES = {"bool", "bool | None", "<class 'bool'>", "typing.Optional[bool]"}  # annotations
@@ -70,10 +75,25 @@ def check_choice(file: str, id: str, chosen: str, settings: Mapping[str, Sequenc
     """
     if chosen not in settings:
         raise ValueError(f"--{id} must be one of {', '.join(settings)}, got {chosen!r}")
-    given = changed_settings(file)
     for choice, ids in settings.items():
-        if choice != chosen and (useless := [name for name in ids if name in given]):
-            raise ValueError(f"--{useless[0]} changes nothing in --{id} {chosen}: it is a setting of {choice}")
+        if choice != chosen:
+            check_unused(file, ids, f"it is a setting of --{id} {choice}, not of {chosen}")
+
+
+def check_unused(file: str, ids: Sequence[str], why: str) -> None:
+    """Refuse settings that were given although the others leave them without any effect.
+
+    Args:
+        file: the running configuration, which says what stands in it by default.
+        ids: of these settings; none where they have an effect.
+        why: they have none.
+
+    Raises:
+        ValueError: one of them was given.
+    """
+    given = changed_settings(file) if ids else {}
+    if useless := [id for id in ids if id in given]:
+        raise ValueError(f"--{useless[0]} changes nothing in this run: {why}")
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -118,6 +138,7 @@ def check_overrides(*passed_on: str) -> None:
     _check_switches(config, own, workflow.parser.locator)
     _check_kinds(config, own)
     _check_device(config.get("device"))
+    _remark_on_spacing(workflow.parser, own)
     overlays = [file for file in files.values() if "run" not in file]
     used = used_ids(config, [workflow.init_id, workflow.run_id, workflow.final_id])
     for file in [own, *(files[name] for name in passed_on)]:
@@ -260,6 +281,19 @@ def _check_device(device: Any) -> None:
             raise ValueError(
                 f"--device {device}: expected one that is here, such as {own_device()}: {cause}"
             ) from error
+
+
+def _remark_on_spacing(parser: ConfigParser, defaults: Mapping[str, Any]) -> None:
+    """Voxels of another size than those that the weights were trained with: what is drawn keeps its number of voxels."""
+    given, default = parser.get().get("spacing"), str(defaults.get("spacing"))
+    if given != defaults.get("spacing") and default.startswith("$trained_spacing("):
+        weights = parser.ref_resolver.get_resolved_content(id=re.findall(r"@(\w+)", default)[0])
+        trained = provenance(str(weights)).get("spacing")
+        if trained and not np.allclose(given, trained, rtol=0.01):
+            logger.warning(
+                f"--spacing {given}: the weights were trained with voxels of {[round(mm, 3) for mm in trained]} mm, so "
+                "what is drawn has another size in the world than in training"
+            )
 
 
 def _plain_default(value: Any, known: Mapping[str, Any]) -> Any:

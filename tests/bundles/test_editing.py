@@ -86,11 +86,13 @@ def test_what_cannot_be_edited_is_refused_by_name(bundle: Path, settings: dict, 
 @edited
 def test_a_setting_of_another_operation_is_refused_before_anything_is_loaded(bundle: Path) -> None:
     said = last_line(bundle, "edit.yaml", operation="vary", mask="nowhere.nii")
-    assert "--mask changes nothing in --operation vary: it is a setting of inpaint" in said
+    assert "--mask changes nothing in this run: it is a setting of --operation inpaint, not of vary" in said
     said = last_line(bundle, "edit.yaml", operation="interpolate", strengths=[0.5])
-    assert "--strengths changes nothing in --operation interpolate: it is a setting of vary" in said
+    assert "--strengths changes nothing in this run: it is a setting of --operation vary, not of interpolate" in said
     said = last_line(bundle, "edit.yaml", second_image="nowhere.nii")
-    assert "--second_image changes nothing in --operation inpaint: it is a setting of interpolate" in said
+    assert (
+        "--second_image changes nothing in this run: it is a setting of --operation interpolate, not of inpaint" in said
+    )
     assert "--operation must be one of inpaint, vary, interpolate, got 'very'" in last_line(
         bundle, "edit.yaml", operation="very"
     )

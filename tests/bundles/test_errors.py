@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from bundle_folders import Trained, bundles_with, last_line, read, tiny, tree, undisturbed, workflow
+from bundle_folders import Trained, bundles_with, last_line, read, run, tiny, tree, undisturbed, workflow
 
 pytestmark = pytest.mark.slow  # most of these train
 
@@ -135,6 +135,33 @@ def test_a_setting_that_the_run_does_not_use_is_refused_naming_the_file_that_doe
     [id] = changed
     assert line.startswith(f"Stopped: ValueError: --{id} changes nothing in this run: it is a setting of {users}")
     assert not Path(folders["output_dir"]).exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "changed", "why"),
+    [
+        ("inference.json", {"guidance_scale": 3.0}, "the weights have no conditions"),
+        ("inference.json", {"min_patients_per_condition": 5}, "the weights have no conditions"),
+        ("inference.json", {"max_draws": 3}, "audit_filter is off"),
+        ("evaluate.yaml", {"conditions": {"age": 70}}, "the weights have no conditions"),
+        ("evaluate.yaml", {"guidance_scales": [1, 2]}, "the weights have no conditions"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_setting_that_these_weights_leave_without_effect_is_refused(
+    config: str, changed: dict, why: str, folders: dict
+) -> None:
+    line = last_line(BUNDLE, config, **folders, **changed)
+    [id] = changed
+    assert line == f"Stopped: ValueError: --{id} changes nothing in this run: {why}"
+    assert not Path(folders["output_dir"]).exists()
+
+
+def test_another_spacing_than_that_of_the_training_is_remarked_on(folders: dict, caplog) -> None:
+    given = {"output_dir": folders["output_dir"], "num_volumes": 1, "sampler": "ddim", "num_inference_steps": 1}
+    for spacing, remarks in (([2.85, 2.86, 2.87], 0), ([0.5, 0.5, 0.5], 1)):
+        run(BUNDLE, "inference.json", **given, spacing=spacing)
+        assert caplog.text.count("the weights were trained with voxels of [2.859, 2.859, 2.859] mm") == remarks
 
 
 @pytest.mark.parametrize("config", ["train.yaml", "train_autoencoder.yaml", "inference.json", "evaluate.yaml"])

@@ -170,6 +170,14 @@ def test_combinations_of_few_patients_are_refused(request_: dict, patients: int)
         requested(patients + 1)(0)
 
 
+def test_a_row_of_few_patients_is_refused_before_the_first_volume(tmp_path: Path) -> None:
+    path = table(tmp_path, "sex,age\nM,75\nM,5\n")
+    with pytest.raises(
+        ValueError, match="conditions of volume 1: expected a combination .* has 0 in the weights' note"
+    ):
+        RequestedConditions(CONDITIONS, path, STRATA, num_volumes=2, min_patients=1)
+
+
 # --- requests ---
 
 
