@@ -35,6 +35,7 @@ __all__ = ["ScanEditing"]
 
 logger = logging.getLogger(__name__)
 
+UNLIKE, ALIKE = 0.1, 0.9  # difference and correlation between a scan and its reconstruction that are remarked on
 OPERATIONS = ("inpaint", "vary", "interpolate")
 
 
@@ -172,7 +173,7 @@ class ScanEditing:
         ]
         tensors = [self._tensor(content) for content in contents]
         free = free_positions(self.first_stage, tensors, torch.from_numpy(on_grid), self.tolerance)
-        latent, edits, results = self._encoded(emptied), [], []
+        latent, edits, results = self._encoded(emptied, scan), [], []
         fair = {"masked_voxels": int(region.sum()), "free_positions": int(free.sum()), "positions": free.numel()}
         for seed in seeds:
             drawn = self._drawn(latent, free, seed)
@@ -210,7 +211,7 @@ class ScanEditing:
         _check_any(strengths=strengths, seeds=seeds)
         seen = self._seen(read_scan(image))
         self.writer.check(seen.scan, *seen.limits)
-        latent, edits, rows = self._encoded(seen.volume), [], []
+        latent, edits, rows = self._encoded(seen.volume, seen.scan), [], []
         made = [(strength, seed) for strength in strengths for seed in seeds]
         for number, (strength, seed) in enumerate(tqdm(made, desc="varying", unit="volume")):
             volume = self._decoded(self.editor.vary(latent, float(strength), int(seed)))
@@ -252,7 +253,7 @@ class ScanEditing:
             self._remark([f"{Path(str(image)).name} is given as both scans: what is between them is a variation of it"])
         seen, other = self._seen(read_scan(image)), self._seen(read_scan(second_image, "second_image"))
         self.writer.check(seen.scan, *seen.limits)
-        one, two = self._encoded(seen.volume), self._encoded(other.volume)
+        one, two = (self._encoded(each.volume, each.scan) for each in (seen, other))
         edits, results = [], []
         made = [(weight, seed) for weight in weights for seed in seeds]
         for number, (weight, seed) in enumerate(tqdm(made, desc="interpolating", unit="volume")):
@@ -298,8 +299,20 @@ class ScanEditing:
         return torch.from_numpy(volume.astype(np.float32))[None, None].to(self.device)
 
     @torch.no_grad()
-    def _encoded(self, volume: np.ndarray) -> Tensor:
-        return self.first_stage.encode_stage_2_inputs(self._tensor(volume))
+    def _encoded(self, volume: np.ndarray, scan: Scan) -> Tensor:
+        """The latent of a scan, with a remark if hardly anything like the scan comes back from it."""
+        latent = self.first_stage.encode_stage_2_inputs(self._tensor(volume))
+        again = self._decoded(latent)
+        apart, alike = float(np.abs(again - volume).mean()), float(np.corrcoef(again.ravel(), volume.ravel())[0, 1])
+        if apart > UNLIKE or not alike >= ALIKE:
+            self._remark(
+                [
+                    f"the first stage gives {scan.path.name} back with a mean absolute difference of {apart:.2f} (range 2) "
+                    f"and a correlation of {alike:.2f}: it is hardly an image of the kind that the model was trained on, "
+                    "or its intensities are inverted or noisy"
+                ]
+            )
+        return latent
 
     @torch.no_grad()
     def _decoded(self, latent: Tensor) -> np.ndarray:

@@ -24,6 +24,7 @@ from medical_diffusion_components.editing import (
     ScanEditing,
     free_positions,
     read_scan,
+    scan_editing,
     seam,
 )
 from medical_diffusion_components.evaluation import folder_cases
@@ -47,7 +48,11 @@ def generator() -> LatentDiffusionGenerator:
 
 
 @pytest.fixture
-def edit(tmp_path: Path, generator: LatentDiffusionGenerator) -> Edit:
+def edit(tmp_path: Path, generator: LatentDiffusionGenerator, monkeypatch: pytest.MonkeyPatch) -> Edit:
+    """An editing with an untrained generator, which gives no scan back as it was; no remark is made on that."""
+    monkeypatch.setattr(scan_editing, "UNLIKE", 2.0)
+    monkeypatch.setattr(scan_editing, "ALIKE", -1.0)
+
     def made(**options: Any) -> ScanEditing:
         weights = save_weights(generator, tmp_path / "model.pt", {"data": "embedded cohort", "notice": "no patients"})
         formats = {"dicom": EditedSeries("MR")}
@@ -311,6 +316,16 @@ def test_what_is_odd_about_a_scan_or_a_mask_is_said_in_the_console_and_on_the_pa
     page = (tmp_path / "edited" / "page.html").read_text()
     assert ("Remark:" in page) == bool(remark) == bool(caplog.records)
     assert remark in caplog.text and remark.replace("'", "&#x27;") in page.replace("&#39;", "&#x27;")
+
+
+@pytest.mark.parametrize(("limit", "value"), [("UNLIKE", 0.1), ("ALIKE", 0.9)])
+def test_a_scan_that_the_first_stage_does_not_know_is_remarked_on(
+    limit: str, value: float, edit: Edit, tmp_path: Path, voxels: np.ndarray, caplog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert getattr(scan_editing, limit) != value, "patched"
+    monkeypatch.setattr(scan_editing, limit, value)
+    edit().vary(save(tmp_path / "scan.nii.gz", voxels), [0.5], [0])
+    assert caplog.text.count("the first stage gives scan.nii.gz back with a mean absolute difference of ") == 1
 
 
 def test_a_scan_that_was_edited_before_is_said_to_be(
