@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from monai.engines import Trainer
@@ -44,7 +45,7 @@ class AlphaWGANTrainer(Trainer):
         train_handlers: MONAI or Ignite handlers.
 
     Raises:
-        ValueError: fewer than one step.
+        ValueError: fewer than one step; no batch in an epoch, since the loader drops an incomplete one.
     """
 
     def __init__(
@@ -65,6 +66,11 @@ class AlphaWGANTrainer(Trainer):
     ) -> None:
         if generator_steps < 1:
             raise ValueError(f"generator_steps must be at least 1, got {generator_steps}")
+        if isinstance(train_data_loader, DataLoader) and len(train_data_loader) == 0:
+            raise ValueError(
+                f"expected at least one batch of {train_data_loader.batch_size} training volumes, got "
+                f"{len(cast(Sized, train_data_loader.dataset))} volumes: lower --batch_size (2 or more), or give more"
+            )
         super().__init__(device, max_epochs, train_data_loader, handlers=train_handlers, decollate=False)
         self.network = network
         self.encoder = encoder

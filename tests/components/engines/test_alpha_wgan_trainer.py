@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from medical_diffusion_components.engines import AlphaWGANTrainer
 from medical_diffusion_components.losses import AlphaWGANLoss, gradient_penalty
@@ -27,10 +28,10 @@ def make_trainer(batches: int = 1, epochs: int = 1, lr: float = 1e-3, **options)
         "code_discriminator": CodeDiscriminator(6, 16),
     }
     parameters = {name: list(network.parameters()) for name, network in networks.items()}
+    options.setdefault("train_data_loader", [{"image": torch.rand(2, 1, *SIZE) * 2 - 1} for _ in range(batches)])
     return AlphaWGANTrainer(
         device="cpu",
         max_epochs=epochs,
-        train_data_loader=[{"image": torch.rand(2, 1, *SIZE) * 2 - 1} for _ in range(batches)],
         **networks,
         optimizer=torch.optim.Adam([*parameters["network"], *parameters["encoder"]], lr),
         discriminator_optimizer=torch.optim.Adam(parameters["discriminator"], lr),
@@ -38,6 +39,12 @@ def make_trainer(batches: int = 1, epochs: int = 1, lr: float = 1e-3, **options)
         loss_function=AlphaWGANLoss(),
         **options,
     )
+
+
+def test_fewer_volumes_than_a_batch_are_refused() -> None:
+    few = DataLoader(torch.zeros(3, 1, *SIZE), batch_size=4, drop_last=True)
+    with pytest.raises(ValueError, match="at least one batch of 4 training volumes, got 3 volumes: lower --batch_size"):
+        make_trainer(train_data_loader=few)
 
 
 def weights(trainer: AlphaWGANTrainer) -> dict[str, list[torch.Tensor]]:
