@@ -68,6 +68,7 @@ OWN_PER_FILE = {
     "dataset",
     "dataloader",
     "evaluator",
+    "of_conditions",
     "guidance",  # inference notes the interval, too
     "guidance_scale",  # an option that an annotation server shows in inference
     "inferer",
