@@ -21,7 +21,16 @@ from medical_diffusion_components.data.splits import SPLITS
 from medical_diffusion_components.transforms.load_volume import LoadVolume
 from medical_diffusion_components.transforms.volume_error import VolumeError, times
 
-__all__ = ["AUGMENTATIONS", "AskedMask", "chosen_masks", "first_of_patient", "mask_files", "read_asked_mask", "varied"]
+__all__ = [
+    "AUGMENTATIONS",
+    "AskedMask",
+    "check_augmentations",
+    "chosen_masks",
+    "first_of_patient",
+    "mask_files",
+    "read_asked_mask",
+    "varied",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -188,6 +197,13 @@ def _checked(path: str | os.PathLike, values: np.ndarray, classes: Mapping[str, 
     return values.astype(np.uint8)
 
 
+def check_augmentations(kinds: Sequence[str]) -> None:
+    """Raise ``ValueError`` for a kind that :func:`varied` does not know."""
+    unknown = [kind for kind in kinds if kind not in AUGMENTATIONS]
+    if unknown:
+        raise ValueError(f"expected augmentations among {', '.join(AUGMENTATIONS)}, got {unknown}")
+
+
 def varied(
     labels: np.ndarray, kinds: Sequence[str], spacing: Sequence[float], seed: int, flip_axes: Sequence[int] = (0,)
 ) -> np.ndarray:
@@ -207,9 +223,7 @@ def varied(
     Raises:
         ValueError: an unknown kind.
     """
-    unknown = [kind for kind in kinds if kind not in AUGMENTATIONS]
-    if unknown:
-        raise ValueError(f"expected augmentations among {', '.join(AUGMENTATIONS)}, got {unknown}")
+    check_augmentations(kinds)
     rng = numpy_generator(seed)
     if "flip" in kinds:
         labels = np.flip(labels, tuple(axis for axis in flip_axes if rng.random() < 0.5))

@@ -17,7 +17,13 @@ from tqdm import tqdm
 
 from medical_diffusion_components.control.branch import ControlledDenoiser
 from medical_diffusion_components.control.mask_channels import MaskChannels
-from medical_diffusion_components.control.masks import AskedMask, first_of_patient, read_asked_mask, varied
+from medical_diffusion_components.control.masks import (
+    AskedMask,
+    check_augmentations,
+    first_of_patient,
+    read_asked_mask,
+    varied,
+)
 from medical_diffusion_components.control.sampling import draw_controlled
 from medical_diffusion_components.control.structures import implausible
 from medical_diffusion_components.data.datasets import note_beside
@@ -157,6 +163,9 @@ class PairSampling:
         device: where to sample.
         structures: of the masks that the branch was trained with, which its weights' note has, to remark on masks unlike
             them; see :func:`~medical_diffusion_components.control.training_structures`.
+
+    Raises:
+        ValueError: an unknown way of varying masks.
     """
 
     def __init__(
@@ -185,6 +194,7 @@ class PairSampling:
         self.spacing = list(spacing)
         self.axcodes = axcodes
         self.intensity_range = intensity_range
+        check_augmentations(augment)
         self.augment = list(augment)
         self.flip_axes = list(flip_axes)
         self.seed = seed

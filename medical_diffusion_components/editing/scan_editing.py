@@ -250,7 +250,7 @@ class ScanEditing:
         """
         _check_any(second_weights=weights, seeds=seeds)
         if second_image is not None and second_image == image:
-            self._remark([f"{Path(str(image)).name} is given as both scans: what is between them is a variation of it"])
+            self._remark(["--image and --second_image are one file: what is between them is a variation of it"])
         seen, other = self._seen(read_scan(image)), self._seen(read_scan(second_image, "second_image"))
         self.writer.check(seen.scan, *seen.limits)
         one, two = (self._encoded(each.volume, each.scan) for each in (seen, other))
@@ -281,7 +281,7 @@ class ScanEditing:
         self._remark(remarks_on_scan(scan, grid, self.spacing, self.modality))
         by_itself = model_grid(scan, self.image_size, self.spacing, self.axcodes)
         if self.centre is not None and np.array_equal(grid.affine, by_itself.affine):
-            self._remark([f"--centre changes nothing: {scan.path.name} has the model's size, and is taken as it lies"])
+            self._remark([f"--centre changes nothing: --{scan.setting} has the model's size, and is taken as it lies"])
         values = scan.values if known is None else scan.values[known]
         stated = scale_beside(str(scan.path.resolve())).get("intensity_range")
         low, high = (float(value) for value in (self.limits or stated or (values.min(), values.max())))
@@ -290,7 +290,7 @@ class ScanEditing:
         outside = float(((values < low) | (values > high)).mean())
         if outside > 0.5:
             self._remark(
-                [f"{outside:.0%} of the voxels of {scan.path.name} are outside the limits [{low:g}, {high:g}]"]
+                [f"{outside:.0%} of the voxels of --{scan.setting} are outside the limits [{low:g}, {high:g}]"]
             )
         scaled = np.clip((scan.values - low) / (high - low) * 2 - 1, -1, 1)
         return _Seen(scan, grid, (low, high), grid.volume(scaled, scan.affine, -1.0))
@@ -307,7 +307,7 @@ class ScanEditing:
         if apart > UNLIKE or not alike >= ALIKE:
             self._remark(
                 [
-                    f"the first stage gives {scan.path.name} back with a mean absolute difference of {apart:.2f} (range 2) "
+                    f"the first stage gives --{scan.setting} back with a mean absolute difference of {apart:.2f} (range 2) "
                     f"and a correlation of {alike:.2f}: it is hardly an image of the kind that the model was trained on, "
                     "or its intensities are inverted or noisy"
                 ]

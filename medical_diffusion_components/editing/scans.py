@@ -29,12 +29,14 @@ SAME_AFFINE = 1e-3  # mm by which the corners of scan and mask may differ
 class Scan(NamedTuple):
     """A scan as its file has it.
 
-    ``image`` is the file; ``values`` are its intensities, (X, Y, Z) float64 in the file's order of axes.
+    ``image`` is the file; ``values`` are its intensities, (X, Y, Z) float64 in the file's order of axes. ``setting`` names
+    it in remarks, since a page must not show a file's name, which may be a patient's.
     """
 
     path: Path
     image: nib.Nifti1Image
     values: np.ndarray
+    setting: str = "image"
 
     @property
     def affine(self) -> np.ndarray:
@@ -105,7 +107,7 @@ def read_scan(path: str | Path | None, name: str = "image") -> Scan:
 
     Args:
         path: of the file.
-        name: of the setting, for the error where it was left out.
+        name: of the setting, for remarks and the error where it was left out.
 
     Raises:
         ValueError: no path.
@@ -115,7 +117,7 @@ def read_scan(path: str | Path | None, name: str = "image") -> Scan:
     if path is None:
         raise ValueError(f"expected a NIfTI file as --{name}, got none")
     CheckVolume()(LoadVolume()(path))
-    return _read(Path(path))
+    return _read(Path(path))._replace(setting=name)
 
 
 def read_mask(path: str | Path | None, scan: Scan) -> np.ndarray:
@@ -162,22 +164,22 @@ def remarks_on_scan(scan: Scan, grid: Grid, spacing: Sequence[float], modality: 
     """
     found = []
     if remark := modality_remark(torch.from_numpy(scan.values[None]), modality):
-        found.append(f"{scan.path.name}: {remark}")
+        found.append(f"--{scan.setting}: {remark}")
     if (np.abs(grid.spacing / spacing - 1) > SAME_SPACING).any():
         own, wanted = (" x ".join(f"{length:.3g}" for length in lengths) for lengths in (grid.spacing, spacing))
         found.append(
-            f"{scan.path.name} has the model's {times(grid.shape)} voxels, which are taken one by one, but of {own} mm; "
+            f"--{scan.setting} has the model's {times(grid.shape)} voxels, which are taken one by one, but of {own} mm; "
             f"it was trained with {wanted} mm"
         )
     if looks_like_labels(scan.values):
-        found.append(f"{scan.path.name} looks like a label map, not like an image: was it given in place of the scan?")
+        found.append(f"--{scan.setting} looks like a label map, not like an image: was it given in place of the scan?")
     if is_edited(scan.path) or is_synthetic(scan.path):
         made = "was edited before" if is_edited(scan.path) else "is a synthetic volume"
-        found.append(f"{scan.path.name} {made}, as the note beside it says: what is drawn follows a drawing")
+        found.append(f"--{scan.setting} {made}, as the note beside it says: what is drawn follows a drawing")
     share = float(grid.volume(np.ones_like(scan.values), scan.affine, 0.0).mean())
     if share < _LITTLE:
         found.append(
-            f"{scan.path.name} fills {share:.0%} of the {times(grid.shape)} voxels that the model sees; the rest is empty"
+            f"--{scan.setting} fills {share:.0%} of the {times(grid.shape)} voxels that the model sees; the rest is empty"
         )
     return found
 
@@ -185,14 +187,13 @@ def remarks_on_scan(scan: Scan, grid: Grid, spacing: Sequence[float], modality: 
 def remarks_on_mask(path: str | Path | None) -> list[str]:
     """What a careful reader would want to know of a mask: all of its voxels other than 0 are redrawn all the same."""
     values = np.unique(_read(Path(str(path))).values)
-    name = Path(str(path)).name
     if (values % 1 != 0).any():
         return [
-            f"{name} holds fractions, such as {values[values % 1 != 0][0]:.3g}: all that is not 0 is redrawn; cut "
+            f"--mask holds fractions, such as {values[values % 1 != 0][0]:.3g}: all that is not 0 is redrawn; cut "
             "probabilities off where you want the border to be"
         ]
     if len(values) > 2 or values.min() < 0:
-        return [f"{name} holds the values {', '.join(f'{v:g}' for v in values[:6])}: all but 0 are redrawn together"]
+        return [f"--mask holds the values {', '.join(f'{v:g}' for v in values[:6])}: all but 0 are redrawn together"]
     return []
 
 

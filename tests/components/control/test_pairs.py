@@ -50,6 +50,12 @@ def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Draw:
     return made
 
 
+def test_an_unknown_augmentation_is_refused_before_anything_is_drawn() -> None:
+    nothing = SimpleNamespace()
+    with pytest.raises(ValueError, match=r"expected augmentations among flip, affine, elastic, got \['warp'\]"):
+        PairSampling(nothing, nothing, nothing, nothing, (1, 1, 1, 1), SIZE, SPACING, augment=["warp"])
+
+
 def mask(number: int) -> np.ndarray:
     labels = np.zeros(SIZE, np.uint8)
     labels[2:6, 1:4, 1:3], labels[2 + number % 4, 1 + number // 4, 1] = 1, 2

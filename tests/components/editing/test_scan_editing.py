@@ -261,11 +261,11 @@ ODD = {  # what is given -> what is remarked
     "a centre for nothing": (
         lambda v, m: (v, m),
         {"centre": [90.0, 0.0, 0.0]},
-        "--centre changes nothing: scan.nii.gz has",
+        "--centre changes nothing: --image has",
     ),
-    "limits elsewhere": (lambda v, m: (v, m), {"limits": (5000.0, 6000.0)}, "100% of the voxels of scan.nii.gz are"),
+    "limits elsewhere": (lambda v, m: (v, m), {"limits": (5000.0, 6000.0)}, "100% of the voxels of --image are"),
     "an inverted mask": (lambda v, m: (v, m.astype(np.int16) - 1), {}, "the values -1, 0: all but 0 are"),
-    "fractions": (lambda v, m: (v, (m * 0.4).astype(np.float32)), {}, "hole.nii.gz holds fractions, such as 0.4"),
+    "fractions": (lambda v, m: (v, (m * 0.4).astype(np.float32)), {}, "--mask holds fractions, such as 0.4"),
     "several classes": (lambda v, m: (v, m * (1 + v % 3).astype(np.uint8)), {}, "the values 0, 1, 2, 3: all but 0 are"),
     "nothing odd": (lambda v, m: (v, m), {}, ""),
     "a mask of 255": (lambda v, m: (v, m * 255), {}, ""),
@@ -299,7 +299,7 @@ def test_nothing_to_draw_is_refused_and_one_scan_as_both_is_remarked_on(
         with pytest.raises(ValueError, match=f"expected at least one of {missing}, got none"):
             request()
     edit().interpolate(scan, scan, [0.5], 0.5, [0])
-    assert "scan.nii.gz is given as both scans" in caplog.text
+    assert "--image and --second_image are one file" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ODD)
@@ -315,6 +315,7 @@ def test_what_is_odd_about_a_scan_or_a_mask_is_said_in_the_console_and_on_the_pa
     editing.inpaint(scan, hole, [0])
     page = (tmp_path / "edited" / "page.html").read_text()
     assert ("Remark:" in page) == bool(remark) == bool(caplog.records)
+    assert "scan.nii" not in page and "hole.nii" not in page, "a file's name may be a patient's"
     assert remark in caplog.text and remark.replace("'", "&#x27;") in page.replace("&#39;", "&#x27;")
 
 
@@ -325,7 +326,7 @@ def test_a_scan_that_the_first_stage_does_not_know_is_remarked_on(
     assert getattr(scan_editing, limit) != value, "patched"
     monkeypatch.setattr(scan_editing, limit, value)
     edit().vary(save(tmp_path / "scan.nii.gz", voxels), [0.5], [0])
-    assert caplog.text.count("the first stage gives scan.nii.gz back with a mean absolute difference of ") == 1
+    assert caplog.text.count("the first stage gives --image back with a mean absolute difference of ") == 1
 
 
 def test_a_scan_that_was_edited_before_is_said_to_be(
@@ -334,7 +335,7 @@ def test_a_scan_that_was_edited_before_is_said_to_be(
     scan, hole = save(tmp_path / "scan.nii.gz", voxels), save(tmp_path / "hole.nii.gz", mask)
     (tmp_path / "scan.json").write_text(json.dumps({"edited_from": {}, "synthetic": False}))
     edit().inpaint(scan, hole, [0])
-    assert "scan.nii.gz was edited before" in caplog.text
+    assert "--image was edited before" in caplog.text
 
 
 def test_the_dicom_form_is_derived_and_not_synthetic(
