@@ -19,8 +19,8 @@ class RunningState(Protocol):
     """The state of one of MONAI's engines while it runs; of an evaluator, also its best metric.
 
     ``iteration`` and ``epoch`` count from 1, over the whole training; ``epoch_length`` is in iterations. ``batch`` is what
-    the loader gave and ``output`` what the engine made of it. ``metric_details`` holds, by a metric's name, the values of
-    all cases.
+    ``dataloader`` gave and ``output`` what the engine made of it. ``metric_details`` holds, by a metric's name, the values
+    of all cases.
     """
 
     rank: int
@@ -29,6 +29,7 @@ class RunningState(Protocol):
     epoch: int
     max_epochs: int
     epoch_length: int
+    dataloader: Any
     batch: Any
     output: Any
     metrics: dict[str, Any]

@@ -16,6 +16,7 @@ import numpy as np
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from torch import Tensor
+from tqdm import tqdm
 
 from medical_diffusion_components.data.conditions import Conditions
 from medical_diffusion_components.data.datasets import is_synthetic, nifti_files
@@ -102,7 +103,7 @@ def volume_format(name: str, formats: Mapping[str, Format | None] | None = None)
 
 
 class SyntheticVolumeWriter:
-    """Attached to an evaluator, write every prediction with a JSON note; afterwards, draw a montage.
+    """Attached to an evaluator, write every prediction with a JSON note and show progress; afterwards, draw a montage.
 
     Of several processes each writes its own volumes; :meth:`draw_montage` waits for all of them. A folder with volumes that
     have no such note is refused when the evaluator starts: they may be patients, among whom synthetic ones would be lost.
@@ -152,11 +153,25 @@ class SyntheticVolumeWriter:
         self.started = 0.0
         self.written: list[Path] = []
         self.num_foreign = 0  # volumes of other weights or settings that were there before
+        self.bar: tqdm | None = None
 
     def attach(self, evaluator: Engine) -> None:
-        evaluator.add_event_handler(Events.STARTED, lambda _: self.prepare())
+        evaluator.add_event_handler(Events.STARTED, self._start)
         evaluator.add_event_handler(Events.ITERATION_STARTED, self._start_clock)
         evaluator.add_event_handler(Events.ITERATION_COMPLETED, self)
+        evaluator.add_event_handler(Events.TERMINATE | Events.COMPLETED, self._close_bar)
+
+    def _start(self, evaluator: Engine) -> None:
+        self.prepare()
+        cases = running(evaluator).dataloader
+        # how many a filter will have to judge is not known beforehand
+        total = len(getattr(cases, "dataset", cases)) if self.release is None else None
+        self.bar = tqdm(desc="sampling", total=total, unit="volume", disable=process_rank() > 0)
+
+    def _close_bar(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
 
     def prepare(self) -> None:
         """To be called once before the first volume is written.
@@ -198,6 +213,8 @@ class SyntheticVolumeWriter:
         for item, output in zip(state.batch, state.output):
             if self.release is None or not self.release.enough(self.written):
                 self.write(int(item["seed"]), output["pred"], seconds, item.get("conditions"))
+                if self.bar is not None:
+                    self.bar.update()
         if self.release is not None and self.release.enough(self.written):
             evaluator.terminate()
 

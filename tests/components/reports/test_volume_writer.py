@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -23,10 +25,10 @@ def weights(tmp_path: Path) -> Path:
     return save_weights(nn.Linear(1, 1), tmp_path / "models" / "model.pt", {"data": "patients"})
 
 
-def sample(folder: Path, weights: Path, seeds: tuple[int, ...] = (3,)) -> SyntheticVolumeWriter:
+def sample(folder: Path, weights: Path, seeds: tuple[int, ...] = (3,), release: Any = None) -> SyntheticVolumeWriter:
     """What an evaluation with one volume for each seed writes to ``folder``."""
     evaluator = Engine(lambda engine, seed: None)
-    writer = SyntheticVolumeWriter(folder, weights, {"sampler": "ddim"})
+    writer = SyntheticVolumeWriter(folder, weights, {"sampler": "ddim"}, release=release)
     writer.attach(evaluator)
 
     def predict(engine: Engine) -> None:
@@ -44,6 +46,26 @@ def test_every_volume_has_a_note_by_which_it_is_known_as_synthetic(tmp_path: Pat
     assert [path.name for path in writer.written] == ["synthetic_000003.nii.gz", "synthetic_000005.nii.gz"]
     assert all(is_synthetic(path) for path in writer.written)
     assert json.loads((tmp_path / "samples" / "synthetic_000005.json").read_text())["seed"] == 5
+
+
+class EverySecond:
+    """A filter that withholds volumes of even seeds and is content with two."""
+
+    def __call__(self, path: Path) -> dict[str, Any] | None:
+        return {} if int(path.name.split("_")[1][:6]) % 2 else None
+
+    def enough(self, released: Sequence[Path]) -> bool:
+        return len(released) >= 2
+
+
+@pytest.mark.parametrize(("release", "shown"), [(None, "6/6"), (EverySecond(), "4volume")])
+def test_progress_counts_volumes_and_ends_with_the_last(
+    release: Any, shown: str, tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture
+) -> None:
+    writer = sample(tmp_path / "samples", weights, (2, 3, 4, 5, 6, 7), release)
+    last = capsys.readouterr().err.rstrip().split("\r")[-1]
+    assert last.startswith("sampling: ") and shown in last and writer.bar is None
+    assert len(writer.written) == (6 if release is None else 2)
 
 
 def test_a_folder_of_synthetic_volumes_may_take_more(tmp_path: Path, weights: Path) -> None:
