@@ -167,7 +167,7 @@ def headline(result: AuditResult) -> str:
         else f"No copy found by this test among {total} synthetic volumes"
     )
     share = (
-        f"{flagged.share:.0%} have p <= {result.facts['alpha']:g}, where up to {flagged.innocent_range[1]:.0%} are "
+        f"{flagged.flagged} of {total} have p <= {result.facts['alpha']:g}, where up to {flagged.innocent_count} are "
         "expected without copies"
     )
     area = result.membership.denoiser

@@ -30,9 +30,8 @@ class FlaggedShare(NamedTuple):
     volumes: int
     share: float
     interval: tuple[float, float]  # 95 %, Clopper-Pearson
-    innocent_range: tuple[
-        float, float
-    ]  # 5 % to 95 %: shares that one calibration set of this size gives with no copies
+    innocent_range: tuple[float, float]  # 5 % to 95 %: rates of false alarms with one calibration set of this size
+    innocent_count: int  # so many or fewer are flagged in 95 % of the audits of so many volumes with no copies
     copies: float  # estimate of the share of copies, (share - alpha) / (1 - alpha), at least 0
     copies_interval: tuple[float, float]
     p_binomial: float  # that so many or more are flagged if each is with probability alpha
@@ -98,6 +97,7 @@ def flagged_share(p_values: np.ndarray, alpha: float, patients: int) -> FlaggedS
         share=count / total,
         interval=(low, high),
         innocent_range=(float(innocent.ppf(0.05)), float(innocent.ppf(0.95))),
+        innocent_count=int(stats.betabinom.ppf(0.95, total, rank, patients + 1 - rank)),
         copies=copies,
         copies_interval=(copies_low, copies_high),
         p_binomial=float(stats.binom.sf(count - 1, total, alpha)),

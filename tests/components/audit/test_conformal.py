@@ -61,6 +61,8 @@ def test_p_value_of_a_model_accounts_for_the_one_calibration_set_and_the_binomia
         assert flagged_share(p_values, 0.05, 39).p_value == pytest.approx((counts >= count - 0.5).mean(), abs=0.04)
     low, high = found.innocent_range
     assert np.mean((np.array(shares) >= low) & (np.array(shares) <= high)) == pytest.approx(0.9, abs=0.06)
+    as_many = found.innocent_count  # the smallest number that is exceeded in at most one of 20 audits
+    assert np.mean(counts <= as_many + 0.5) > 0.92 and np.mean(counts <= as_many - 0.5) < 0.97
 
 
 def test_too_few_patients_for_a_share() -> None:
@@ -72,5 +74,6 @@ def test_with_nineteen_patients_all_has_a_closed_form() -> None:
     """Only what is more similar than all 19 is flagged: a rate of false alarms x has the density 19 (1 - x)^18."""
     found = flagged_share(np.array([0.05, 0.05, 0.1, 1.0]), 0.05, 19)
     assert found.innocent_range == pytest.approx((1 - 0.95 ** (1 / 19), 1 - 0.05 ** (1 / 19)))
+    assert found.innocent_count == 1, "none of four is flagged with probability 19 / 23, at most one with 0.976"
     two_or_more = 1 - 0.95**4 - 4 * 0.05 * 0.95**3
     assert (found.flagged, found.p_binomial) == (2, pytest.approx(two_or_more))
