@@ -7,7 +7,8 @@ Diffusion Models Vulnerable to Membership Inference Attacks?", ICML 2023). Proxi
 such leakage. 0.5 is chance.
 
 Standard errors: DeLong et al., "Comparing the Areas under Two or More Correlated Receiver Operating Characteristic
-Curves", Biometrics 44, 1988.
+Curves", Biometrics 44, 1988; where a patient has several volumes, as sums over patients: Obuchowski, "Nonparametric
+Analysis of Clustered ROC Curve Data", Biometrics 53, 1997.
 """
 
 from __future__ import annotations
@@ -53,14 +54,18 @@ class Membership(NamedTuple):
     true_positives: float | None  # at 1 % false positives; None with fewer than 500 held-out volumes
 
 
-def area_under_curve(positives: np.ndarray, negatives: np.ndarray) -> Estimate:
-    """Probability that a positive scores above a negative, ties counted half, with DeLong's standard error.
+def area_under_curve(
+    positives: np.ndarray, negatives: np.ndarray, patients: tuple[Sequence[str], Sequence[str]] | None = None
+) -> Estimate:
+    """Probability that a positive scores above a negative, ties counted half, with its standard error.
 
     Args:
         positives, negatives: scores (n,) and (m,), n, m > 1.
+        patients: of the positives, (n,), and of the negatives, (m,), none of them on both sides; None: each score is of
+            another one.
 
     Raises:
-        ValueError: fewer than two scores on a side, or scores that are not finite.
+        ValueError: fewer than two scores or patients on a side, or scores that are not finite.
     """
     x, y = np.asarray(positives, dtype=np.float64), np.asarray(negatives, dtype=np.float64)
     if min(len(x), len(y)) < 2 or not (np.isfinite(x).all() and np.isfinite(y).all()):
@@ -69,8 +74,18 @@ def area_under_curve(positives: np.ndarray, negatives: np.ndarray) -> Estimate:
     # placements: the share of the other side below each score
     over_negatives = (ranks[: len(x)] - rankdata(x)) / len(y)  # (n,)
     under_positives = 1 - (ranks[len(x) :] - rankdata(y)) / len(x)  # (m,)
-    variance = over_negatives.var(ddof=1) / len(x) + under_positives.var(ddof=1) / len(y)
+    groups = patients or (np.arange(len(x)), np.arange(len(y)))
+    variance = sum(map(_variance_of_mean, (over_negatives, under_positives), groups))
     return Estimate(float(over_negatives.mean()), float(np.sqrt(variance)))
+
+
+def _variance_of_mean(values: np.ndarray, patients: Sequence[str] | np.ndarray) -> float:
+    """Of ``values`` (n,), those of one patient correlated in whatever way."""
+    names, place = np.unique(patients, return_inverse=True)
+    if len(names) < 2:
+        raise ValueError(f"expected volumes of two or more patients on each side, got those of {len(names)}")
+    sums = np.bincount(place, values - values.mean())
+    return float(len(names) / (len(names) - 1) * (sums**2).sum() / len(values) ** 2)
 
 
 def membership_scores(training_losses: np.ndarray, held_out_losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -173,8 +188,13 @@ def membership(
     (losses, errors), (other_losses, other_errors) = ((side[:, :-1], side[:, -1]) for side in sides)
     scores = membership_scores(losses, other_losses)
     rate = true_positives(*scores) if len(held_out) >= ENOUGH_FOR_RATES else None
+    patients = ([case["patient_id"] for case in training], [case["patient_id"] for case in held_out])
     return Membership(
-        area_under_curve(*scores), area_under_curve(-errors, -other_errors), len(training), len(held_out), rate
+        area_under_curve(*scores, patients),
+        area_under_curve(-errors, -other_errors, patients),
+        len(training),
+        len(held_out),
+        rate,
     )
 
 

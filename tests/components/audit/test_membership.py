@@ -46,6 +46,17 @@ def test_standard_error_is_the_scatter_of_redraws() -> None:
     assert np.std([area.value for area in found]) == pytest.approx(np.mean([area.error for area in found]), rel=0.12)
 
 
+def test_two_equal_scans_of_each_patient_are_no_more_evidence_than_one() -> None:
+    rng = np.random.default_rng(4)
+    x, y = rng.normal(0.5, 1, 20), rng.normal(0, 1, 30)
+    once, patients = area_under_curve(x, y), ([f"a{n // 2}" for n in range(40)], [f"b{n // 2}" for n in range(60)])
+    twice = area_under_curve(x.repeat(2), y.repeat(2), patients)
+    assert (twice.value, twice.error) == (pytest.approx(once.value), pytest.approx(once.error))
+    assert area_under_curve(x.repeat(2), y.repeat(2)).error < 0.75 * once.error
+    with pytest.raises(ValueError, match="two or more patients on each side, got those of 1"):
+        area_under_curve(x, y, (["a"] * 20, list("bc" * 15)))
+
+
 def test_scores_weigh_timesteps_by_the_held_out_scatter() -> None:
     """A timestep at which losses are a thousand times as large must not drown the others."""
     rng = np.random.default_rng(3)
@@ -115,7 +126,14 @@ def scans(tmp_path: Path, name: str, ages: Sequence[float | None]) -> list[dict]
     for number, age in enumerate(ages):
         image = tmp_path / f"{name}_{number}.npy"
         np.save(image, np.random.default_rng([number, len(name)]).uniform(-1, 1, (1, 8, 8, 8)).astype(np.float32))
-        made.append({"image": str(image), "case_id": f"{name} {number}", "conditions": {"age": age}})
+        made.append(
+            {
+                "image": str(image),
+                "case_id": f"{name} {number}",
+                "patient_id": f"{name} {number}",
+                "conditions": {"age": age},
+            }
+        )
     return made
 
 
