@@ -157,11 +157,11 @@ def test_a_setting_that_these_weights_leave_without_effect_is_refused(
     assert not Path(folders["output_dir"]).exists()
 
 
-def test_another_spacing_than_that_of_the_training_is_remarked_on(folders: dict, caplog) -> None:
+def test_another_spacing_than_that_of_the_training_is_remarked_on(folders: dict) -> None:
     given = {"output_dir": folders["output_dir"], "num_volumes": 1, "sampler": "ddim", "num_inference_steps": 1}
     for spacing, remarks in (([2.85, 2.86, 2.87], 0), ([0.5, 0.5, 0.5], 1)):
-        run(BUNDLE, "inference.json", **given, spacing=spacing)
-        assert caplog.text.count("the weights were trained with voxels of [2.859, 2.859, 2.859] mm") == remarks
+        printed = run(BUNDLE, "inference.json", **given, spacing=spacing)
+        assert printed.count("the weights were trained with voxels of [2.859, 2.859, 2.859] mm") == remarks
 
 
 @pytest.mark.parametrize("config", ["train.yaml", "train_autoencoder.yaml", "inference.json", "evaluate.yaml"])
