@@ -152,9 +152,7 @@ class CopyAudit:
     def prepare(self) -> PreparedAudit:
         """Everything before the synthetic volumes: refusals, encoder, duplicates, calibration; kept in the folder."""
         check_writable(self.folder)
-        known = refusals.check_training_data(self.weights, self.data)
-        refusals.check_calibration_size(len(self.held_out), self.alpha)
-        refusals.check_spacing(self.training, self.held_out, self.axcodes, "held-out volumes")
+        known = self._check_data()
         training = self._read(self.training, "training volumes")
         held_out = self._read(self.held_out, "held-out volumes")
         refusals.check_disjoint(training, held_out)
@@ -211,6 +209,7 @@ class CopyAudit:
         refusals.check_weights(samples, file_hash(self.weights))
         refusals.check_spacing(self.training, samples, self.axcodes, "synthetic volumes")
         remarks = refusals.remarks_on_samples(samples, self.training, self.held_out)
+        self._check_data()  # before volumes are read, of which copies are kept
         synthetic = self._read(samples, "synthetic volumes")
         training = self._read(self.training, "training volumes")
         remarks += refusals.check_orientation(training.reduced, synthetic.reduced, self.flip_axis)
@@ -262,6 +261,13 @@ class CopyAudit:
             self.device,
             self.seed,
         )
+
+    def _check_data(self) -> bool:
+        """Refuse what needs no volume to be read, and return whether the weights are known to be trained on these data."""
+        known = refusals.check_training_data(self.weights, self.data)
+        refusals.check_calibration_size(len(self.held_out), self.alpha)
+        refusals.check_spacing(self.training, self.held_out, self.axcodes, "held-out volumes")
+        return known
 
     def _read(self, cases: Sequence[dict], description: str) -> AuditedVolumes:
         return read_volumes(cases, self.preprocessing, self.folder / "cache" / "reduced", description)

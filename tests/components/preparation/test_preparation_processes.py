@@ -59,8 +59,11 @@ def test_killed_with_kill_9_it_resumes_where_it_stopped_and_leaves_no_process_be
         time.sleep(0.1)
     assert not _group(run.pid)
     finished = len(list(notes.glob("[!.]*.json")))
-    (tmp_path / "out" / "images" / ".half.gz").write_bytes(b"x")
+    half = tmp_path / "out" / "images" / ".medical_diffusion_part_half"  # as write_atomically leaves it
+    half.mkdir()
+    (half / "slow8.nii.gz").write_bytes(b"x")
     report = prepare(tmp_path)
+    assert not half.exists()
     assert 2 <= finished < 8 and report.counts["skipped"] == finished and report.counts["made"] == 8 - finished
     assert sorted(stamps(tmp_path)) == sorted(f"slow{n}.nii.gz" for n in range(8))
 
