@@ -149,11 +149,8 @@ class CopyAudit:
         self.device = device
         self.seed = seed
 
-    def prepare(self) -> PreparedAudit:
-        """Everything before the synthetic volumes: refusals, encoder, duplicates, calibration; kept in the folder."""
-        check_writable(self.folder)
-        known = self._check_data()
-        training = self._read(self.training, "training volumes")
+    def _prepare(self, known: bool, training: AuditedVolumes) -> PreparedAudit:
+        """All that does not depend on the synthetic volumes: encoder, duplicates, calibration; kept in the folder."""
         held_out = self._read(self.held_out, "held-out volumes")
         refusals.check_disjoint(training, held_out)
         refusals.check_preprocessed_alike(training, held_out)
@@ -204,18 +201,19 @@ class CopyAudit:
             samples: cases: ``image`` (path), ``case_id`` (how the report names it).
         """
         samples = list(samples)
+        check_writable(self.folder)
         for folder in {Path(case["image"]).parent for case in samples}:
             check_writable(folder)  # the report puts each verdict beside its volume
         refusals.check_weights(samples, file_hash(self.weights))
         refusals.check_spacing(self.training, samples, self.axcodes, "synthetic volumes")
         remarks = refusals.remarks_on_samples(samples, self.training, self.held_out)
-        self._check_data()  # before volumes are read, of which copies are kept
+        known = self._check_data()  # before volumes are read, of which copies are kept
         synthetic = self._read(samples, "synthetic volumes")
         training = self._read(self.training, "training volumes")
         remarks += refusals.check_orientation(training.reduced, synthetic.reduced, self.flip_axis)
         for remark in remarks:
             logger.warning(remark)
-        prepared = self.prepare()
+        prepared = self._prepare(known, training)
         verdicts = prepared.test.verdicts(synthetic.reduced)
         points = embed(prepared.test.encoder, synthetic.reduced)
         to_training = prepared.test.bank.similarities(points).double().numpy()

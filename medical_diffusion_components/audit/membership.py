@@ -61,8 +61,8 @@ def area_under_curve(
 
     Args:
         positives, negatives: scores (n,) and (m,), n, m > 1.
-        patients: of the positives, (n,), and of the negatives, (m,), none of them on both sides; None: each score is of
-            another one.
+        patients: of the positives, (n,), and of the negatives, (m,), none of them on both sides; None: every score
+            has a patient of its own.
 
     Raises:
         ValueError: fewer than two scores or patients on a side, or scores that are not finite.

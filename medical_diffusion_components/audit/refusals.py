@@ -144,18 +144,18 @@ def _statistics(reduced: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def check_orientation(training: Tensor, synthetic: Tensor, flip_axis: int | None = None) -> list[str]:
-    """Remark on synthetic volumes that plainly lie otherwise than the training volumes, or refuse them if most do.
+    """Remark on synthetic volumes that are turned, mirrored or inverted against the training volumes, or refuse them.
 
-    Each is correlated with the mean training volume, as it lies and mirrored along any axes, with exchanged axes of one
-    length, and with inverted intensities. It lies otherwise if it resembles the mean after one of these as a training
-    volume does, and much better than as it lies: by more than any training volume gains.
+    Each is correlated with the mean training volume: as it is, and with the mean mirrored along any axes, with axes of the
+    same length exchanged, and with inverted intensities. One of these changes is found if with it the volume resembles
+    the mean as a training volume does, and gains more than any training volume would gain by such a change.
 
     Args:
         training, synthetic: reduced volumes, (N, C, h, w, d) and (M, C, h, w, d).
         flip_axis: spatial axis that the generator's training mirrors, along which its volumes may lie either way.
 
     Raises:
-        AuditError: volumes of another size, or more than half lie otherwise. Copies among them would be released.
+        AuditError: volumes of another size, or more than half of them were changed so. Copies among them would be released.
     """
     if training.shape[1:] != synthetic.shape[1:]:
         raise AuditError(
@@ -163,16 +163,16 @@ def check_orientation(training: Tensor, synthetic: Tensor, flip_axis: int | None
         )
     ways, turned = _turned(training.mean(0))
     as_drawn = [0] if flip_axis is None else [0, ways.index(f"mirrored along {AXES[flip_axis]}")]
-    as_they_lie, _, gain = _correlations(training, turned, as_drawn)
+    as_they_are, _, gain = _correlations(training, turned, as_drawn)
     own, best, gained = _correlations(synthetic, turned, as_drawn)
-    found = (own + gained >= as_they_lie.min() - CLEARLY) & (gained > max(float(gain.max()), 0.0) + CLEARLY)
+    found = (own + gained >= as_they_are.min() - CLEARLY) & (gained > max(float(gain.max()), 0.0) + CLEARLY)
     if not found.any():
         return []
     way = ways[int(best[found].mode().values)]
     there, here = (float(some[found].median()) for some in (own + gained, own))
     text = (
         f"{int(found.sum())} of {len(synthetic)} synthetic volumes resemble the training volumes far better {way} "
-        f"(correlation with their mean {there:.2f}, {here:.2f} as they lie): copies among them are not found"
+        f"(correlation with their mean {there:.2f}, {here:.2f} as they are): copies among them are not found"
     )
     if 2 * int(found.sum()) > len(synthetic):
         raise AuditError(f"{text}; give the volumes as the generator writes them")

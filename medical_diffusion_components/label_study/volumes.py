@@ -146,7 +146,7 @@ def _written_once(folder: Path, wanted: Mapping[str, Any], write: Callable[[Path
 
 
 def _named(cases: Sequence[Mapping[str, Any]], key: str) -> dict[str, Any]:
-    """What copies were made from: names, which volumes drawn anew have again, and a hash of the volumes."""
+    """What copies were made from: case names, and a hash of the volumes, since volumes drawn again have the same names."""
     images = [{name: case[name] for name in case if name != "label"} for case in cases]
     return {key: sorted(case["case_id"] for case in cases), "volumes_sha256": data_fingerprint(images)}
 

@@ -58,7 +58,7 @@ def releasing(folder: str) -> None:
 COMMANDS: dict[str, Callable[[str], object]] = {
     "sampling": lambda folder: with_folder(SyntheticVolumeWriter, folder).prepare(),
     "pairs": lambda folder: with_folder(PairWriter, folder).prepare(),
-    "auditing": lambda folder: with_folder(CopyAudit, folder).prepare(),
+    "auditing": lambda folder: with_folder(CopyAudit, folder)([]),
     "evaluating a generator": lambda folder: with_folder(GeneratorEvaluation, folder).run(),
     "evaluating reconstructions": lambda folder: started(with_folder(EvaluationReport, folder)),
     "evaluating segmentations": lambda folder: started(with_folder(SegmentationReport, folder)),

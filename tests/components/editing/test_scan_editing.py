@@ -6,86 +6,27 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
 import torch
+from scans_to_edit import AFFINE, SIZE, Edit, save
 
 from medical_diffusion_components.cohorts import resolve_dataset
 from medical_diffusion_components.data import is_edited, is_synthetic
 from medical_diffusion_components.dicom_export import EditedSeries
-from medical_diffusion_components.diffusion import LatentDiffusionGenerator, noise_scheduler
+from medical_diffusion_components.diffusion import LatentDiffusionGenerator
 from medical_diffusion_components.editing import (
-    EditedVolumeWriter,
-    LatentEditor,
-    ScanEditing,
     free_positions,
     read_scan,
-    scan_editing,
     seam,
 )
 from medical_diffusion_components.evaluation import folder_cases
-from medical_diffusion_components.networks import VQGAN, Denoiser, EMACodebook
+from medical_diffusion_components.networks import VQGAN
 from medical_diffusion_components.reports import SyntheticVolumeWriter
 from medical_diffusion_components.transforms import VolumeError
-from medical_diffusion_components.weights import save_weights
-
-SIZE = (16, 12, 20)
-AFFINE = np.array([[0, 2.0, 0, -5], [-1.5, 0, 0, 9], [0, 0, 3.0, -11], [0, 0, 0, 1]])
-Edit = Callable[..., ScanEditing]
-
-
-@pytest.fixture(scope="module")
-def generator() -> LatentDiffusionGenerator:
-    torch.manual_seed(0)
-    first_stage = VQGAN(EMACodebook(32, 4), 1, 4, (2, 2, 2), 4)
-    first_stage.codebook.codes.copy_(torch.randn(32, 4))
-    denoiser = Denoiser(4, 8, (1, 2), 2, 8)
-    return LatentDiffusionGenerator(first_stage, denoiser, noise_scheduler(8, "sample"), "ddim", 3).eval()
-
-
-@pytest.fixture
-def edit(tmp_path: Path, generator: LatentDiffusionGenerator, monkeypatch: pytest.MonkeyPatch) -> Edit:
-    """An editing with an untrained generator, which gives no scan back as it was; no remark is made on that."""
-    monkeypatch.setattr(scan_editing, "UNLIKE", 2.0)
-    monkeypatch.setattr(scan_editing, "ALIKE", -1.0)
-
-    def made(**options: Any) -> ScanEditing:
-        weights = save_weights(generator, tmp_path / "model.pt", {"data": "embedded cohort", "notice": "no patients"})
-        formats = {"dicom": EditedSeries("MR")}
-        writer = EditedVolumeWriter(
-            tmp_path / "edited", weights, {"bundle": "some_ldm 0.2.0"}, options.pop("output_format", "nifti"), formats
-        )
-        editor = LatentEditor(generator, 2, 2)
-        spacing = options.pop("spacing", (2.0, 1.5, 3.0))
-        return ScanEditing(editor, writer, tmp_path / "edited" / "page.html", SIZE, spacing, **options)
-
-    return made
-
-
-def save(path: Path, array: np.ndarray, slope: float | None = None) -> Path:
-    image = nib.Nifti1Image(array, AFFINE)
-    image.header["descrip"] = b"DOE^JANE"
-    if slope is not None:
-        image.header.set_slope_inter(slope, -3.0)
-    nib.save(image, path)
-    return path
-
-
-@pytest.fixture
-def voxels() -> np.ndarray:
-    """(12, 16, 20) int16: turned to RAS, the model's size."""
-    return np.random.default_rng(0).integers(0, 1000, (12, 16, 20)).astype(np.int16)
-
-
-@pytest.fixture
-def mask(voxels: np.ndarray) -> np.ndarray:
-    found = np.zeros(voxels.shape, np.uint8)
-    found[5:8, 6:10, 7:12] = 1
-    return found
 
 
 @pytest.mark.parametrize(("dtype", "slope"), [(np.int16, None), (np.int16, 0.37), (np.float32, None), (np.uint8, None)])
@@ -251,91 +192,6 @@ def test_a_mask_of_the_whole_scan_is_refused_and_one_that_leaves_a_row_is_not(
     (after,) = edit(output_format=output_format).inpaint(scan, save(tmp_path / "most.nii.gz", whole), [0])
     np.testing.assert_array_equal(after[3, 4], voxels[3, 4])
     assert len(list((tmp_path / "edited").iterdir())) == 3, "the result, its note and the page"
-
-
-ODD = {  # what is given -> what is remarked
-    "a label map": (lambda v, m: (m.astype(np.int16), m), {}, "looks like a label map, not like an image"),
-    "CT": (lambda v, m: (np.where(v < 300, -1000, v // 10).astype(np.int16), m), {}, "look like a CT's"),
-    "voxels of another size": (lambda v, m: (v, m), {"spacing": (1.0, 1.0, 1.0)}, "but of 2 x 1.5 x 3 mm; it was"),
-    "a scrap": (lambda v, m: (v[4:9, 4:11, 6:13], m[4:9, 4:11, 6:13]), {}, "fills 6% of the 16x12x20 voxels that"),
-    "a centre for nothing": (
-        lambda v, m: (v, m),
-        {"centre": [90.0, 0.0, 0.0]},
-        "--centre changes nothing: --image has",
-    ),
-    "limits elsewhere": (lambda v, m: (v, m), {"limits": (5000.0, 6000.0)}, "100% of the voxels of --image are"),
-    "an inverted mask": (lambda v, m: (v, m.astype(np.int16) - 1), {}, "the values -1, 0: all but 0 are"),
-    "fractions": (lambda v, m: (v, (m * 0.4).astype(np.float32)), {}, "--mask holds fractions, such as 0.4"),
-    "several classes": (lambda v, m: (v, m * (1 + v % 3).astype(np.uint8)), {}, "the values 0, 1, 2, 3: all but 0 are"),
-    "nothing odd": (lambda v, m: (v, m), {}, ""),
-    "a mask of 255": (lambda v, m: (v, m * 255), {}, ""),
-}
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"centre": [9.0, 0.0]}, r"expected three numbers as centre \(mm in RAS\), got \[9.0, 0.0\]"),
-        ({"centre": 3.0}, "expected three numbers as centre"),
-        ({"tolerance": 5.0}, r"expected a tolerance in \[0, 1\], got 5.0"),
-        ({"limits": (2.0, 1.0)}, "two ascending intensities as limits"),
-        ({"blend_length": -1.0}, "expected a positive blend_length"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused(options: dict, message: str, edit: Edit) -> None:
-    with pytest.raises(ValueError, match=message):
-        edit(**options)
-
-
-def test_nothing_to_draw_is_refused_and_one_scan_as_both_is_remarked_on(
-    edit: Edit, tmp_path: Path, voxels: np.ndarray, caplog: pytest.LogCaptureFixture
-) -> None:
-    scan = str(save(tmp_path / "scan.nii.gz", voxels))
-    for request, missing in (
-        (lambda: edit().vary(scan, [], [0]), "strengths"),
-        (lambda: edit().vary(scan, [0.5], []), "seeds"),
-        (lambda: edit().interpolate(scan, scan, [], 0.5, [0]), "second_weights"),
-    ):
-        with pytest.raises(ValueError, match=f"expected at least one of {missing}, got none"):
-            request()
-    edit().interpolate(scan, scan, [0.5], 0.5, [0])
-    assert "--image and --second_image are one file" in caplog.text
-
-
-@pytest.mark.parametrize("kind", ODD)
-def test_what_is_odd_about_a_scan_or_a_mask_is_said_in_the_console_and_on_the_page(
-    kind: str, edit: Edit, tmp_path: Path, voxels: np.ndarray, mask: np.ndarray, caplog: pytest.LogCaptureFixture
-) -> None:
-    change, options, remark = ODD[kind]
-    scan, hole = (save(tmp_path / f"{n}.nii.gz", a) for n, a in zip(("scan", "hole"), change(voxels, mask)))
-    if kind == "a label map":
-        mask[0, 0, 0] = 1
-        save(scan, mask), save(hole, (np.indices(mask.shape)[0] > 9).astype(np.uint8))
-    editing = edit(modality="MR", **options)
-    editing.inpaint(scan, hole, [0])
-    page = (tmp_path / "edited" / "page.html").read_text()
-    assert ("Remark:" in page) == bool(remark) == bool(caplog.records)
-    assert "scan.nii" not in page and "hole.nii" not in page, "a file's name may be a patient's"
-    assert remark in caplog.text and remark.replace("'", "&#x27;") in page.replace("&#39;", "&#x27;")
-
-
-@pytest.mark.parametrize(("limit", "value"), [("UNLIKE", 0.1), ("ALIKE", 0.9)])
-def test_a_scan_that_the_first_stage_does_not_know_is_remarked_on(
-    limit: str, value: float, edit: Edit, tmp_path: Path, voxels: np.ndarray, caplog, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert getattr(scan_editing, limit) != value, "patched"
-    monkeypatch.setattr(scan_editing, limit, value)
-    edit().vary(save(tmp_path / "scan.nii.gz", voxels), [0.5], [0])
-    assert caplog.text.count("the first stage gives --image back with a mean absolute difference of ") == 1
-
-
-def test_a_scan_that_was_edited_before_is_said_to_be(
-    edit: Edit, tmp_path: Path, voxels: np.ndarray, mask: np.ndarray, caplog: pytest.LogCaptureFixture
-) -> None:
-    scan, hole = save(tmp_path / "scan.nii.gz", voxels), save(tmp_path / "hole.nii.gz", mask)
-    (tmp_path / "scan.json").write_text(json.dumps({"edited_from": {}, "synthetic": False}))
-    edit().inpaint(scan, hole, [0])
-    assert "--image was edited before" in caplog.text
 
 
 def test_the_dicom_form_is_derived_and_not_synthetic(
