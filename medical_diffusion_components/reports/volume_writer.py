@@ -16,7 +16,6 @@ import numpy as np
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from torch import Tensor
-from tqdm import tqdm
 
 from medical_diffusion_components.data.conditions import Conditions
 from medical_diffusion_components.data.datasets import is_synthetic, nifti_files
@@ -103,12 +102,12 @@ def volume_format(name: str, formats: Mapping[str, Format | None] | None = None)
 
 
 class SyntheticVolumeWriter:
-    """Attached to an evaluator, write every prediction with a JSON note and show progress; afterwards, draw a montage.
+    """Attached to an evaluator, write every prediction with a JSON note; afterwards, draw a montage.
 
-    Of several processes each writes its own volumes; :meth:`draw_montage` waits for all of them. A folder with volumes that
-    have no such note is refused when the evaluator starts: they may be patients, among whom synthetic ones would be lost.
-    So is one with volumes in another format, whose notes would be replaced. Volumes of other weights or settings are
-    counted in a last line.
+    Where tqdm is installed, a bar shows progress. Of several processes each writes its own volumes; :meth:`draw_montage`
+    waits for all of them. A folder with volumes that have no such note is refused when the evaluator starts: they may be
+    patients, among whom synthetic ones would be lost. So is one with volumes in another format, whose notes would be
+    replaced. Volumes of other weights or settings are counted in a last line.
 
     Args:
         folder: where they go.
@@ -153,7 +152,7 @@ class SyntheticVolumeWriter:
         self.started = 0.0
         self.written: list[Path] = []
         self.num_foreign = 0  # volumes of other weights or settings that were there before
-        self.bar: tqdm | None = None
+        self.bar: Any = None  # of tqdm; an environment with MONAI alone has none
 
     def attach(self, evaluator: Engine) -> None:
         evaluator.add_event_handler(Events.STARTED, self._start)
@@ -163,6 +162,10 @@ class SyntheticVolumeWriter:
 
     def _start(self, evaluator: Engine) -> None:
         self.prepare()
+        if find_spec("tqdm") is None:
+            return
+        from tqdm import tqdm
+
         cases = running(evaluator).dataloader
         # how many a filter will have to judge is not known beforehand
         total = len(getattr(cases, "dataset", cases)) if self.release is None else None
