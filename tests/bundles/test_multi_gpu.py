@@ -76,9 +76,7 @@ def start(folder: Path, data: Path, kill: str = "") -> subprocess.CompletedProce
     """The command that a cluster's job repeats until it is done, with two processes."""
     arguments = bundle_arguments(BUNDLE, "training", CONFIGS, settings(folder, data, 2))
     variables = environment(**{NOTES: str(folder / "notes"), KILL: kill})
-    if (
-        kill
-    ):  # not forked: of forked processes torchrun reports whichever failed first by its reckoning, not the killed one
+    if kill:  # not forked: of two forked processes that fail at once, torchrun reports one or the other, by chance
         command = torchrun(2, several_processes.__file__, *arguments)
         return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, env=variables)
     return warm_processes.torchrun(2, several_processes.__file__, *arguments, cwd=folder, env=variables)
