@@ -47,7 +47,7 @@ class MembershipWatch:
         seed: of the choice and of the noise.
 
     Raises:
-        ValueError: ``stop_at`` outside (0.5, 1], or fewer than two latents on a side to compare.
+        ValueError: ``stop_at`` outside (0.5, 1], or fewer than two patients on a side to compare.
     """
 
     def __init__(
@@ -62,11 +62,13 @@ class MembershipWatch:
     ) -> None:
         if stop_at is not None and not 0.5 < stop_at <= 1:
             raise ValueError(f"stop_at_membership_auc must be above 0.5, which is chance, and at most 1; got {stop_at}")
-        if stop_at is not None and min(len(training), len(held_out)) < 2:
-            raise ValueError(
-                "stop_at_membership_auc compares two or more training with two or more validation volumes, got "
-                f"{len(training)} and {len(held_out)}"
-            )
+        if stop_at is not None:
+            counts = [len(set(_patients(entries))) for entries in (training, held_out)]
+            if min(counts) < 2:
+                raise ValueError(
+                    "stop_at_membership_auc compares volumes of two or more patients for training with those of two or "
+                    f"more for validation, got {counts[0]} and {counts[1]} patients"
+                )
         self.generator = generator
         self.training = list(training)
         self.held_out = list(held_out)
@@ -83,8 +85,9 @@ class MembershipWatch:
         if self.stop_at is None:
             return
         chosen = numpy_generator(self.seed).permutation(len(self.training))[: self.num_training]
-        members = self._losses([self.training[place] for place in sorted(chosen)])
-        area = area_under_curve(*membership_scores(members, self._losses(self.held_out)))
+        members = [self.training[place] for place in sorted(chosen)]
+        scores = membership_scores(self._losses(members), self._losses(self.held_out))
+        area = area_under_curve(*scores, (_patients(members), _patients(self.held_out)))
         self.found = gathered(area)[0]  # all processes are to stop or none, whatever their last digits are
         evaluator.state.metrics["membership_auc"] = self.found.value
         evaluator.state.metrics["holdout_share"] = gathered(self._holdout_share())[0]
@@ -137,6 +140,10 @@ class MembershipWatch:
     def load_state_dict(self, state: dict[str, list[float]]) -> None:
         """What the last validation had found."""
         self.found = Estimate(*state["found"]) if state["found"] else None
+
+
+def _patients(entries: Sequence[dict]) -> list[str]:
+    return [entry["patient_id"] for entry in entries]
 
 
 def _conditions(entries: Sequence[dict]) -> torch.Tensor | None:

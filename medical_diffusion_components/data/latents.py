@@ -65,7 +65,8 @@ def cache_latents(
 
     Returns:
         One entry per case: ``image``, the ``.npy`` file with (2 views, latent_channels, h, w, d), of each view in turn the
-        plain and the mirrored latent as float32, and ``case_id``; where conditions are declared, ``conditions``, (V,).
+        plain and the mirrored latent as float32, ``case_id`` and ``patient_id``; where conditions are declared,
+        ``conditions``, (V,).
 
     Raises:
         ValueError: a ``flip_axis`` other than 0, 1, 2, fewer than one view, several without an augmentation, or a volume
@@ -92,6 +93,7 @@ def cache_latents(
         {
             "image": str(folder / f"{hashlib.sha256(case['case_id'].encode()).hexdigest()[:20]}.npy"),
             "case_id": case["case_id"],
+            "patient_id": case["patient_id"],
         }
         for case in cases
     ]

@@ -6,6 +6,7 @@ from medical_diffusion_components.handlers.best_weights import (
     KeepUnlessBetter,
     LatestWeights,
     PublishWeights,
+    lower_is_better,
 )
 from medical_diffusion_components.handlers.checkpoint import CheckpointError, TrainingCheckpoint
 from medical_diffusion_components.handlers.clip_gradients import ClipGradients
@@ -44,6 +45,7 @@ __all__ = [
     "ValidationWithLastEpoch",
     "WarmupCosine",
     "first_rank_writer",
+    "lower_is_better",
     "optimiser_step",
     "post_hoc_average",
     "snapshot_shares",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 from collections.abc import Mapping
 from functools import partial
@@ -23,9 +24,14 @@ from medical_diffusion_components.weights import (
     write_weights,
 )
 
-__all__ = ["BestWeights", "ForgetBest", "KeepUnlessBetter", "LatestWeights", "PublishWeights"]
+__all__ = ["BestWeights", "ForgetBest", "KeepUnlessBetter", "LatestWeights", "PublishWeights", "lower_is_better"]
 
 logger = logging.getLogger(__name__)
+
+
+def lower_is_better(current: float, best: float) -> bool:
+    """For an evaluator's ``metric_cmp_fn``: whether a validation is the best so far. Any number is better than NaN."""
+    return current < best or (math.isnan(best) and not math.isnan(current))
 
 
 class BestWeights:

@@ -40,7 +40,7 @@ def bed(tmp_path: Path) -> tuple[LatentDiffusionGenerator, list[dict], list[dict
         file = tmp_path / f"{number}.npy"
         plain = rng.uniform(-1, 1, SHAPE).astype(np.float32)
         np.save(file, np.stack([plain, np.full(SHAPE, 9.0, np.float32)]))  # what stands second must not count
-        entries.append({"image": str(file), "case_id": str(number)})
+        entries.append({"image": str(file), "case_id": str(number), "patient_id": str(number)})
     training = entries[:COUNT]
     known = torch.stack([torch.from_numpy(np.load(entry["image"])[0]) for entry in training])
     first_stage = VQGAN(base_channels=4, compression=(2, 2, 2), norm_groups=2, codebook=EMACodebook(8, 2))
@@ -144,9 +144,24 @@ def test_a_training_that_has_ended_does_not_train_on(bed: tuple) -> None:
     assert not fresh.reached
 
 
+def test_volumes_of_one_patient_do_not_count_as_independent(bed: tuple) -> None:
+    generator, *whole = bed
+    errors = []
+    for volumes in (1, 2):  # of each patient
+        sides = [[{**entry, "patient_id": str(n // volumes)} for n, entry in enumerate(side)] for side in whole]
+        watch = MembershipWatch(generator, *sides, stop_at=0.9)
+        train(watch, learn_in=9, epochs=1)
+        assert watch.found is not None
+        errors.append(watch.found.error)
+        scores = membership_scores(*(watch._losses(side) for side in sides))
+        patients = tuple([entry["patient_id"] for entry in side] for side in sides)
+        assert watch.found.error == pytest.approx(area_under_curve(*scores, patients).error)
+    assert errors[0] != errors[1]
+
+
 @pytest.mark.parametrize("stop_at", [0.5, 0.3, 1.1])
 def test_a_level_that_is_chance_or_none_is_refused(bed: tuple, stop_at: float) -> None:
     with pytest.raises(ValueError, match=rf"above 0\.5, which is chance, and at most 1; got {stop_at}"):
         MembershipWatch(*bed, stop_at=stop_at)
-    with pytest.raises(ValueError, match="two or more validation volumes, got 30 and 1"):
+    with pytest.raises(ValueError, match="two or more for validation, got 30 and 1 patients"):
         MembershipWatch(bed[0], bed[1], bed[2][:1], stop_at=0.6)

@@ -30,7 +30,7 @@ class Cohort:
     def case(self, case_id: str, seed: int) -> dict:
         path = self.folder / f"volume_{seed}.npy"
         np.save(path, np.random.default_rng(seed).uniform(-1, 1, (1, 4, 6, 8)).astype(np.float32))
-        return {"image": str(path), "case_id": case_id}
+        return {"image": str(path), "case_id": case_id, "patient_id": case_id}
 
     def preprocessing(self, case: dict) -> dict:
         self.encoded.append(case["case_id"])

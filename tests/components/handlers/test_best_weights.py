@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,13 @@ from monai.engines import Evaluator
 from torch import nn
 
 from medical_diffusion_components.files import file_hash
-from medical_diffusion_components.handlers.best_weights import BestWeights, ForgetBest, KeepUnlessBetter, PublishWeights
+from medical_diffusion_components.handlers.best_weights import (
+    BestWeights,
+    ForgetBest,
+    KeepUnlessBetter,
+    PublishWeights,
+    lower_is_better,
+)
 from medical_diffusion_components.weights import WeightsError, save_weights
 
 
@@ -26,7 +33,7 @@ def evaluator(metrics: Sequence[float], module: nn.Module, path: Path) -> Evalua
         val_data_loader=[0],
         iteration_update=lambda *_: next(values),
         key_val_metric={"val_loss": Average(output_transform=lambda output: output)},
-        metric_cmp_fn=lambda current, best: current < best,
+        metric_cmp_fn=lower_is_better,
         val_handlers=[BestWeights(module, path, {"data": "abc"})],
         decollate=False,
     )
@@ -52,6 +59,17 @@ def test_weights_are_written_when_they_are_better_than_ever_before(tmp_path: Pat
         validate.run(epoch)
         found.append(saved(path))
     assert found == [(1, 1, 3), (2, 2, 2), (2, 2, 2), (2, 2, 2), (5, 5, 1), (5, 5, 1)]
+
+
+def test_a_first_validation_that_is_not_a_number_gives_way_to_the_first_that_is(tmp_path: Path) -> None:
+    module, path = nn.Linear(1, 1), tmp_path / "best.pt"
+    validate = evaluator([math.nan, math.nan, 5.0, math.nan, 6.0], module, path)
+    found = []
+    for epoch in range(1, 6):
+        number(module, epoch)
+        validate.run(epoch)
+        found.append(saved(path)[1])
+    assert found == [1, 1, 3, 3, 3]
 
 
 def test_after_a_resume_worse_weights_do_not_replace_the_best(tmp_path: Path) -> None:

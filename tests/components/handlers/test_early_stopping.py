@@ -10,6 +10,7 @@ from ignite.engine import Events
 from ignite.metrics import Average
 from monai.engines import Evaluator
 
+from medical_diffusion_components.handlers.best_weights import lower_is_better
 from medical_diffusion_components.handlers.checkpoint import TrainingCheckpoint
 from medical_diffusion_components.handlers.early_stopping import Convergence, StopWhenConverged
 from medical_diffusion_components.handlers.validation import ValidationWithLastEpoch
@@ -25,7 +26,7 @@ class Losses(Evaluator):
             device="cpu",
             val_data_loader=[{}],
             key_val_metric={"loss": Average()},
-            metric_cmp_fn=lambda current, best: current < best,
+            metric_cmp_fn=lower_is_better,
             decollate=False,
         )
 
