@@ -63,6 +63,7 @@ class CheckReport(NamedTuple):
             "tables": survey.tables(),
             "outliers": survey.outliers(),
             "refused": {case: {"why": why, "advice": advice_for(why)} for case, why in sorted(survey.refused.items())},
+            "aside": {case: why for case, (_, why) in sorted(survey.aside.items())},
             "remarks_on_cases": dict(sorted(survey.remarks.items())),
             "room": self.room,
             "voxels_looked_at": sorted(survey.looks),
@@ -96,6 +97,13 @@ class CheckReport(NamedTuple):
             lines += markdown_table(("case", "why", "what to do"), refused)
         else:
             lines.append(f"None, by all headers and the voxels of {looked}.")
+        if survey.aside:
+            lines += [
+                "",
+                "## Left aside, no images",
+                "",
+                *(f"* {case}: {why}" for case, (_, why) in sorted(survey.aside.items())),
+            ]
         if survey.remarks:
             remarks = [(case, said, advice_for(said)) for case, rs in sorted(survey.remarks.items()) for said in rs]
             lines += ["", "## Remarks", "", *markdown_table(("case", "remark", "what to do"), remarks)]

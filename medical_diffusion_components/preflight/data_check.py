@@ -23,9 +23,16 @@ from medical_diffusion_components.preflight.headers import read_facts, without_i
 from medical_diffusion_components.preflight.look import look_at, within_budget
 from medical_diffusion_components.preflight.rehearsal import Estimate, rehearse
 from medical_diffusion_components.preflight.survey import Survey
-from medical_diffusion_components.preparation.case import IMAGE_KEY, run_steps, why_refused
+from medical_diffusion_components.preparation.case import (
+    IMAGE_KEY,
+    LANDMARKS,
+    NotAScanError,
+    run_steps,
+    why_refused,
+)
 from medical_diffusion_components.preparation.inventory import Inventory, RawCase
 from medical_diffusion_components.preparation.preparation import Preparation
+from medical_diffusion_components.preparation.same_scan import same_scans
 from medical_diffusion_components.preparation.steps.load_scan import LoadScan, LoadScand
 from medical_diffusion_components.preparation.steps.notes import NOTES_KEY
 from medical_diffusion_components.preparation.steps.run_command import RunCommandd
@@ -99,10 +106,15 @@ class DataCheck:
                 self.look_seconds,
             )
         for result in estimate.results if estimate else ():
-            if result.status != "made":
+            if result.status == "aside":
+                survey.aside[result.case_id] = (result.reason, without_identifiers(result.text, raw_dir))
+            elif result.status != "made":
                 survey.refused.setdefault(result.case_id, without_identifiers(result.text, raw_dir))
             for output in result.outputs:
                 survey.remark(result.case_id, output["notes"])
+        for case_id, (reason, _) in survey.aside.items():
+            inventory.drop(cases[case_id], reason.replace("_", " "))
+            survey.forget(case_id)
         report = self._report(preparation, inventory, survey, estimate, allowed)
         write_check(report, self.report_dir)
         print(report.as_console_text(self.report_dir), flush=True)
@@ -121,7 +133,11 @@ class DataCheck:
                 item = run_steps(case, cheap, {})[0]
                 survey.looks[case.case_id] = look_at(item[IMAGE_KEY], axcodes)
                 survey.remark(case.case_id, item.get(NOTES_KEY, {}))
+                survey.landmarks[case.case_id] = item.get(NOTES_KEY, {}).get(LANDMARKS, "")
                 return
+        except NotAScanError as error:
+            survey.aside[case.case_id] = (error.reason, without_identifiers(error.text, raw_dir))
+            return
         except Exception as error:
             survey.refused[case.case_id] = without_identifiers(why_refused(error)[1], raw_dir)
         try:
@@ -151,6 +167,13 @@ class DataCheck:
                 0, f"{inventory.num_patients} patient(s): at least {len(SPLITS)} are needed, one for each split"
             )
         remarks = [without_identifiers(remark, inventory.root) for remark in inventory.remarks]
+        split_of = {case.case_id: case.split for case in inventory.cases}
+        for one, other in same_scans(survey.landmarks):
+            text = f"{one} and {other} are one scan, perhaps mirrored, cut or rescaled"
+            if split_of[one] != split_of[other]:
+                short.append(f"{text}: put both into one split of the manifest, or leave one out")
+            else:
+                remarks.append(f"{text}: `prepare` takes them for one patient, and keeps one of two equal volumes")
         return CheckReport("Check before prepare", _found(inventory), survey, room, remarks, short)
 
     def _room(self, estimate: Estimate | None, num_cases: int) -> tuple[dict[str, Any], list[str]]:

@@ -84,7 +84,8 @@ def read_facts(case: RawCase, load: LoadScan, raw_dir: Path) -> ScanFacts:
         grid = _READERS[kind](case, load)
         facts = facts._replace(modality=grid.modality, remarks=grid.remarks)
         if len(grid.shape) != 3:
-            raise VolumeError(f"{case.found.path}: expected a volume of three axes, got {grid.shape}")
+            kind = "a single slice" if len(grid.shape) < 3 else "a time series or several channels"
+            raise VolumeError(f"{case.found.path}: expected one 3D volume, got shape {grid.shape}: {kind}")
         facts = facts._replace(**_placed(grid))
         refused = grid.refused
         load.check_header(case.found.path, grid.shape, grid.affine)

@@ -36,12 +36,16 @@ class Survey:
         looks: at voxels, of some of the cases.
         refused: case id -> why `prepare` or training would refuse the case.
         remarks: case id -> what they would remark on.
+        aside: case id -> code and text of why the file is no image, so that `prepare` leaves it aside.
+        landmarks: case id -> those of a scan that was looked at, by which a copy is known.
     """
 
     facts: dict[str, ScanFacts] = field(default_factory=dict)
     looks: dict[str, Look] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     remarks: dict[str, list[str]] = field(default_factory=dict)
+    aside: dict[str, tuple[str, str]] = field(default_factory=dict)
+    landmarks: dict[str, str] = field(default_factory=dict)
     _outliers: tuple[tuple[int, int], dict[str, list[str]]] | None = None  # with how many facts and looks they are from
 
     def add(self, facts: ScanFacts) -> None:
@@ -57,6 +61,11 @@ class Survey:
         known = self.remarks.get(case_id, [])
         if new := [name for name, value in notes.items() if value is True and name not in known]:
             self.remarks[case_id] = [*known, *new]
+
+    def forget(self, case_id: str) -> None:
+        """Take out what is no scan, so that it is compared with nothing."""
+        for known in (self.facts, self.looks, self.refused, self.remarks, self.landmarks):
+            known.pop(case_id, None)
 
     def header_outliers(self) -> dict[str, list[str]]:
         """Case id -> in what its header is unlike the others'."""

@@ -39,7 +39,7 @@ PART_KEY = "part"
 WRITING = "write"
 CANNOT_WRITE = "cannot_write"
 _BLOCKS = 6  # of a signature, each way
-_LANDMARKS = "landmarks"  # a note that is no remark
+LANDMARKS = "landmarks"  # a note that is no remark
 _MIDDLE = 64  # voxels to each side of a raw scan's centre
 _EXACT = 2.0**24  # beyond that float32 rounds whole numbers
 _GZIP_LEVEL = 1  # float voxels hardly compress; higher levels cost time and save next to nothing
@@ -219,7 +219,7 @@ def _note_appearance(items: Sequence[dict]) -> None:
         if isinstance(image, MetaTensor):
             for remark in remarks_on_picture(image):
                 add_note(item, remark, True)
-            add_note(item, _LANDMARKS, to_text(landmarks(image.numpy()[0], _MIDDLE)))
+            add_note(item, LANDMARKS, to_text(landmarks(image.numpy()[0], _MIDDLE)))
 
 
 def _write(case: RawCase, items: Sequence[Mapping[str, Any]], dataset_dir: Path) -> list[dict]:
@@ -231,7 +231,7 @@ def _write(case: RawCase, items: Sequence[Mapping[str, Any]], dataset_dir: Path)
         content = _nifti_bytes(item[IMAGE_KEY])
         path = write_atomically(dataset_dir / image, Path.write_bytes, content)
         notes = dict(item.get(NOTES_KEY, {}))
-        places = notes.pop(_LANDMARKS, "")
+        places = notes.pop(LANDMARKS, "")
         signature = _signature(item[IMAGE_KEY])
         outputs.append(
             {

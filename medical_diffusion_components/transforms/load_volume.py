@@ -24,6 +24,7 @@ from medical_diffusion_components.transforms.volume_error import VolumeError
 __all__ = ["LoadVolume", "LoadVolumed"]
 
 _GZIP = b"\x1f\x8b"
+_NIFTI = (b"\x5c\x01", b"\0\0", b"\x1c\x02")  # how an uncompressed header begins: its size, 348 or 540, in either order
 
 
 class LoadVolume(Transform):
@@ -111,7 +112,7 @@ def _wrong_name(path: Path) -> str:
     if is_gzip and named_gzip:
         with suppress(Exception), gzip.open(path) as unpacked:  # why it cannot be unpacked is known
             return "it is compressed twice: unpack it once" if unpacked.read(2) == _GZIP else ""
-    if is_gzip == named_gzip or not start:
+    if is_gzip == named_gzip or (named_gzip and start not in _NIFTI):
         return ""
     return f"it {'is' if is_gzip else 'is not'} compressed: rename it to {'.nii.gz' if is_gzip else '.nii'}"
 

@@ -242,3 +242,35 @@ def test_every_remark_of_the_documents_has_its_advice():
 )
 def test_the_advice_fits_the_refusal(refusal, advice):
     assert advice in advice_for(refusal)
+
+
+def test_empty_masks_and_copies_are_counted_as_prepare_counts_them(tmp_path):
+    good_heads(tmp_path / "raw", 6)
+    nifti(tmp_path / "raw" / "empty.nii.gz", np.zeros((20, 20, 20), np.uint8))
+    write_series(tmp_path / "raw" / "again", head(0), GRID, modality="MR", patient_id="A")
+    settings = {"raw_dir": str(tmp_path / "raw"), "image_size": [16, 16, 16]}
+    report = run(tmp_path, look_seconds=60.0, **settings)
+    assert (report["refused"], set(report["aside"])) == ({}, {"empty"}) and "every voxel is 0" in report["aside"][
+        "empty"
+    ]
+    assert report["ready"] and report["found"]["scans"] == 7, "what is no scan neither hinders nor counts"
+    assert report["found"]["files left aside"] == {"one value": 1} and report["found"]["files seen"] == 6 + 1 + 24
+    (remark,) = (r for r in report["remarks"] if "are one scan" in r)
+    assert remark.startswith("again and sub-00_T1w are one scan")
+    run(tmp_path, "prepare", dataset_dir=str(tmp_path / "out"), executor=THREADS, **settings)
+    account = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert account["files"]["aside"] == {"one value": 1, "same volume": 1} and account["files"]["refused"] == 0
+
+
+@pytest.mark.parametrize(
+    "text, advice",
+    [
+        ("a.nii: expected one 3D volume, got shape (28, 34): a single slice", "put it elsewhere"),
+        ("a.nii: expected one 3D volume, got shape (4, 4, 4, 3): a time series or several channels", "split the file"),
+        ("a.nii.gz: the file is empty", "fetch the file again"),
+        ("the pixel data of a file cannot be decoded", "fetch the file again"),
+        ("24 slices repeat a position, first at 0.000 mm along the slice normal", "time points"),
+    ],
+)
+def test_advice_fits_the_refusal(text, advice):
+    assert advice in advice_for(text)
