@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from scipy import stats
 from torch import Tensor
-from torch.nn import functional
 
 from medical_diffusion_components.audit.conformal import smallest_calibration
 from medical_diffusion_components.audit.volumes import AuditedVolumes, one_place_per_patient
@@ -20,6 +17,7 @@ from medical_diffusion_components.data.datasets import median_spacing, note_besi
 from medical_diffusion_components.data.training_of_weights import trained_on
 from medical_diffusion_components.files import file_hash
 from medical_diffusion_components.preparation.same_scan import scans_among
+from medical_diffusion_components.preparation.turned import turned_against
 from medical_diffusion_components.weights import RELEASED, provenance
 
 __all__ = [
@@ -36,8 +34,6 @@ __all__ = [
 
 SIGNIFICANCE = 1.0e-3  # of the test that training and held-out volumes were preprocessed alike, all statistics together
 STATISTICS = ("mean intensity", "standard deviation of the intensity", "share of background")
-AXES = "HWD"
-CLEARLY = 0.05  # by which one correlation has to exceed another
 TOLERANCE = 1.1  # factor by which a median spacing may lie outside the training volumes' range
 
 
@@ -146,10 +142,6 @@ def _statistics(reduced: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def check_orientation(training: Tensor, synthetic: Tensor, flip_axis: int | None = None) -> list[str]:
     """Remark on synthetic volumes that are turned, mirrored or inverted against the training volumes, or refuse them.
 
-    Each is correlated with the mean training volume: as it is, and with the mean mirrored along any axes, with axes of the
-    same length exchanged, and with inverted intensities. One of these changes is found if with it the volume resembles
-    the mean as a training volume does, and gains more than any training volume would gain by such a change.
-
     Args:
         training, synthetic: reduced volumes, (N, C, h, w, d) and (M, C, h, w, d).
         flip_axis: spatial axis that the generator's training mirrors, along which its volumes may lie either way.
@@ -161,48 +153,13 @@ def check_orientation(training: Tensor, synthetic: Tensor, flip_axis: int | None
         raise AuditError(
             f"training volumes are {tuple(training.shape[1:])} after reduction, synthetic ones {tuple(synthetic.shape[1:])}"
         )
-    ways, turned = _turned(training.mean(0))
-    as_drawn = [0] if flip_axis is None else [0, ways.index(f"mirrored along {AXES[flip_axis]}")]
-    as_they_are, _, gain = _correlations(training, turned, as_drawn)
-    own, best, gained = _correlations(synthetic, turned, as_drawn)
-    found = (own + gained >= as_they_are.min() - CLEARLY) & (gained > max(float(gain.max()), 0.0) + CLEARLY)
-    if not found.any():
+    found = turned_against(training, synthetic, flip_axis)
+    if found is None:
         return []
-    way = ways[int(best[found].mode().values)]
-    there, here = (float(some[found].median()) for some in (own + gained, own))
-    text = (
-        f"{int(found.sum())} of {len(synthetic)} synthetic volumes resemble the training volumes far better {way} "
-        f"(correlation with their mean {there:.2f}, {here:.2f} as they are): copies among them are not found"
-    )
-    if 2 * int(found.sum()) > len(synthetic):
+    text = f"{found.number} of {len(synthetic)} synthetic volumes {found}: copies among them are not found"
+    if 2 * found.number > len(synthetic):
         raise AuditError(f"{text}; give the volumes as the generator writes them")
     return [text]
-
-
-def _turned(mean: Tensor) -> tuple[list[str], Tensor]:
-    """How a mean volume (C, h, w, d) can be turned, the first way as it is, and what it is then, (K, C, h, w, d)."""
-    ways, volumes = [], []
-    orders = [order for order in permutations(range(3)) if [mean.shape[1 + k] for k in order] == list(mean.shape[1:])]
-    for inverted, order, flips in product((False, True), orders, product((False, True), repeat=3)):
-        flipped = [axis for axis, flip in enumerate(flips) if flip]
-        changes = [f"with the axes {''.join(AXES[k] for k in order)}"] * (order != (0, 1, 2))
-        changes += [f"mirrored along {' and '.join(AXES[k] for k in flipped)}"] * bool(flipped)
-        ways.append(", ".join([*changes, *["with inverted intensities"] * inverted]))
-        volume = mean.permute(0, *(1 + k for k in order)).flip([1 + k for k in flipped])
-        volumes.append(-volume if inverted else volume)
-    return ways, torch.stack(volumes)
-
-
-def _correlations(volumes: Tensor, turned: Tensor, as_drawn: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each volume with the best of ``as_drawn``, the number of the best of all, and how much better it is, (N,) each."""
-
-    def unit(some: Tensor) -> Tensor:
-        flat = some.flatten(1).double()
-        return functional.normalize(flat - flat.mean(1, keepdim=True))
-
-    found = unit(volumes) @ unit(turned).T
-    own, best = found[:, as_drawn].amax(1), found.max(1)
-    return own, best.indices, best.values - own
 
 
 def check_spacing(training: Sequence[dict], others: Sequence[dict], axcodes: str, what: str) -> None:

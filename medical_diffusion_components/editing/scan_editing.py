@@ -365,6 +365,8 @@ def _check_any(**given: Sequence[Any]) -> None:
     for name, values in given.items():
         if len(values) == 0:
             raise ValueError(f"expected at least one of {name}, got none")
+        if len({float(value) for value in values}) < len(values):
+            raise ValueError(f"expected {name} that differ, or one volume would be drawn twice, got {list(values)}")
 
 
 def _replaced(values: np.ndarray, region: np.ndarray, inside: np.ndarray) -> np.ndarray:

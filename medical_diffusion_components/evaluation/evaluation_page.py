@@ -74,6 +74,7 @@ class EvaluationPage:
         self.title = title
         self.spacing = spacing
         self.axcodes = axcodes
+        self.left_right = [where.axis for where in world_axes(axcodes)].index(0)  # which of H, W and D
         self.curves = [Path(folder) for folder in curves]
         self.notice = notice
         self.compare_dir = Path(compare_dir) if compare_dir else None
@@ -104,7 +105,7 @@ class EvaluationPage:
         """
         if self.compared:
             cases = {**cases, "compared": self.compared}
-        shown = _Shown(cases, anatomy, read, seed, self.axcodes)
+        shown = _Shown(cases, anatomy, read, seed, self.left_right)
         galleries = [shown.samples(), shown.audited(pairs) if pairs else shown.closest()]
         if "reconstructions" in cases:
             galleries.append(shown.reconstructions())
@@ -147,9 +148,9 @@ class _Shown:
         anatomy: Mapping[str, np.ndarray],
         read: Callable[[Mapping[str, Any]], Tensor],
         seed: int,
-        axcodes: str,
+        left_right: int,
     ) -> None:
-        self.left_right = [where.axis for where in world_axes(axcodes)].index(0)
+        self.left_right = left_right
         self.cases = cases
         self.read = read
         self.seed = seed

@@ -32,11 +32,12 @@ from medical_diffusion_components.evaluation.features import FeatureReader
 from medical_diffusion_components.evaluation.obedience import Obedience, ObedienceFound
 from medical_diffusion_components.evaluation.older_figures import older_figures
 from medical_diffusion_components.evaluation.report import headline, markdown, rounded
-from medical_diffusion_components.evaluation.spaces import check_judges
+from medical_diffusion_components.evaluation.spaces import AnatomySpace, check_judges
 from medical_diffusion_components.evaluation.volume_sets import set_remarks
 from medical_diffusion_components.files import check_writable, file_hash, versions, write_atomically, write_json
 from medical_diffusion_components.metrics.diversity import pair_similarities, published_ms_ssim
 from medical_diffusion_components.pages.dot_plot import dot_plot
+from medical_diffusion_components.preparation.turned import turned_against
 
 __all__ = ["GeneratorEvaluation", "process_pool"]
 
@@ -238,7 +239,7 @@ class GeneratorEvaluation:
             "rows": rounded(rows),
             "older_figures": rounded(older_figures(*(self._volumes(cases[one]) for one in ("synthetic", "reference")))),
             "audit": of_these_volumes(self.audit, cases["synthetic"]),
-            "warnings": self._warnings(counts, rows, cases),
+            "warnings": [*self._warnings(counts, rows, cases), *self.remarks_on_turned(sets)],
             "settings": {"seed": self.seed, "permutations": self.permutations, "halvings": HALVINGS},
             "versions": versions(),
         }
@@ -266,6 +267,20 @@ class GeneratorEvaluation:
             )
         for name in cases.keys() & {"synthetic", "baseline"}:
             found += set_remarks(name, cases[name], self.reference, self.all_training)
+        return found
+
+    def remarks_on_turned(self, sets: Mapping[str, VolumeSet]) -> list[str]:
+        """Remarks on volumes that lie otherwise than the training volumes; training exchanges left and right itself."""
+        space, found = self.reader.spaces[ANATOMY], []
+        if not isinstance(space, AnatomySpace):
+            return []
+        channels, *size = self.reader.volume(self.training[0]).shape
+        blocks = (-1, channels, *space.grid(size))
+        for name in sets.keys() & {"synthetic", "baseline"}:
+            training, given = (torch.from_numpy(sets[s].features[ANATOMY]).view(blocks) for s in ("training", name))
+            turned = turned_against(training, given, None if self.page is None else self.page.left_right)
+            if turned is not None:
+                found.append(f"{turned.number} of {len(given)} {name} volumes {turned}: were they prepared as these?")
         return found
 
     def _write(

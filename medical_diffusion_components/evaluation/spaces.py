@@ -77,9 +77,15 @@ class AnatomySpace(FeatureSpace):
         self.counts = counts
         self.description = f"block averages, at most {side} to an axis, each volume scaled to mean 0 and spread 1"
 
+    def grid(self, size: Sequence[int]) -> tuple[int, ...]:
+        """How many blocks a volume of so many voxels has along each axis."""
+        return tuple(n // block for n, block in zip(size, self._block(size)))
+
+    def _block(self, size: Sequence[int]) -> list[int]:
+        return [max(1, -(-n // self.side)) for n in size]
+
     def forward(self, volume: Tensor) -> np.ndarray:
-        block = [max(1, -(-size // self.side)) for size in volume.shape[1:]]
-        small = F.avg_pool3d(volume[None].float(), block)[0].flatten().double()
+        small = F.avg_pool3d(volume[None].float(), self._block(volume.shape[1:]))[0].flatten().double()
         return ((small - small.mean()) / small.std().clamp(min=1e-6)).cpu().numpy()
 
     @staticmethod

@@ -157,6 +157,14 @@ def test_a_setting_that_these_weights_leave_without_effect_is_refused(
     assert not Path(folders["output_dir"]).exists()
 
 
+@pytest.mark.parametrize("bundle", ["adni_ldm", "adni_gan"])
+def test_settings_of_sampling_are_refused_where_the_volumes_are_given(bundle: str, folders: dict) -> None:
+    given = {**folders, "samples_dir": folders["output_dir"], "num_volumes": 7}
+    line = last_line(BUNDLE.parent / bundle, "evaluate.yaml", **given)
+    said = "--num_volumes changes nothing in this run: the volumes are those of --samples_dir"
+    assert line == f"Stopped: ValueError: {said}"
+
+
 def test_another_spacing_than_that_of_the_training_is_remarked_on(folders: dict) -> None:
     given = {"output_dir": folders["output_dir"], "num_volumes": 1, "sampler": "ddim", "num_inference_steps": 1}
     for spacing, remarks in (([2.85, 2.86, 2.87], 0), ([0.5, 0.5, 0.5], 1)):

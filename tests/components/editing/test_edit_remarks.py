@@ -58,6 +58,12 @@ def test_nothing_to_draw_is_refused_and_one_scan_as_both_is_remarked_on(
     ):
         with pytest.raises(ValueError, match=f"expected at least one of {missing}, got none"):
             request()
+    for request in (
+        lambda: edit().vary(scan, [0.2, 0.20], [0]),
+        lambda: edit().interpolate(scan, scan, [1, 1.0], 0.5, [0]),
+    ):
+        with pytest.raises(ValueError, match="that differ, or one volume would be drawn twice"):
+            request()
     edit().interpolate(scan, scan, [0.5], 0.5, [0])
     assert "--image and --second_image are one file" in caplog.text
 
