@@ -66,6 +66,8 @@ PERIPHERY = {
     "dataset_release",
 }
 CORE_LINES = 8000
+# of the extras in setup.cfg
+EXTRAS = ["pydicom", "itk", "highdicom", "torchio", "numpyradiomics", "pylidc", "pyarrow", "pandas", "sklearn"]
 
 
 def room_of(file: Path, package: Path = PACKAGE) -> str:
@@ -115,6 +117,22 @@ def test_dicom_imports_nothing_of_ours() -> None:
 def test_the_core_imports_neither_dicom_nor_preparation_nor_cohorts() -> None:
     crossing = [where for room, other, where in imports_within() if other in PERIPHERY and room not in PERIPHERY]
     assert crossing == []
+
+
+def test_no_room_needs_an_optional_package() -> None:
+    """What does need one is imported from its own file: a configuration may take the rest where no extra is installed."""
+    rooms = sorted({path.parent.relative_to(ROOT) for path in PACKAGE.rglob("__init__.py")})
+    code = f"""
+import importlib, sys
+sys.modules.update(dict.fromkeys({EXTRAS}))  # None: not to be found
+for room in {[".".join(room.parts) for room in rooms]}:
+    try:
+        importlib.import_module(room)
+    except ImportError as error:
+        print(room, error)
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.stdout, done.returncode) == ("", 0), done.stdout + done.stderr
 
 
 def test_the_table_of_the_documentation_is_this_one() -> None:

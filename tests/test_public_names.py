@@ -16,7 +16,8 @@ PACKAGE = ROOT / NAME
 WITHOUT = {PACKAGE / "__init__.py", PACKAGE / "dicom" / "__init__.py"}
 MODULES = sorted(path for path in set(PACKAGE.rglob("*.py")) - WITHOUT if path.name != "__main__.py")
 # Where what a reader names comes from a longer path than the room's, since it needs an optional package.
-LONGER = {f"{NAME}.preparation.steps", f"{NAME}.dicom.series", f"{NAME}.dicom_export.segmentation_objects"}
+WRITERS = {f"{NAME}.dicom_export.{file}" for file in ("synthetic_series", "edited_series", "segmentation_objects")}
+LONGER = {f"{NAME}.preparation.steps", f"{NAME}.dicom.series", *WRITERS}
 
 
 def names_in(targets: list[ast.expr]) -> set[str]:

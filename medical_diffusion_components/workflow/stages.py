@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,6 +49,12 @@ def _traceback_with_cause(kind: type[BaseException], error: BaseException, trace
     # torch and MONAI make the traceback of a loader's process, or of a writer, a part of the message
     if text.startswith("Caught ") or "cannot find a suitable writer" in text:
         text = text.strip().splitlines()[-1]
+    missing = re.search(r"No module named '([^'.]+)", text)
+    if (
+        missing
+    ):  # an extra, or a bundle's folder beside MONAI and torch alone; what MONAI says of it ends in a traceback
+        package = {"ignite": "pytorch-ignite", "yaml": "pyyaml"}.get(missing[1], missing[1])
+        cause, text = ModuleNotFoundError(), f"no module named {missing[1]!r}, which this needs: pip install {package}"
     line = f"{type(cause).__name__}: {' '.join(text.split())}"
     if cause is not error or "\n" in str(error):
         print(f"\nStopped: {line}", file=sys.stderr)

@@ -16,7 +16,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from medical_diffusion_components.dicom.series import Refusal, SeriesRefused
-from medical_diffusion_components.dicom_export import SyntheticSeries
+from medical_diffusion_components.dicom_export.synthetic_series import SyntheticSeries
 from medical_diffusion_components.files import PACKAGE_NAME
 
 hd = pytest.importorskip("highdicom", reason="highdicom, which writes DICOM SEG, is not installed")

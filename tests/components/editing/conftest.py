@@ -10,7 +10,7 @@ import pytest
 import torch
 from scans_to_edit import SIZE, Edit
 
-from medical_diffusion_components.dicom_export import EditedSeries
+from medical_diffusion_components.dicom_export.edited_series import EditedSeries
 from medical_diffusion_components.diffusion import LatentDiffusionGenerator, noise_scheduler
 from medical_diffusion_components.editing import (
     EditedVolumeWriter,

@@ -16,7 +16,7 @@ from scans_to_edit import AFFINE, SIZE, Edit, save
 
 from medical_diffusion_components.cohorts import resolve_dataset
 from medical_diffusion_components.data import is_edited, is_synthetic
-from medical_diffusion_components.dicom_export import EditedSeries
+from medical_diffusion_components.dicom_export.edited_series import EditedSeries
 from medical_diffusion_components.diffusion import LatentDiffusionGenerator
 from medical_diffusion_components.editing import (
     free_positions,

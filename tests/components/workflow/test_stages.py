@@ -4,9 +4,11 @@ import json
 import sys
 from itertools import pairwise
 from pathlib import Path
+from pydoc import ErrorDuringImport
 
 import pytest
 import yaml
+from monai.utils import OptionalImportError
 from torch import nn
 from two_stages import FIRST, start
 
@@ -101,6 +103,20 @@ def test_the_cause_in_a_loaders_process_is_the_last_line(capsys) -> None:
     )
     error = chained(RuntimeError("Failed to evaluate x"), RuntimeError(text))
     assert last_lines(error, capsys)[-1] == "Stopped: RuntimeError: ValueError: head is damaged"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ErrorDuringImport("room", (ModuleNotFoundError, ModuleNotFoundError("No module named 'pydicom'"), None)),
+        OptionalImportError("import room (No module named 'pydicom').\n\nFor details ...\n\nOriginal traceback:\n  x"),
+        ModuleNotFoundError("No module named 'pydicom.dataset'; 'pydicom' is not a package"),
+    ],
+    ids=["of a class", "of an import", "plain"],
+)
+def test_a_package_that_is_missing_is_the_last_line(error: Exception, capsys) -> None:
+    last = last_lines(chained(RuntimeError("Failed to evaluate x"), error), capsys)[-1]
+    assert last == "Stopped: ModuleNotFoundError: no module named 'pydicom', which this needs: pip install pydicom"
 
 
 def test_an_error_that_is_not_wrapped_is_not_repeated(capsys) -> None:
