@@ -152,6 +152,9 @@ def new_bundle(
         raise FileNotFoundError(f"{source} is no latent diffusion bundle: it lacks configs/{missing[0]}")
     if not name.strip():
         raise ValueError("name must say what the bundle is for, got an empty text")
+    for what, text in {"name": name, "subject": subject}.items():
+        if len(text.splitlines()) != 1:  # a second line would be one of the configuration
+            raise ValueError(f"{what} must be a text of one line, got {text!r}")
     _check_folder(source, target)
     values = _knobs(source, image_size, compression, spacing, axcodes)
     lines = _lines(source, values, knobs or {})
@@ -269,6 +272,11 @@ def _lines(source: Path, knobs: dict[str, Any], given: Mapping[str, tuple[str, s
     )
     if unknown:
         raise ValueError(f"no configuration of {source.name} has the knobs {sorted(unknown)}")
+    for id, (value, _) in given.items():
+        try:
+            yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"{id}: expected a value in YAML, got {value!r}") from error
     directions = ", ".join(_DIRECTIONS[code] for code in knobs["axcodes"])
     left_right = [axis for axis, _ in world_axes(knobs["axcodes"])].index(0)
     return {

@@ -197,9 +197,9 @@ def patient_of_pattern(pattern: str, inside: str) -> str:
 
 
 def _alike(kind: str, value: str) -> str:
-    """A sign as it is compared: ``sub-1`` beside ``sub-01`` is one subject more likely than two."""
+    """A sign as it is compared: ``sub-1`` or ``SUB-01`` beside ``sub-01`` is one subject more likely than two."""
     if kind == "subject":
-        return re.sub(r"(?<!\d)0+(?=\d)", "", value)
+        return spelling(value)
     return _spelling(value) if kind in ("table", "pattern") else value
 
 
@@ -237,7 +237,7 @@ def _remarks(signs: Sequence[Mapping[str, str]], patients: Sequence[str], torn: 
         spelt[_alike("subject", own.get("subject", ""))].add(own.get("subject", ""))
     if twins := [sorted(names) for names in spelt.values() if len(names) > 1]:
         remarks.append(
-            f"{len(twins)} subjects are written with and without leading zeros ({' and '.join(twins[0])}): each is taken "
+            f"{len(twins)} subjects differ in case or leading zeros alone ({' and '.join(twins[0])}): each is taken "
             "for one patient. If they are several, say so with --patients"
         )
     alone = sum("file" in own for own in signs)

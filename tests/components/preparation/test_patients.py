@@ -43,13 +43,21 @@ def test_a_pattern_that_is_no_regular_expression_is_named(tmp_path):
         take_inventory(tmp_path, Selection(patient_pattern="(["))
 
 
+def test_subjects_that_differ_in_case_alone_are_one_and_that_is_said(tmp_path):
+    for name in ("sub-A/sub-A_T1w", "sub-a/sub-a_T1w", "sub-b/sub-b_T1w"):
+        nifti(tmp_path / f"{name}.nii.gz")
+    found, remarks = patients(tmp_path)
+    assert sorted(found.values()) == ["sub-A", "sub-A", "sub-b"]
+    assert any("1 subjects differ in case or leading zeros alone (sub-A and sub-a)" in remark for remark in remarks)
+
+
 def test_subjects_that_differ_in_leading_zeros_alone_are_one_and_that_is_said(tmp_path):
     for name in ("sub-1_T1w", "sub-01_T1w", "sub-001_ses-2_T1w", "sub-10_T1w", "sub-100_T1w"):
         nifti(tmp_path / f"{name}.nii.gz")
     found, remarks = patients(tmp_path)
     assert len(set(found.values())) == 3 and len({found[f"sub-{n}_T1w"] for n in ("1", "10", "100")}) == 3
     assert found["sub-1_T1w"] == found["sub-01_T1w"] == found["sub-001_ses-2_T1w"]
-    assert any("leading zeros (sub-001 and sub-01 and sub-1)" in remark for remark in remarks)
+    assert any("leading zeros alone (sub-001 and sub-01 and sub-1)" in remark for remark in remarks)
 
 
 @pytest.mark.parametrize("other", ["p1", "P1   ", " P1", "P 1"])
