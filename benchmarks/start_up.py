@@ -30,7 +30,7 @@ from measuring import add_save, save_result
 COUNTED = re.compile(r"first stage:.*(?<!\d)[1-9]\d*/\d+ ")
 
 
-def first_step(bundle: str, output: str, limit: float = 120.0) -> float:
+def first_step(bundle: str, output: str, limit: float = 600.0) -> float:
     """Seconds until the progress bar shows the first batch as done.
 
     Raises:
