@@ -1,6 +1,6 @@
 """Does pre-training help? The study of segmentation by number of labels: its runs, finding, table and plot."""
 
-from medical_diffusion_components.label_study.finding import Finding, Question, find, finding_line
+from medical_diffusion_components.label_study.finding import Finding, Question, find, finding_line, other_comparisons
 from medical_diffusion_components.label_study.label_efficiency import (
     SeedDice,
     dice_by_arm,
@@ -37,6 +37,7 @@ __all__ = [
     "num_patients",
     "numbers_of_patients",
     "on_grid_of",
+    "other_comparisons",
     "plot_labels",
     "pretraining_length",
     "smallest_training_split",

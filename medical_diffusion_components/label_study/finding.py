@@ -9,7 +9,7 @@ import numpy as np
 
 from medical_diffusion_components.metrics.bootstrap import Interval, bootstrap_mean
 
-__all__ = ["Finding", "Question", "find", "finding_line"]
+__all__ = ["Finding", "Question", "find", "finding_line", "other_comparisons"]
 
 FEW_TOO_EASY = 0.75  # a test bed is hard enough if Dice from scratch with the fewest labels is at most this,
 ALL_TOO_HARD = 0.92  # and solvable if it is at least this with all
@@ -95,6 +95,25 @@ def finding_line(dice: Mapping[str, Mapping[int, Any]], question: Question) -> s
     if found.answer == "open" and found.seeds < question.seeds:
         words["open"] = f"**{done}: no conclusion yet**. So far {who}, {gain}."
     return f"{words[found.answer]} {_test_bed_line(dice, question)}".strip()
+
+
+def other_comparisons(dice: Mapping[str, Mapping[int, Any]], question: Question) -> str:
+    """Every other arm against the baseline, and the arm of the question against it; empty where there is none to compare.
+
+    They describe: they are not corrected for their number, and no answer is drawn from them.
+    """
+    pairs = []
+    for arm in dice:
+        if arm not in (question.arm, question.baseline):
+            pairs += [(arm, question.baseline), (question.arm, arm)]
+    found = [(pair, find(dice, question._replace(arm=pair[0], baseline=pair[1]))) for pair in pairs]
+    lines = [
+        f"`{arm}` against `{other}` {gain.mean:+.3f} ({gain.low:+.3f} to {gain.high:+.3f}; {seeds} seeds)"
+        for (arm, other), (_, gain, seeds) in found
+        if gain is not None
+    ]
+    labels = ", ".join(map(str, question.few))
+    return f"For comparison, averaged over {labels} labelled patients: {', '.join(lines)}." if lines else ""
 
 
 def _test_bed_line(dice: Mapping[str, Mapping[int, Any]], question: Question) -> str:

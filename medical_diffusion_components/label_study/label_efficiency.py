@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from medical_diffusion_components.files import markdown_table, write_atomically
-from medical_diffusion_components.label_study.finding import Question, finding_line
+from medical_diffusion_components.label_study.finding import Question, finding_line, other_comparisons
 from medical_diffusion_components.metrics.bootstrap import bootstrap_mean
 
 __all__ = ["SeedDice", "dice_by_arm", "label_table", "paired", "patient_table", "plot_labels", "write_label_study"]
@@ -173,6 +173,8 @@ def write_label_study(
     patients = next(found.dice.shape[1] for curve in dice.values() for found in curve.values())
     text = [] if question is None else [finding_line(dice, question), ""]
     text += _markdown_table(rows, baseline)
+    if question is not None and (others := other_comparisons(dice, question)):
+        text += ["", others]
     text += ["", *_markdown_costs(costs_by_arm(results), _killed(results))]
     foot = {**facts, "seeds": len(seeds), "test patients": patients}
     markdown = "\n".join([*text, "; ".join(f"{key}: {value}" for key, value in foot.items()), ""])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medical_diffusion_components.label_study.finding import Question, find, finding_line
+from medical_diffusion_components.label_study.finding import Question, find, finding_line, other_comparisons
 from medical_diffusion_components.label_study.label_efficiency import SeedDice
 
 NUMBERS = [2, 4, 40]
@@ -79,3 +79,15 @@ def test_the_first_line_says_whether_labels_were_what_was_lacking(few: float, ma
     for number, level in zip(NUMBERS, (few, 0.8, many)):
         dice["scratch"][number] = SeedDice(list(range(5)), np.full((5, 8), level))
     assert said in finding_line(dice, QUESTION)
+
+
+def test_other_arms_are_compared_with_both_sides_of_the_question() -> None:
+    dice = study(dict.fromkeys(NUMBERS, -0.02))
+    assert other_comparisons(dice, QUESTION) == "", "there are no others"
+    shifted = {n: found._replace(dice=found.dice + 0.05) for n, found in dice["scratch"].items()}
+    line = other_comparisons({**dice, "real": shifted, "pairs": {2: shifted[2]}}, QUESTION)
+    assert line.startswith(
+        "For comparison, averaged over 2, 4 labelled patients: `real` against `scratch` +0.050 (+0.050 to"
+    )
+    assert "`synthetic` against `real` -0.070" in line and line.endswith("; 5 seeds).")
+    assert "pairs" not in line, "which has not run all numbers"

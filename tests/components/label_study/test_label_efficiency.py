@@ -136,7 +136,11 @@ def test_the_report_begins_with_what_was_found_and_says_what_it_cost(tmp_path: P
     text = (tmp_path / "label_study.md").read_text()
     assert text.startswith("**It helped**: `synthetic` against `scratch`, +0.100 (+0.100 to +0.100)")
     assert "| synthetic | 30 | 101 | 131 |" in text and "| scratch | 0 | 101 | 101 |" in text
-    assert "killed" not in text
+    assert "killed" not in text and "For comparison" not in text
+    third = [{**result, "arm": "real"} for result in made if result["arm"] == "synthetic"]
+    write_label_study([*made, *third], tmp_path, "scratch", {"data": "invented"}, question)
+    said = "`real` against `scratch` +0.100 (+0.100 to +0.100; 3 seeds), `synthetic` against `real` +0.000"
+    assert said in (tmp_path / "label_study.md").read_text()
     for result in made:
         result["pretraining"] |= {"killed_attempts": int(result["arm"] == "synthetic")}
     write_label_study(made, tmp_path, "scratch", {"data": "invented"}, question)
