@@ -63,7 +63,7 @@ def model_card(bundle: str, metadata: Mapping[str, Any], note: Mapping[str, Any]
         "Model Description": f"{metadata['description']}.\n\nInput: {_format(image)}. Output: {_format(pred)}. "
         f"These weights: {sizes} voxels; their networks are built from `models/model.json`.",
         "Data": _data(metadata, note),
-        "Performance": _performance(metadata, sha256),
+        "Performance": _performance(metadata, note, sha256),
         "Additional Usage Steps": _usage(bundle, metadata),
         "System Configuration": f"Made with torch {metadata['pytorch_version']}, MONAI {metadata['monai_version']} and "
         f"numpy {metadata['numpy_version']}. Runs on a CPU or a GPU. "
@@ -116,13 +116,15 @@ def _data(metadata: Mapping[str, Any], note: Mapping[str, Any]) -> str:
     )
 
 
-def _performance(metadata: Mapping[str, Any], sha256: str) -> str:
+def _performance(metadata: Mapping[str, Any], note: Mapping[str, Any], sha256: str) -> str:
     """The measured numbers, if they are of these weights; none are made up, and those of others are not shown."""
     measured = metadata["eval_metrics"]
-    if not measured:
-        return "Not measured."
     if measured.get("weights_sha256") != sha256:
-        return "Not measured with these weights."
+        text = "Not measured with these weights on held-out cases."
+        if found := note.get("validation"):
+            numbers = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
+            text += f" On the validation cases of their training: {numbers}."
+        return text
     rows = [
         (space, name, _number(found, "value", "se"), _number(found, "floor", "floor_sd"))
         for space, measures in measured.items()

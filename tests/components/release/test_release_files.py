@@ -130,8 +130,14 @@ def test_a_card_has_the_model_zoos_headings_and_shows_numbers_of_these_weights_a
     assert "embedded knee phantom cohort (7 training)" in card
     assert "No patient was seen." in card and "4x5x6 voxels" in card and "[2] B. 2021" in card
     other = model_card("knees", METADATA, NOTE, "def")
-    assert "0.251" not in other and "Not measured with these weights." in other
-    assert "Not measured." in model_card("knees", {**METADATA, "eval_metrics": {}}, NOTE, "abc")
+    assert "0.251" not in other and "Not measured with these weights on held-out cases.\n" in other
+
+
+def test_a_card_without_numbers_of_held_out_cases_has_those_of_the_validation() -> None:
+    note = {**NOTE, "validation": {"val_dice": 0.87829, "val_surface_distance": 0.8666}}
+    card = model_card("knees", {**METADATA, "eval_metrics": {}}, note, "abc")
+    assert "training: val_dice 0.8783, val_surface_distance 0.8666." in card
+    assert "val_dice" not in model_card("knees", METADATA, note, "abc"), "held-out cases say more"
 
 
 def test_the_header_is_yaml_that_hugging_face_reads() -> None:
