@@ -58,6 +58,22 @@ def test_metadata_have_what_the_model_zoo_wants(bundle: Path) -> None:
 
 
 @for_bundles_with("train.yaml")
+def test_metadata_are_of_the_types_that_their_schema_wants(bundle: Path) -> None:
+    """The schema is fetched by its URL in the Model Zoo's check; here, what it says in our words (meta_schema_20240725)."""
+    found = metadata(bundle)
+    objects = {"changelog", "required_packages_version", "eval_metrics", "network_data_format"}
+    assert {key for key, value in found.items() if isinstance(value, dict)} == objects
+    assert {key for key, value in found.items() if isinstance(value, list)} == {"references"}
+    assert all(isinstance(value, str) for key, value in found.items() if key not in objects | {"references"})
+    for tensor in (*found["network_data_format"]["inputs"].values(), *found["network_data_format"]["outputs"].values()):
+        assert all(isinstance(tensor[key], str) for key in ("type", "format", "dtype"))
+        assert isinstance(tensor["num_channels"], int) and isinstance(tensor.get("is_patch_data", False), bool)
+        assert all(isinstance(side, int | str) for side in tensor["spatial_shape"])
+        assert all(isinstance(limit, int | float) for limit in tensor["value_range"])
+        assert isinstance(tensor.get("channel_def", {}), dict)
+
+
+@for_bundles_with("train.yaml")
 def test_metadata_name_the_versions_that_the_tests_ran_with(bundle: Path) -> None:
     found, pinned = metadata(bundle), pins()
     named = found["required_packages_version"] | {
