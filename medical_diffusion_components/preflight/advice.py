@@ -10,6 +10,10 @@ __all__ = ["advice_for", "grouped"]
 
 # the words of a refusal -> what to do; the first that fits counts
 _ADVICE = (
+    (r"label values must be whole", "resample labels by nearest neighbour: their values are those of --classes"),
+    (r"label values outside", "mend the labels, or --classes: it names all values, from 0 on without gaps"),
+    (r"the label (has|lies)", "save the label on the grid of its image, or leave the case out"),
+    (r"lists no label", "list a label for every case in dataset.json"),
     (r"sform and qform", "--affine_from sform or --affine_from qform, whichever is right"),
     (r"expected voxels of", 'mend the unit in the header, or believe it with --spacing_range "[low, high]"'),
     (r"an extent of at most", "mend the spacing in the header: no patient is that long"),
@@ -37,7 +41,7 @@ _ADVICE = (
     (r"say which is meant", "put one of the series elsewhere, or name it in a manifest"),
     (r"skull|head", "--brain_extraction, or --skull report"),
     (r"worker_memory_gib", "--worker_memory_gib"),
-    (r"constant|NaN|finite", "leave the scan out: it holds no picture"),
+    (r"constant|NaN|finite|every voxel", "leave the scan out: it holds no picture"),
     (r"in the raw folder", "download it, or --allow_absent True"),
     (r"expected size|expected \(|voxels, got", "prepare the folder with prepare.yaml, or set --image_size"),
 )

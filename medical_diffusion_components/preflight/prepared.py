@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from medical_diffusion_components.data.datasets import load_cases
+from medical_diffusion_components.data.datasets import check_spacing, load_cases
+from medical_diffusion_components.data.segmentation_cases import labelled_cases
 from medical_diffusion_components.data.splits import SPLITS
 from medical_diffusion_components.files import check_writable, folder_setting
 from medical_diffusion_components.preflight.check_report import SHEET, CheckReport, write_check
@@ -25,7 +26,9 @@ from medical_diffusion_components.preparation.same_scan import in_two_splits
 from medical_diffusion_components.preparation.steps.load_scan import LoadScan, RawScan
 from medical_diffusion_components.reports.drawing import save_montage
 from medical_diffusion_components.threads import one_thread
+from medical_diffusion_components.transforms.check_labels import CheckLabels
 from medical_diffusion_components.transforms.load_volume import LoadVolume
+from medical_diffusion_components.transforms.volume_error import VolumeError
 
 __all__ = ["TrainingCheck", "draw_prepared", "warn_of_absent_classes"]
 
@@ -46,6 +49,8 @@ class TrainingCheck:
         min_size: voxels that every volume must have at least; None for any.
         look_seconds: time for looking at voxels; one volume is always looked at.
         training: GB of a training step by stage.
+        classes: name -> value, of a training with labels; None for one without.
+        resample: whether a training with labels brings volumes to one spacing.
     """
 
     def __init__(
@@ -58,6 +63,8 @@ class TrainingCheck:
         min_size: Sequence[int] | None = None,
         look_seconds: float = 4.0,
         training: Mapping[str, float] | None = None,
+        classes: Mapping[str, int] | None = None,
+        resample: bool = False,
     ) -> None:
         if dataset_dir is None:
             raise ValueError("give --dataset_dir, the folder to train on; the embedded cohort needs no check")
@@ -69,6 +76,8 @@ class TrainingCheck:
         self.min_size = None if min_size is None else on_ras_axes(tuple(min_size), axcodes)
         self.look_seconds = float(look_seconds)
         self.training = dict(training or {})
+        self.classes = classes
+        self.resample = resample
 
     def run(self) -> CheckReport:
         """Check, write the report, and print it.
@@ -92,7 +101,8 @@ class TrainingCheck:
         short += [
             f"one of {one} and {other}: they hold the same scan, in two splits" for one, other in in_two_splits(cases)
         ]
-        report = CheckReport("Check before training", self._found(cases), survey, room, (), short)
+        remarks = self._check_labels(cases, survey, short) if self.classes is not None else []
+        report = CheckReport("Check before training", self._found(cases), survey, room, remarks, short)
         write_check(report, self.report_dir)
         print(report.as_console_text(self.report_dir), flush=True)
         return report
@@ -108,12 +118,35 @@ class TrainingCheck:
 
     def _look(self, case: Mapping[str, Any], survey: Survey) -> None:
         case_id, item = case["case_id"], dict(case)
+        if self.classes is not None and "label" not in case:
+            survey.refused.setdefault(case_id, "dataset.json lists no label for it")
+            return
         try:
             survey.looks[case_id] = look_at(LoadScan()(case["image"]), "RAS")
             for transform in self.preprocessing:
                 item = transform(item)
         except Exception as error:  # of transforms, in one of many kinds
             survey.refused.setdefault(case_id, without_identifiers(why_refused(error)[1], self.dataset_dir))
+
+    def _check_labels(
+        self, cases: Mapping[str, Sequence[Mapping[str, Any]]], survey: Survey, short: list[str]
+    ) -> list[str]:
+        """What a training with labels refuses of the cases together goes into ``short``; returns what it remarks on."""
+        for split in ("training", "validation"):
+            try:
+                labelled_cases(self.dataset_dir, split)
+            except ValueError as error:
+                short.append(without_identifiers(str(error), self.dataset_dir))
+        try:
+            check_spacing([*cases["training"], *cases["validation"]], self.resample)
+        except ValueError as error:
+            short.append(without_identifiers(str(error), self.dataset_dir))
+        good = [case for case in cases["training"] if "label" in case and case["case_id"] not in survey.refused]
+        try:
+            said = _absent_classes(good, self.classes or {})
+        except VolumeError as error:
+            said = without_identifiers(str(error), self.dataset_dir)
+        return [said] if said and good else []
 
     def _found(self, cases: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
         patients = {split: len({case["patient_id"] for case in listed}) for split, listed in cases.items()}
@@ -146,18 +179,23 @@ def warn_of_absent_classes(cases: Sequence[Mapping[str, Any]], classes: Mapping[
         classes: name -> value.
 
     Raises:
+        ValueError: classes that are no names with their numbers.
         VolumeError: a label that cannot be read.
     """
-    absent, load = dict(classes), LoadVolume()
+    if said := _absent_classes(cases, classes):
+        logger.warning(said)
+
+
+def _absent_classes(cases: Sequence[Mapping[str, Any]], classes: Mapping[str, int]) -> str:
+    absent, load = CheckLabels(classes).classes, LoadVolume()
     for case in cases:
         if not absent:
-            return
+            return ""
         there = set(load(case["label"]).unique().tolist())
         absent = {name: value for name, value in absent.items() if value not in there}
-    if absent:
-        logger.warning(
-            f"no voxel of {', '.join(absent)} is in any of {len(cases)} training labels: nothing is learned of it"
-        )
+    if not absent:
+        return ""
+    return f"no voxel of {', '.join(absent)} is in any of {len(cases)} training labels: nothing is learned of it"
 
 
 def draw_prepared(dataset_dir: Path, images: Mapping[str, Path]) -> None:

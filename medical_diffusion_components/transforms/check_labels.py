@@ -80,7 +80,9 @@ class CheckLabels(Transform):
         values, counts = torch.unique(label.as_tensor() if isinstance(label, MetaTensor) else label, return_counts=True)
         fractions = values[(values != values.round()) | values.isinf()]  # NaN does not equal itself
         if len(fractions):
-            return f"label values must be whole numbers, got {fractions[0]:g}: was it resampled by other than nearest?"
+            return (
+                f"label values must be whole numbers, got {fractions[0]:.9g}: was it resampled by other than nearest?"
+            )
         known = {f"{value}: {name}" for name, value in self.classes.items()}
         unknown = {int(v): int(n) for v, n in zip(values, counts) if int(v) not in self.classes.values()}
         if unknown:

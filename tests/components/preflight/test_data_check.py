@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from dicom_writing import write_series
-from folders_to_check import GRID, SECRET, all_kinds, good_heads, head, nifti, plant_outliers
+from folders_to_check import GRID, LPS, SECRET, all_kinds, good_heads, head, nifti, plant_outliers
 from matplotlib.image import imread
 from monai.bundle import ConfigParser, ConfigWorkflow
 
@@ -195,6 +195,8 @@ def test_a_class_of_which_no_label_has_a_voxel_is_named(tmp_path, caplog):
     assert "no voxel of vessel, lesion is in any of 2 training labels" in caplog.text
     caplog.clear()
     warn_of_absent_classes([*cases[:2], {"label": "never read"}], {"background": 0, "liver": 1})
+    with pytest.raises(ValueError, match="classes must be names with their numbers"):
+        warn_of_absent_classes(cases, ["background", "liver"])
     assert not caplog.records
 
 
@@ -267,6 +269,13 @@ def test_empty_masks_and_copies_are_counted_as_prepare_counts_them(tmp_path):
     [
         ("a.nii: expected one 3D volume, got shape (28, 34): a single slice", "put it elsewhere"),
         ("a.nii: expected one 3D volume, got shape (4, 4, 4, 3): a time series or several channels", "split the file"),
+        (
+            "c0.nii.gz: the label lies elsewhere than its image c0.nii.gz: their corners are up to 9 mm apart",
+            "grid of its image",
+        ),
+        ("c0.nii.gz: label values must be whole numbers, got nan: was it resampled", "nearest neighbour"),
+        ("c0.nii.gz: label values outside the expected classes {0: background}: 7 (3 voxels)", "--classes"),
+        ("a.nii.gz: every voxel is 7: the volume holds no image", "leave the scan out"),
         ("a.nii.gz: the file is empty", "fetch the file again"),
         ("the pixel data of a file cannot be decoded", "fetch the file again"),
         ("24 slices repeat a position, first at 0.000 mm along the slice normal", "time points"),
@@ -274,3 +283,25 @@ def test_empty_masks_and_copies_are_counted_as_prepare_counts_them(tmp_path):
 )
 def test_advice_fits_the_refusal(text, advice):
     assert advice in advice_for(text)
+
+
+def test_a_training_with_labels_is_checked_for_absent_ones_classes_and_spacings(tmp_path):
+    datalist = {}
+    for number, split in enumerate(("training", "training", "validation", "test")):
+        spacing = LPS * np.array([6.0, 6, 6 if number else 9, 1])
+        volume = np.pad(head(number), ((18, 18), (15, 15), (4, 4)))
+        nifti(tmp_path / "data" / f"{number}.nii.gz", volume, spacing)
+        nifti(tmp_path / "data" / f"{number}_seg.nii.gz", (volume > 0).astype(np.uint8), spacing)
+        case = {"image": f"{number}.nii.gz", "label": f"{number}_seg.nii.gz", "case_id": f"c{number}"}
+        datalist.setdefault(split, []).append(case | {"patient_id": f"p{number}"})
+    del datalist["validation"][0]["label"]
+    (tmp_path / "data" / "dataset.json").write_text(json.dumps(datalist))
+    settings = {"dataset_dir": str(tmp_path / "data"), "classes": {"background": 0, "head": 1, "liver": 2}}
+    report = run(tmp_path, file="train.yaml", bundle="swin_unetr_finetune", look_seconds=60.0, **settings)
+    assert report["remarks"] == ["no voxel of liver is in any of 2 training labels: nothing is learned of it"]
+    assert report["refused"]["c2"] == {
+        "why": "dataset.json lists no label for it",
+        "advice": "list a label for every case in dataset.json",
+    }
+    assert any("1 of 1 validation cases have no label" in what for what in report["to_do"])
+    assert any("expected volumes of one spacing" in what for what in report["to_do"])

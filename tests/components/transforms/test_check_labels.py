@@ -66,6 +66,7 @@ def test_rounding_in_the_headers_is_no_other_grid() -> None:
         (label(put={3: 4}), r"outside the expected classes \{0: background, 1: grey.*, 2: white.*\}: 3 \(4 voxels\)"),
         (label(put={-1: 2}), r"-1 \(2 voxels\)"),
         (label(put={0.5: 7}), "whole numbers, got 0.5: was it resampled"),
+        (label(put={1 + 2.0**-23: 7}), "whole numbers, got 1.00000012"),
         (label(put={float("nan"): 7}), "whole numbers, got nan"),
         (label(put={float("inf"): 7}), "whole numbers, got inf"),
         (volume(torch.ones(1, 10, 20, 29), "label.nii.gz"), r"10x20x29 voxels, its image image\.nii\.gz has 10x20x30"),
