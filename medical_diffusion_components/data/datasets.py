@@ -58,7 +58,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_OTHER_FORMATS = re.compile(r"\.(nrrd|nhdr|mha|mhd|hdr|mgz|mgh)$", re.IGNORECASE)
+_OTHER_FORMATS = re.compile(r"\.(nrrd|nhdr|mha|mhd|hdr|mgz|mgh|dcm|ima)$", re.IGNORECASE)
 SAME_SPACING = 0.25  # share by which voxels of one data set may differ: boxes of heads of any size, resized, do
 # how notes beside weights name the data, unless they are of an embedded cohort (EMBEDDED and its name)
 USERS_DATA = "the user's dataset_dir"

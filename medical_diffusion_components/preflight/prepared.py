@@ -23,6 +23,7 @@ from medical_diffusion_components.preflight.survey import Survey
 from medical_diffusion_components.preparation.case import why_refused
 from medical_diffusion_components.preparation.inventory import RawCase
 from medical_diffusion_components.preparation.same_scan import in_two_splits
+from medical_diffusion_components.preparation.scan_remarks import Mixture
 from medical_diffusion_components.preparation.steps.load_scan import LoadScan, RawScan
 from medical_diffusion_components.reports.drawing import save_montage
 from medical_diffusion_components.threads import one_thread
@@ -98,10 +99,13 @@ class TrainingCheck:
             order = [items[case_id] for case_id in survey.order_of_looks()]
             within_budget(order, lambda case: self._look(case, survey), self.look_seconds)
         room, short = self._room(cases, survey)
+        mixture = Mixture()
         short += [
-            f"one of {one} and {other}: they hold the same scan, in two splits" for one, other in in_two_splits(cases)
+            f"one of {one} and {other}: they hold the same scan, in two splits"
+            for one, other in in_two_splits(cases, mixture.look)
         ]
-        remarks = self._check_labels(cases, survey, short) if self.classes is not None else []
+        remarks = mixture.remarks()
+        remarks += self._check_labels(cases, survey, short) if self.classes is not None else []
         report = CheckReport("Check before training", self._found(cases), survey, room, remarks, short)
         write_check(report, self.report_dir)
         print(report.as_console_text(self.report_dir), flush=True)

@@ -108,7 +108,7 @@ class Preparation:
         if not 0 <= max_refused_share <= 1:
             raise ValueError(f"max_refused_share must be in [0, 1], got {max_refused_share}")
         if in_flight < 1:
-            raise ValueError(f"in_flight must be at least 1, got {in_flight}")
+            raise ValueError(f"in_flight must be at least 1, got {in_flight}: is --num_workers at least 1?")
         self.steps = [step for step in steps if step is not None]
         self.settings = settings_hash(self.steps)
         self.executor = executor

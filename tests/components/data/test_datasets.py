@@ -255,10 +255,11 @@ def test_a_datalist_that_was_saved_on_windows_is_read(prepared):
 
 def test_what_is_left_out_of_a_folder_is_named_in_a_warning(plain, caplog):
     assert len(nifti_files(plain)) == 9 and not caplog.records
-    (plain / "more.NRRD").write_bytes(b"")
+    for name in ("more.NRRD", "slice.dcm", "slice2.IMA"):
+        (plain / name).write_bytes(b"")
     (plain / "site.1" / "gone.nii.gz").symlink_to(plain / "nowhere.nii.gz")
     assert len(nifti_files(plain)) == 9
-    assert "1 images that are not NIfTI (prepare reads more formats) in" in caplog.text and "more.NRRD" in caplog.text
+    assert "3 images that are not NIfTI (prepare reads more formats) in" in caplog.text and "more.NRRD" in caplog.text
     assert "1 links that point nowhere in" in caplog.text and "gone.nii.gz" in caplog.text
     caplog.clear()
     assert nifti_files(plain / "not there yet") == [] and not caplog.records

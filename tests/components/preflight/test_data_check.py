@@ -298,7 +298,10 @@ def test_a_training_with_labels_is_checked_for_absent_ones_classes_and_spacings(
     (tmp_path / "data" / "dataset.json").write_text(json.dumps(datalist))
     settings = {"dataset_dir": str(tmp_path / "data"), "classes": {"background": 0, "head": 1, "liver": 2}}
     report = run(tmp_path, file="train.yaml", bundle="swin_unetr_finetune", look_seconds=60.0, **settings)
-    assert report["remarks"] == ["no voxel of liver is in any of 2 training labels: nothing is learned of it"]
+    assert [remark.split(",")[0] for remark in report["remarks"]] == [
+        "voxels are of several sizes",
+        "no voxel of liver is in any of 2 training labels: nothing is learned of it",
+    ]
     assert report["refused"]["c2"] == {
         "why": "dataset.json lists no label for it",
         "advice": "list a label for every case in dataset.json",
