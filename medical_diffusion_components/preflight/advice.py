@@ -12,6 +12,10 @@ __all__ = ["advice_for", "grouped"]
 _ADVICE = (
     (r"label values must be whole", "resample labels by nearest neighbour: their values are those of --classes"),
     (r"label values outside", "mend the labels, or --classes: it names all values, from 0 on without gaps"),
+    (
+        r"is missing in file|some lack them|GantryDetectorTilt|MONOCHROME",
+        "export the series again, unchanged: its headers lack or contradict what a volume needs",
+    ),
     (r"the label (has|lies)", "save the label on the grid of its image, or leave the case out"),
     (r"lists no label", "list a label for every case in dataset.json"),
     (r"sform and qform", "--affine_from sform or --affine_from qform, whichever is right"),

@@ -173,7 +173,10 @@ def _itk_grid(case: RawCase, load: LoadScan) -> _Grid:
     path = case.found.path
     is_nrrd = path.lower().endswith((".nrrd", ".nhdr"))
     header = (itk.NrrdImageIO if is_nrrd else itk.MetaImageIO).New(FileName=path)
-    header.ReadImageInformation()
+    try:
+        header.ReadImageInformation()
+    except RuntimeError as error:  # in many lines, of which the first name ITK's own files
+        raise VolumeError(f"{path}: cannot be read: {str(error).splitlines()[-1]}") from error
     axes = range(header.GetNumberOfDimensions())
     shape = tuple(int(header.GetDimensions(axis)) for axis in axes)
     if len(shape) != 3 or header.GetNumberOfComponents() != 1:

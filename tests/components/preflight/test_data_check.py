@@ -276,6 +276,13 @@ def test_empty_masks_and_copies_are_counted_as_prepare_counts_them(tmp_path):
         ("c0.nii.gz: label values must be whole numbers, got nan: was it resampled", "nearest neighbour"),
         ("c0.nii.gz: label values outside the expected classes {0: background}: 7 (3 voxels)", "--classes"),
         ("a.nii.gz: every voxel is 7: the volume holds no image", "leave the scan out"),
+        ("ImagePositionPatient is missing in file 1 of the folder", "export the series again"),
+        (
+            "expected RescaleSlope and RescaleIntercept in all slices (in CT) or in none; some lack them",
+            "export the series",
+        ),
+        ("expected one MONOCHROME2 sample a pixel, got 1 of MONOCHROME1", "export the series again"),
+        ("3 slices missing in 1 gaps, the first between 54.000 and 66.000 mm", "slices are missing"),
         ("a.nii.gz: the file is empty", "fetch the file again"),
         ("the pixel data of a file cannot be decoded", "fetch the file again"),
         ("24 slices repeat a position, first at 0.000 mm along the slice normal", "time points"),
@@ -308,3 +315,12 @@ def test_a_training_with_labels_is_checked_for_absent_ones_classes_and_spacings(
     }
     assert any("1 of 1 validation cases have no label" in what for what in report["to_do"])
     assert any("expected volumes of one spacing" in what for what in report["to_do"])
+
+
+def test_a_file_that_is_no_nrrd_is_refused_without_the_names_of_a_librarys_files(tmp_path):
+    pytest.importorskip("itk")
+    good_heads(tmp_path / "raw", 3)
+    (tmp_path / "raw" / "junk.nrrd").write_bytes(b"hello")
+    refused = run(tmp_path, raw_dir=str(tmp_path / "raw"))["refused"]["junk"]
+    assert refused["why"].startswith("junk.nrrd: cannot be read: ") and ".cxx" not in refused["why"]
+    assert refused["advice"] == "fetch the file again"
