@@ -1,7 +1,7 @@
 """How long each recipe of the second stage trains until its samples are good: curves of quality against time.
 
-    python benchmarks/time_to_quality.py --folder time_to_quality [--seeds 0 1 2] [--epochs 50 100 200 400 1000] \
-        [--fast_epochs 25 50 100 200] [--volumes 45] [--finished_only] [--save]
+    python benchmarks/time_to_quality.py --folder time_to_quality [--seeds 0 1 2] [--epochs 20 40 80 160 400] \
+        [--fast_epochs 10 20 40 80] [--volumes 45] [--finished_only] [--save]
 
 Two recipes are trained on the embedded brains with the networks of `demo.yaml` and the same first stage: the paper's,
 which are the values of `train.yaml`, and that of `fast.yaml`. Nothing else differs. The paper's learning rate does not
@@ -94,10 +94,11 @@ class Curves:
         self.first_stage = args.first_stage or self.folder / "first_stage" / "models" / "model_autoencoder.pt"
 
     def runs(self) -> list[Run]:
-        """All trainings, seed by seed and the short ones first, so that what is done when it is stopped can be compared."""
+        """All trainings, the short ones first, so that what is done when it is stopped can be compared."""
         found = []
         for seed in self.args.seeds:
             found += [Run("fast", seed, epochs, [epochs]) for epochs in sorted(self.args.fast_epochs)]
+        for seed in self.args.seeds:
             found.append(Run("paper", seed, max(self.args.epochs), sorted(self.args.epochs)))
         return found
 
@@ -231,10 +232,10 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
 def options() -> argparse.ArgumentParser:
     parser = comparison_options(__doc__)
     parser.add_argument(
-        "--epochs", type=int, nargs="+", default=[50, 100, 200, 400, 1000], help="of the paper's recipe"
+        "--epochs", type=int, nargs="+", default=[20, 40, 80, 160, 400], help="of the paper's recipe"
     )
-    parser.add_argument("--fast_epochs", type=int, nargs="+", default=[25, 50, 100, 200], help="a training each")
-    parser.add_argument("--val_interval", type=int, default=25, help="epochs between validations; divides all epochs")
+    parser.add_argument("--fast_epochs", type=int, nargs="+", default=[10, 20, 40, 80], help="a training each")
+    parser.add_argument("--val_interval", type=int, default=10, help="epochs between validations; divides all epochs")
     parser.add_argument("--first_stage", type=Path, help="finished weights, in place of training one")
     parser.add_argument("--set", nargs="*", default=[], metavar="KNOB=JSON", help="settings of both recipes")
     return parser
