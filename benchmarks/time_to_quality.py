@@ -231,9 +231,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
 
 def options() -> argparse.ArgumentParser:
     parser = comparison_options(__doc__)
-    parser.add_argument(
-        "--epochs", type=int, nargs="+", default=[20, 40, 80, 160, 400], help="of the paper's recipe"
-    )
+    parser.add_argument("--epochs", type=int, nargs="+", default=[20, 40, 80, 160, 400], help="of the paper's recipe")
     parser.add_argument("--fast_epochs", type=int, nargs="+", default=[10, 20, 40, 80], help="a training each")
     parser.add_argument("--val_interval", type=int, default=10, help="epochs between validations; divides all epochs")
     parser.add_argument("--first_stage", type=Path, help="finished weights, in place of training one")
