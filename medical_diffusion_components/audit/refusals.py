@@ -16,8 +16,8 @@ from medical_diffusion_components.audit.volumes import AuditedVolumes, one_place
 from medical_diffusion_components.data.datasets import median_spacing, note_beside
 from medical_diffusion_components.data.training_of_weights import trained_on
 from medical_diffusion_components.files import file_hash
+from medical_diffusion_components.metrics.turned import turned_against
 from medical_diffusion_components.preparation.same_scan import scans_among
-from medical_diffusion_components.preparation.turned import turned_against
 from medical_diffusion_components.weights import RELEASED, provenance
 
 __all__ = [

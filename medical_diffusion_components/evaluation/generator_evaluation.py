@@ -36,8 +36,8 @@ from medical_diffusion_components.evaluation.spaces import AnatomySpace, check_j
 from medical_diffusion_components.evaluation.volume_sets import set_remarks
 from medical_diffusion_components.files import check_writable, file_hash, versions, write_atomically, write_json
 from medical_diffusion_components.metrics.diversity import pair_similarities, published_ms_ssim
+from medical_diffusion_components.metrics.turned import turned_against
 from medical_diffusion_components.pages.dot_plot import dot_plot
-from medical_diffusion_components.preparation.turned import turned_against
 
 __all__ = ["GeneratorEvaluation", "process_pool"]
 

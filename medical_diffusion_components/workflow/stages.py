@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -49,10 +50,9 @@ def _traceback_with_cause(kind: type[BaseException], error: BaseException, trace
     # torch and MONAI make the traceback of a loader's process, or of a writer, a part of the message
     if text.startswith("Caught ") or "cannot find a suitable writer" in text:
         text = text.strip().splitlines()[-1]
+    # of an extra, or of a bundle's folder beside MONAI and torch alone; what MONAI says of it ends in a traceback
     missing = re.search(r"No module named '([^'.]+)", text)
-    if (
-        missing
-    ):  # an extra, or a bundle's folder beside MONAI and torch alone; what MONAI says of it ends in a traceback
+    if missing and find_spec(missing[1]) is None:
         package = {"ignite": "pytorch-ignite", "yaml": "pyyaml"}.get(missing[1], missing[1])
         cause, text = ModuleNotFoundError(), f"no module named {missing[1]!r}, which this needs: pip install {package}"
     line = f"{type(cause).__name__}: {' '.join(text.split())}"

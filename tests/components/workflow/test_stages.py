@@ -108,15 +108,25 @@ def test_the_cause_in_a_loaders_process_is_the_last_line(capsys) -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        ErrorDuringImport("room", (ModuleNotFoundError, ModuleNotFoundError("No module named 'pydicom'"), None)),
-        OptionalImportError("import room (No module named 'pydicom').\n\nFor details ...\n\nOriginal traceback:\n  x"),
-        ModuleNotFoundError("No module named 'pydicom.dataset'; 'pydicom' is not a package"),
+        ErrorDuringImport("room", (ModuleNotFoundError, ModuleNotFoundError("No module named 'absent_package'"), None)),
+        OptionalImportError(
+            "import room (No module named 'absent_package').\n\nFor details ...\n\nOriginal traceback:\n  x"
+        ),
+        ModuleNotFoundError("No module named 'absent_package.dataset'; 'absent_package' is not a package"),
     ],
     ids=["of a class", "of an import", "plain"],
 )
 def test_a_package_that_is_missing_is_the_last_line(error: Exception, capsys) -> None:
     last = last_lines(chained(RuntimeError("Failed to evaluate x"), error), capsys)[-1]
-    assert last == "Stopped: ModuleNotFoundError: no module named 'pydicom', which this needs: pip install pydicom"
+    assert (
+        last
+        == "Stopped: ModuleNotFoundError: no module named 'absent_package', which this needs: pip install absent_package"
+    )
+
+
+def test_a_wrong_name_in_an_installed_package_is_no_missing_package(capsys) -> None:
+    error = chained(RuntimeError("Failed to evaluate x"), ModuleNotFoundError("No module named 'torch.nothing'"))
+    assert last_lines(error, capsys)[-1] == "Stopped: ModuleNotFoundError: No module named 'torch.nothing'"
 
 
 def test_an_error_that_is_not_wrapped_is_not_repeated(capsys) -> None:
