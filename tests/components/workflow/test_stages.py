@@ -108,20 +108,15 @@ def test_the_cause_in_a_loaders_process_is_the_last_line(capsys) -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        ErrorDuringImport("room", (ModuleNotFoundError, ModuleNotFoundError("No module named 'absent_package'"), None)),
-        OptionalImportError(
-            "import room (No module named 'absent_package').\n\nFor details ...\n\nOriginal traceback:\n  x"
-        ),
-        ModuleNotFoundError("No module named 'absent_package.dataset'; 'absent_package' is not a package"),
+        ErrorDuringImport("room", (ModuleNotFoundError, ModuleNotFoundError("No module named 'not_here'"), None)),
+        OptionalImportError("import room (No module named 'not_here').\n\nFor details ...\n\nOriginal traceback:\n  x"),
+        ModuleNotFoundError("No module named 'not_here.dataset'; 'not_here' is not a package"),
     ],
     ids=["of a class", "of an import", "plain"],
 )
 def test_a_package_that_is_missing_is_the_last_line(error: Exception, capsys) -> None:
     last = last_lines(chained(RuntimeError("Failed to evaluate x"), error), capsys)[-1]
-    assert (
-        last
-        == "Stopped: ModuleNotFoundError: no module named 'absent_package', which this needs: pip install absent_package"
-    )
+    assert last == "Stopped: ModuleNotFoundError: no module named 'not_here', which this needs: pip install not_here"
 
 
 def test_a_wrong_name_in_an_installed_package_is_no_missing_package(capsys) -> None:
