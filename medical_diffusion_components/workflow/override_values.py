@@ -203,7 +203,7 @@ def _takes_switch(block: Any, id: str, locator: ComponentLocator | None) -> bool
     made = ConfigComponent(block, locator=locator).resolve_module_name()
     try:
         made = locate(made) if isinstance(made, str) else made
-    except ErrorDuringImport:  # MONAI says so, with the block's name, when it makes it
+    except (ErrorDuringImport, ImportError):  # MONAI says so, with the block's name, when it makes it
         return False
     makers = [vars(c).get("__init__", c) for c in made.__mro__] if isinstance(made, type) else [made]
     makers.append(getattr(made, "array_form", None))  # to which a dictionary transform passes on what it is made with

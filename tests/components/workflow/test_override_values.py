@@ -158,6 +158,19 @@ def test_parents_without_a_signature_hide_nothing() -> None:
     override_values.check_switches({"net": {"_target_": Child, "strict": "maybe"}}, {})
 
 
+@pytest.mark.parametrize(
+    "lazily", [False, True], ids=["when the room is imported", "when the room is asked, as in a bundle's zip"]
+)
+def test_a_class_whose_package_is_missing_is_not_looked_into(
+    lazily: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, room = "import no_such_package", tmp_path / f"room_{lazily}"
+    room.mkdir()
+    (room / "__init__.py").write_text(f"def __getattr__(name):\n    {code}\n" if lazily else f"{code}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    override_values.check_switches({"net": {"_target_": f"room_{lazily}.Net", "amp": "maybe"}}, {})
+
+
 def test_a_dictionary_transform_takes_the_switches_of_its_array_form() -> None:
     scaling = {"_target_": "medical_diffusion_components.transforms.ScaleAsPreparedd", "keys": "image", "minv": 0.0}
     with pytest.raises(ValueError, match="--scaling::clip maybe: expected True or False"):
