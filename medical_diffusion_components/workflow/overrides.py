@@ -62,6 +62,8 @@ def check_choice(file: str, id: str, chosen: str, settings: Mapping[str, Sequenc
 def check_unused(file: str, ids: Sequence[str], why: str) -> None:
     """Refuse settings that were given although the others leave them without any effect.
 
+    An overlay of the bundle may hold settings for several runs, so what an overlay says is accepted.
+
     Args:
         file: the running configuration, which says what stands in it by default.
         ids: of these settings; none where they have an effect.
@@ -71,7 +73,9 @@ def check_unused(file: str, ids: Sequence[str], why: str) -> None:
         ValueError: one of them was given.
     """
     given = changed_settings(file) if ids else {}
-    if useless := [id for id in ids if id in given]:
+    workflow = running(ConfigWorkflow)
+    overlays = [] if workflow is None or not given else _overlays(_files(workflow))
+    if useless := [id for id in ids if id in given and not any(said.get(id) == given[id] for said in overlays)]:
         raise ValueError(f"--{useless[0]} changes nothing in this run: {why}")
 
 
@@ -107,10 +111,7 @@ def check_overrides(*passed_on: str) -> None:
     workflow = running(ConfigWorkflow)
     if workflow is None:
         return
-    suffixes = (".json", ".yaml", ".yml") if find_spec("yaml") else (".json",)  # MONAI does without
-    found = sorted(workflow.config_root_path.iterdir())
-    paths = [path for path in found if path.suffix in suffixes and path.stem != "metadata"]
-    files = {path.name: _content(path, path.stat().st_mtime_ns) for path in paths}
+    files = _files(workflow)
     config = workflow.parser.get()
     check_folder_names(config)
     own = max((f for f in files.values() if "run" in f and f.keys() <= config.keys()), key=len, default={})
@@ -118,7 +119,7 @@ def check_overrides(*passed_on: str) -> None:
     check_kinds(config, own)
     check_device(config.get("device"))
     remark_on_spacing(workflow.parser, own)
-    overlays = [file for file in files.values() if "run" not in file]
+    overlays = _overlays(files)
     used = used_ids(config, [workflow.init_id, workflow.run_id, workflow.final_id])
     for file in [own, *(files[name] for name in passed_on)]:
         used |= used_ids(file, ["run"])
@@ -134,6 +135,19 @@ def check_overrides(*passed_on: str) -> None:
         nearest = difflib.get_close_matches(id, known, n=1)
         hint = f"; did you mean {nearest[0]}?" if nearest else ""
         raise ValueError(f"--{id} is no setting of {workflow.config_root_path}{hint}")
+
+
+def _files(workflow: ConfigWorkflow) -> dict[str, Mapping[str, Any]]:
+    """All configurations beside the running one, by the names of their files."""
+    suffixes = (".json", ".yaml", ".yml") if find_spec("yaml") else (".json",)  # MONAI does without
+    found = sorted(workflow.config_root_path.iterdir())
+    paths = [path for path in found if path.suffix in suffixes and path.stem != "metadata"]
+    return {path.name: _content(path, path.stat().st_mtime_ns) for path in paths}
+
+
+def _overlays(files: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those of the configurations that run nothing by themselves."""
+    return [file for file in files.values() if "run" not in file]
 
 
 @functools.cache

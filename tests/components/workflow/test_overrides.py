@@ -46,3 +46,13 @@ def test_an_overlay_may_hold_settings_of_several_files(configs: Path) -> None:
     (configs / "thin.yaml").write_text(yaml.safe_dump({"width": 4, "steps": 7}))
     start(configs, "thin.yaml", file="train_autoencoder.yaml")
     assert "--steps changes nothing" in refusal(configs, "thin.yaml", file="train_autoencoder.yaml", steps=8)
+
+
+def test_what_an_overlay_says_for_another_run_is_accepted_where_it_changes_nothing(configs: Path) -> None:
+    (configs / "thin.yaml").write_text(yaml.safe_dump({"width": 4}))
+    check = "$workflow.check_unused('train.yaml', ['width'], 'there is no network')"
+    unused = ["$workflow.start_run('train_autoencoder.yaml')", check]
+    start(configs, "thin.yaml", initialize=unused)
+    said = "--width changes nothing in this run: there is no network"
+    assert refusal(configs, width=5, initialize=unused) == said
+    assert refusal(configs, "thin.yaml", width=5, initialize=unused) == said
