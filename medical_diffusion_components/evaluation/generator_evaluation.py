@@ -270,13 +270,15 @@ class GeneratorEvaluation:
         return found
 
     def remarks_on_turned(self, sets: Mapping[str, VolumeSet]) -> list[str]:
-        """Remarks on volumes that lie otherwise than the training volumes; training exchanges left and right itself."""
+        """Remarks on volumes turned, mirrored or inverted against the training ones; left and right may be exchanged."""
         space, found = self.reader.spaces[ANATOMY], []
         if not isinstance(space, AnatomySpace):
             return []
         channels, *size = self.reader.volume(self.training[0]).shape
         blocks = (-1, channels, *space.grid(size))
-        for name in sets.keys() & {"synthetic", "baseline"}:
+        for name in ("synthetic", "baseline"):
+            if name not in sets:
+                continue
             training, given = (torch.from_numpy(sets[s].features[ANATOMY]).view(blocks) for s in ("training", name))
             turned = turned_against(training, given, None if self.page is None else self.page.left_right)
             if turned is not None:

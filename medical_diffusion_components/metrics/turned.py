@@ -32,7 +32,7 @@ class Turned(NamedTuple):
 
 
 def turned_against(training: Tensor, volumes: Tensor, flip_axis: int | None = None) -> Turned | None:
-    """Find volumes that lie otherwise than the training volumes.
+    """Find volumes that are turned, mirrored or inverted against the training volumes.
 
     Each is correlated with the mean training volume: as it is, and with the mean mirrored along any axes, with axes of the
     same length exchanged, and with inverted intensities. One of these changes is found if with it the volume resembles

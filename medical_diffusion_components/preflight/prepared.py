@@ -183,7 +183,7 @@ def warn_of_absent_classes(cases: Sequence[Mapping[str, Any]], classes: Mapping[
         classes: name -> value.
 
     Raises:
-        ValueError: classes that are no names with their numbers.
+        ValueError: ``classes`` is no dictionary of names and whole numbers.
         VolumeError: a label that cannot be read.
     """
     if said := _absent_classes(cases, classes):

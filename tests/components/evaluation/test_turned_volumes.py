@@ -1,4 +1,4 @@
-"""An evaluation says that volumes lie otherwise than those of the training, but not where training mirrors them itself."""
+"""An evaluation says that volumes are turned against the training ones, unless training mirrors them that way itself."""
 
 from __future__ import annotations
 
@@ -55,10 +55,9 @@ def test_volumes_that_lie_otherwise_than_in_training_are_remarked_on(
     reader: Any = SimpleNamespace(spaces={"anatomy": AnatomySpace()}, volume=lambda case: training[case["patient_id"]])
     page = EvaluationPage(tmp_path / "page.html", "A title", axcodes="RAS")
     made = GeneratorEvaluation(reader, cases, cases, list, tmp_path, {}, page=page)
-    remarks = made.remarks_on_turned(
-        {"training": as_set("training", training), "synthetic": as_set("synthetic", drawn)}
-    )
+    sets = {"baseline": drawn, "training": training, "synthetic": drawn}
+    remarks = made.remarks_on_turned({name: as_set(name, volumes) for name, volumes in sets.items()})
     if said is None:
         assert remarks == []
     else:
-        assert len(remarks) == 1 and re.match(said, remarks[0])
+        assert len(remarks) == 2 and re.match(said, remarks[0]) and " baseline volumes " in remarks[1]
