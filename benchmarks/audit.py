@@ -119,7 +119,7 @@ def through(network: nn.Module, some: Tensor) -> Tensor:
     return torch.stack([2 * (one - one.min()) / (one.max() - one.min()) - 1 for one in again])
 
 
-def reconstructed(bed: Bed, network: nn.Module, sources: int, samples: Path | None) -> dict[str, Any]:
+def reconstructed(bed: Bed, network: nn.Module, sources: int, samples: Path | None, axcodes: str) -> dict[str, Any]:
     """Copies through the first stage, and a generator's volumes, by the audit's rule."""
     calibration = bed.bank.nearest(embed(bed.encoder, reduce_volumes(through(network, bed.held_out)))).similarity
     found = bed.bank.nearest(embed(bed.encoder, reduce_volumes(through(network, bed.training_volumes[:sources]))))
@@ -136,7 +136,7 @@ def reconstructed(bed: Bed, network: nn.Module, sources: int, samples: Path | No
             "similarity": float(found.similarity.mean()),
         }
     if samples is not None:
-        load = LoadVolume("RAS")
+        load = LoadVolume(axcodes)
         made = torch.stack([load(file).as_tensor().float() for file in nifti_files(samples)])
         made = torch.stack([2 * (one - one.min()) / (one.max() - one.min()) - 1 for one in made])
         near = bed.bank.nearest(embed(bed.encoder, reduce_volumes(made)))
@@ -222,7 +222,8 @@ def main() -> None:
     reports_of_first_stage = {}
     if options.first_stage is not None:
         network = first_stage(options.cohort, options.first_stage)
-        reports_of_first_stage["reconstructed"] = reconstructed(bed, network, options.sources, options.samples)
+        axcodes = AXCODES.get(options.cohort, "RAS")
+        reports_of_first_stage["reconstructed"] = reconstructed(bed, network, options.sources, options.samples, axcodes)
         print(reports_of_first_stage, flush=True)
     report = {
         "cohort": options.cohort,

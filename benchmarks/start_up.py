@@ -1,6 +1,6 @@
 """Seconds from the command to the end of the first training step, on the embedded cohort.
 
-    python benchmarks/start_up.py [--bundle adni_ldm] [--runs 3] [--save]
+    python benchmarks/start_up.py [--bundle adni_ldm] [--runs 3] [--subjects N] [--save]
 
 Runs the README's training command with `demo.yaml` in a terminal of its own (a pseudo-terminal), waits until its progress
 bar has counted a batch, and stops it. "cold" has nothing on disk and writes the cohort first; "warm" finds the cohort.
@@ -30,16 +30,20 @@ from measuring import add_save, save_result
 COUNTED = re.compile(r"first stage:.*(?<!\d)[1-9]\d*/\d+ ")
 
 
-def first_step(bundle: str, output: str, limit: float = 600.0) -> float:
+def first_step(bundle: str, options: list[str], limit: float = 600.0) -> float:
     """Seconds until the progress bar shows the first batch as done.
+
+    Args:
+        bundle: its name.
+        options: of the command, such as where it writes.
+        limit: s.
 
     Raises:
         RuntimeError: the command ended before, or did not get there within ``limit`` seconds.
     """
     configs = BUNDLES / bundle / "configs"
     files = f"['{configs / 'train.yaml'}','{configs / 'demo.yaml'}']"
-    command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", files]
-    command += ["--output_dir", output, "--models_dir", f"{output}/models"]
+    command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", files, *options]
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))  # without a size there are no bars
     start, said = time.perf_counter(), ""
@@ -65,21 +69,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", choices=LDM_BUNDLES, default="adni_ldm")
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--subjects", type=int, help="of the cohort (default: as demo.yaml says)")
     add_save(parser)
     args = parser.parse_args()
 
     seconds: dict[str, list[float]] = {"cold": [], "warm": []}
     for run in range(args.runs):
         with tempfile.TemporaryDirectory() as output:
+            options = ["--output_dir", output, "--models_dir", f"{output}/models"]
+            options += ["--num_embedded_subjects", str(args.subjects)] if args.subjects else []
             for name, found in seconds.items():
-                found.append(first_step(args.bundle, output))
+                found.append(first_step(args.bundle, options))
                 print(f"run {run + 1} {name}: {found[-1]:.1f} s", flush=True)
                 for path in Path(output).glob("*/checkpoints/*"):  # the next one begins anew
                     path.unlink()
     medians = {name: statistics.median(found) for name, found in seconds.items()}
     print(", ".join(f"median {name}: {median:.1f} s" for name, median in medians.items()))
     if args.save:
-        save_result("start_up", {"bundle": args.bundle, "runs": args.runs, "medians": medians})
+        save_result(
+            "start_up", {"bundle": args.bundle, "runs": args.runs, "subjects": args.subjects, "medians": medians}
+        )
 
 
 if __name__ == "__main__":

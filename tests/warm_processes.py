@@ -15,8 +15,9 @@ import runpy
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import monai.bundle.__main__
 import torch
@@ -25,6 +26,7 @@ import medical_diffusion_components
 
 MONAI_BUNDLE = monai.bundle.__main__.__file__  # the script behind ``python -m monai.bundle``
 CONTEXT = multiprocessing.get_context("forkserver")
+_SUBPROCESS_RUN = subprocess.run
 _ROOMS = [room.name for room in pkgutil.iter_modules(medical_diffusion_components.__path__) if room.ispkg]
 CONTEXT.set_forkserver_preload(
     ["torch.distributed.launcher", "monai.bundle", *(f"medical_diffusion_components.{room}" for room in _ROOMS)]
@@ -71,6 +73,20 @@ def torchrun(
     return python("-m", "torch.distributed.run", *options, script, *arguments, cwd=cwd, env=env)
 
 
+def _run_forked(
+    command: Sequence[str], *, capture_output: bool = False, text: bool = False, **settings: Any
+) -> subprocess.CompletedProcess:
+    """In place of ``subprocess.run`` in a forked process: a Python that it starts is forked, too."""
+    interpreter, *arguments = command
+    if interpreter != sys.executable or not (text or not capture_output) or not settings.keys() <= {"cwd", "env"}:
+        return _SUBPROCESS_RUN(command, capture_output=capture_output, text=text, **settings)
+    done = python(*arguments, **settings)
+    if not capture_output:
+        print(done.stdout, end="", flush=True)
+        print(done.stderr, end="", flush=True, file=sys.stderr)
+    return done
+
+
 def _run(arguments: list[str], cwd: Path, env: dict[str, str], printed: list[Path]) -> None:
     gc.freeze()  # what was imported before the fork is no garbage, and to look through it would copy its memory
     for number, file in enumerate(printed, start=1):
@@ -80,6 +96,7 @@ def _run(arguments: list[str], cwd: Path, env: dict[str, str], printed: list[Pat
     os.chdir(cwd)
     sys.path[:0] = env.get("PYTHONPATH", "").split(os.pathsep)
     torch.set_num_threads(int(env.get("OMP_NUM_THREADS", "1")))
+    subprocess.run = _run_forked
     kind, *rest = arguments
     try:
         if kind == "-c":

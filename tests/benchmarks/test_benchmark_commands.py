@@ -8,7 +8,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -56,6 +55,7 @@ SMALL_COMPARISON = [  # a volume must have 16 voxels for the network that measur
     "patch_size=[16, 48, 32]",
     *(f"{k}={json.dumps(v)}" for k, v in bundle_folders.tiny(ADNI).items() if k in DIFFUSION_IDS - OWN_OPTIONS),
     "--gan",
+    "feature_workers=1",
     *(f"{k}={json.dumps(v)}" for k, v in bundle_folders.tiny(GAN).items() if k in GAN_IDS - OWN_OPTIONS - {"epochs"}),
 ]
 # What makes a command small, appended to that of the docstring without its parts in brackets.
@@ -67,7 +67,7 @@ SMALLEST = {
     "first_stage": ["--runs=1", "--size", "16", "16", "16", "--batch=1", "--codes=8"],
     "growth": ["--quick", "--series=depth", "--steps=2", "--output={folder}"],
     "memory": ["--bundles=adni_ldm", "--stages=diffusion", "--batch_size=1"],
-    "start_up": ["--runs=1"],
+    "start_up": ["--runs=1", "--subjects=10"],
     "table": [],
 }
 
@@ -86,14 +86,7 @@ def command(script: Path) -> list[str]:
 
 def run(arguments: list[str], folder: Path = REPOSITORY) -> str:
     paths = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
+    done = python(*arguments, cwd=folder, env={**os.environ, "PYTHONPATH": paths}, timeout=900)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import time_to_quality
-from test_benchmark_commands import ADNI, DIFFUSION_IDS, REPOSITORY, bundle_folders
+from test_benchmark_commands import ADNI, DIFFUSION_IDS, REPOSITORY, bundle_folders, run
 
 OWN_OPTIONS = {"epochs", "val_interval", "num_embedded_subjects", "num_train_timesteps"}  # 20 steps need more timesteps
 RECIPE = time_to_quality.recipe("fast").keys()
@@ -68,24 +65,10 @@ def test_the_curves_are_made_at_the_smallest_size_and_again_without_training(tmp
     small = {id: value for id, value in bundle_folders.tiny(ADNI).items() if id in DIFFUSION_IDS - RECIPE}
     small |= {"image_size": [16, 48, 32], "patch_size": [16, 48, 32]}
     small = {id: value for id, value in small.items() if id not in OWN_OPTIONS}
-    command = [
-        sys.executable,
-        str(REPOSITORY / "benchmarks" / "time_to_quality.py"),
-        f"--folder={tmp_path}",
-        "--seeds=0",
-    ]
+    command = [str(REPOSITORY / "benchmarks" / "time_to_quality.py"), f"--folder={tmp_path}", "--seeds=0"]
     command += ["--epochs", "1", "--fast_epochs", "1", "--val_interval=1", "--subjects=8", "--more_held_out=4"]
     command += ["--volumes=3", "--set", *(f"{id}={json.dumps(value)}" for id, value in small.items())]
-    paths = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
-
-    def run() -> str:
-        done = subprocess.run(
-            command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=900
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-        return done.stdout
-
-    shown = run()
+    shown = run(command)
     assert (tmp_path / "time_to_quality.md").read_text().strip() in shown and "Not run: nothing." in shown
     rows = json.loads((tmp_path / "time_to_quality.json").read_text())["rows"]
     assert [(row["recipe"], row["epoch"]) for row in rows] == [("fast", 1), ("paper", 1)]
@@ -95,5 +78,5 @@ def test_the_curves_are_made_at_the_smallest_size_and_again_without_training(tmp
         json.loads((tmp_path / f"{name}_seed0" / "models" / "model.json").read_text()) for name in ("fast_1", "paper_1")
     ]
     assert [note["knobs"]["prediction_type"] for note in notes] == ["sample", "epsilon"]
-    again = run()
+    again = run(command)
     assert "training" not in again and "judging" not in again
