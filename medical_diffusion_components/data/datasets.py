@@ -5,6 +5,7 @@ A prepared folder has a ``dataset.json`` in MONAI's datalist format.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -205,7 +206,7 @@ def nifti_files(folder: Path) -> list[Path]:
     }
     for what, paths in ((what, list(paths)) for what, paths in aside.items()):
         if paths:
-            logger.warning(f"{len(paths)} {what} in {folder} are left out, the first is {paths[0]}")
+            _warn_once(f"{len(paths)} {what} in {folder} are left out, the first is {paths[0]}")
     return [path for path in found.files if path.name.lower().endswith(NIFTI_SUFFIXES)]
 
 
@@ -213,8 +214,14 @@ def image_files(folder: Path) -> list[Path]:
     """Those of :func:`nifti_files` that are no label maps; a warning says how many are."""
     found = nifti_files(folder)
     if labels := [path for path in found if is_label_file(path)]:
-        logger.warning(f"{len(labels)} label maps in {folder} are left out, the first is {labels[0].name}")
+        _warn_once(f"{len(labels)} label maps in {folder} are left out, the first is {labels[0].name}")
     return sorted({*found} - {*labels})
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    """A training lists a folder a dozen times, and its user wants to read what was left out once."""
+    logger.warning(message)
 
 
 def is_synthetic(volume: str | os.PathLike) -> bool:
