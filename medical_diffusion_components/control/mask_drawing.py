@@ -20,7 +20,7 @@ from medical_diffusion_components.data.datasets import is_synthetic, nifti_files
 from medical_diffusion_components.diffusion.generator import LatentDiffusionGenerator
 from medical_diffusion_components.diffusion.noise_latent import NoiseLatent
 from medical_diffusion_components.reports.montages import SampleMontage
-from medical_diffusion_components.reports.volume_writer import SyntheticVolumeWriter, note_path, noted
+from medical_diffusion_components.reports.volume_writer import SyntheticVolumeWriter, note_path
 from medical_diffusion_components.transforms.spacing_affine import SpacingAffine
 
 __all__ = ["DrawnMask", "MaskMontage", "MaskSampling", "draw_labels", "drawn_masks", "note_of_drawn"]
@@ -182,6 +182,5 @@ class MaskSampling:
             **self.writer.facts,
             "seconds": round(seconds, 3),
         }
-        with noted(path, note):
-            self.writer.format.save(path, mask.labels, affine, note)
+        self.writer.format.save(path, mask.labels, affine, note)
         self.writer.written.append(path)

@@ -7,9 +7,11 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
@@ -31,8 +33,13 @@ from medical_diffusion_components.data.splits import SPLITS, split_patients
 from medical_diffusion_components.diffusion.generator import LatentDiffusionGenerator
 from medical_diffusion_components.diffusion.noise_latent import NoiseLatent
 from medical_diffusion_components.distributed import gathered, process_rank, share, wait_for_all
-from medical_diffusion_components.files import file_hash, write_json
-from medical_diffusion_components.reports.volume_writer import NiftiVolumes, SyntheticVolumeWriter, note_path
+from medical_diffusion_components.files import file_hash, write_atomically, write_json
+from medical_diffusion_components.reports.volume_writer import (
+    SyntheticVolumeWriter,
+    nifti_image,
+    note_path,
+    remove_volume,
+)
 from medical_diffusion_components.transforms.scale_as_prepared import WINDOW
 
 __all__ = ["PairSampling", "PairWriter"]
@@ -80,7 +87,7 @@ class PairWriter(SyntheticVolumeWriter):
     def write_pair(
         self, seed: int, volume: np.ndarray, mask: AskedMask, facts: Mapping[str, Any], seconds: float
     ) -> None:
-        """Write one pair; the volume comes last, so that none is without its label map.
+        """Write one pair; the volume comes last and a former one goes first, so each has its own label map.
 
         Args:
             seed: of the starting noise.
@@ -89,12 +96,13 @@ class PairWriter(SyntheticVolumeWriter):
             facts: of this pair, for its note; ``mask`` among them, to which the hash of the written label map is added.
             seconds: that it took.
         """
-        name = self.path(seed).name
-        self.labels.mkdir(parents=True, exist_ok=True)
-        NiftiVolumes().save(self.labels / name, mask.labels, mask.affine, {})
+        path = self.path(seed)
+        former = note_beside(path).get("mask")
+        remove_volume(path)
+        label = write_atomically(self.labels / path.name, partial(nib.save, nifti_image(mask.labels, mask.affine)))
         of_all = self.facts
-        own = {**facts["mask"], "sha256": file_hash(self.labels / name)}
-        self.replaced += note_beside(self.path(seed)).get("mask", own)["sha256"] != own["sha256"]
+        own = {**facts["mask"], "sha256": file_hash(label)}
+        self.replaced += former is not None and former["sha256"] != own["sha256"]
         self.facts = {**of_all, **facts, "mask": own}
         try:
             tensor = MetaTensor(torch.from_numpy(volume[None]), affine=torch.from_numpy(mask.affine))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from medical_diffusion_components.dicom.series import read_series
 from medical_diffusion_components.dicom.writing import check_right_angles, derived_uid, write_series
 from medical_diffusion_components.dicom_export.synthetic_series import MIN_LEVELS, check_replaceable, describe_equipment
 from medical_diffusion_components.files import write_folder_atomically
+from medical_diffusion_components.reports.volume_writer import with_note
 
 __all__ = ["EditedSeries"]
 
@@ -67,7 +69,7 @@ class EditedSeries:
             )
 
     def save(self, path: Path, volume: np.ndarray, affine: np.ndarray, note: Mapping[str, Any]) -> None:
-        """Write a series, whole or not at all; a series that was there is replaced.
+        """Write a series and the note beside it, whole or not at all; a series that was there is replaced.
 
         Args:
             path: the series' folder.
@@ -87,7 +89,8 @@ class EditedSeries:
         stored = np.rint(volume).astype(np.int16)
         header = self._header(note, affine, (low, high))
         check_replaceable(path)
-        write_folder_atomically(path, lambda temporary: write_series(temporary, stored, affine, header))
+        write = partial(write_series, stored=stored, affine=affine, header=header)
+        write_folder_atomically(path, with_note(path, note, write))
 
     def load(self, path: Path, note: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         """Intensities (columns, rows, slices) and their affine."""

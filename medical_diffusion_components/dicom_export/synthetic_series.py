@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from medical_diffusion_components.data.conditions import Conditions
 from medical_diffusion_components.dicom.series import read_series
 from medical_diffusion_components.dicom.writing import derived_uid, write_series
 from medical_diffusion_components.files import PACKAGE_NAME, write_folder_atomically
+from medical_diffusion_components.reports.volume_writer import with_note
 
 __all__ = ["SyntheticSeries"]
 
@@ -85,7 +87,7 @@ class SyntheticSeries:
         return folder / stem
 
     def save(self, path: Path, volume: np.ndarray, affine: np.ndarray, note: Mapping[str, Any]) -> None:
-        """Write a series, whole or not at all; a series that was there is replaced.
+        """Write a series and the note beside it, whole or not at all; a series that was there is replaced.
 
         Args:
             path: the series' folder.
@@ -103,7 +105,8 @@ class SyntheticSeries:
         stored = np.rint(real).astype(np.int16 if start < 0 or self.modality == "CT" else np.uint16)
         header = self._header(note, scale, affine, volume.shape)
         check_replaceable(path)
-        write_folder_atomically(path, lambda temporary: write_series(temporary, stored, affine, header))
+        write = partial(write_series, stored=stored, affine=affine, header=header)
+        write_folder_atomically(path, with_note(path, note, write))
 
     def load(self, path: Path, note: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         """Intensities (columns, rows, slices) as they were given to :meth:`save`, but for rounding, and their affine."""

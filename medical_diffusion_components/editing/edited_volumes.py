@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -12,7 +13,7 @@ from nibabel.arrayproxy import ArrayProxy
 
 from medical_diffusion_components.editing.scans import Grid, Scan
 from medical_diffusion_components.files import file_hash, write_atomically
-from medical_diffusion_components.reports.volume_writer import NiftiVolumes, VolumeFormat, noted, volume_format
+from medical_diffusion_components.reports.volume_writer import NiftiVolumes, VolumeFormat, volume_format, with_note
 from medical_diffusion_components.transforms.volume_error import VolumeError
 from medical_diffusion_components.weights import made_with
 
@@ -101,11 +102,10 @@ class EditedVolumeWriter:
         values = values * (1.0 if slope is None else slope) + (inter or 0.0)
         sources = {"image_sha256": file_hash(scan.path), "mask_sha256": file_hash(mask_path)}
         path, note = self._note("inpaint", sources, seed, facts)
-        with noted(path, note):
-            if isinstance(self.format, NiftiVolumes):
-                write_atomically(path, lambda temporary: nib.save(image, temporary))
-            else:
-                self.format.save(path, values, scan.affine, note)
+        if isinstance(self.format, NiftiVolumes):
+            write_atomically(path, with_note(path, note, partial(nib.save, image)))
+        else:
+            self.format.save(path, values, scan.affine, note)
         return values
 
     def whole(
@@ -124,8 +124,7 @@ class EditedVolumeWriter:
         """
         sources = {name: file_hash(scan.path) for name, scan in zip(("image_sha256", "other_sha256"), scans)}
         path, note = self._note(operation, sources, seed, facts, f"_{number:02d}")
-        with noted(path, note):
-            self.format.save(path, volume.astype(np.float32), grid.affine, note)
+        self.format.save(path, volume.astype(np.float32), grid.affine, note)
         return path
 
     def _note(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -30,7 +30,16 @@ from medical_diffusion_components.files import (
 )
 from medical_diffusion_components.weights import made_with
 
-__all__ = ["NiftiVolumes", "SyntheticVolumeWriter", "VolumeFormat", "note_path", "noted", "volume_format"]
+__all__ = [
+    "NiftiVolumes",
+    "SyntheticVolumeWriter",
+    "VolumeFormat",
+    "nifti_image",
+    "note_path",
+    "remove_volume",
+    "volume_format",
+    "with_note",
+]
 
 
 def note_path(volume: str | Path) -> Path:
@@ -38,22 +47,28 @@ def note_path(volume: str | Path) -> Path:
     return Path(str(volume).removesuffix(".gz")).with_suffix(".json")
 
 
-@contextmanager
-def noted(path: Path, note: Mapping[str, Any]) -> Iterator[None]:
-    """Write the note of a volume, which is written within the block.
+def with_note(path: Path, note: Mapping[str, Any], write: Callable[[Path], object]) -> Callable[[Path], None]:
+    """``write`` of a volume, to be called as :func:`write_atomically` does, which also writes the note beside ``path``.
 
-    A process that is killed leaves no volume without a note. If the volume cannot be written, on a full disk, the one that
-    was there before keeps its own note.
+    A process may be killed at any moment: a volume that is there has its own note. In between a note stands alone, since
+    the former volume goes before its note does, and the new one comes after its own.
     """
-    file = note_path(path)
-    staged = file.with_name(f".{file.name}.new") if path.exists() else file
-    write_json(staged, note)
-    try:
-        yield
-    except Exception:
-        staged.unlink(missing_ok=True)
-        raise
-    os.replace(staged, file)
+
+    def write_both(temporary: Path) -> None:
+        write(temporary)
+        new = write_json(temporary.with_name("note.json"), note)
+        if path.exists():
+            os.replace(path, temporary.with_name("former"))
+        os.replace(new, note_path(path))
+
+    return write_both
+
+
+def nifti_image(volume: np.ndarray, affine: np.ndarray) -> nib.Nifti1Image:
+    """A volume (H, W, D) as it is written, in millimetres."""
+    image = nib.Nifti1Image(volume, affine)
+    image.header.set_xyzt_units("mm")
+    return image
 
 
 class VolumeFormat(Protocol):
@@ -63,7 +78,7 @@ class VolumeFormat(Protocol):
         """The file or the folder of a volume."""
 
     def save(self, path: Path, volume: np.ndarray, affine: np.ndarray, note: Mapping[str, Any]) -> None:
-        """Write a volume (H, W, D), whole or not at all."""
+        """Write a volume (H, W, D) and its note, whole or not at all, by :func:`with_note`."""
 
     def load(self, path: Path, note: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         """A volume as :meth:`save` was given it, axes in whatever order, and its affine."""
@@ -76,9 +91,7 @@ class NiftiVolumes:
         return folder / f"{stem}.nii.gz"
 
     def save(self, path: Path, volume: np.ndarray, affine: np.ndarray, note: Mapping[str, Any]) -> None:
-        image = nib.Nifti1Image(volume, affine)
-        image.header.set_xyzt_units("mm")
-        write_atomically(path, lambda temporary: nib.save(image, temporary))
+        write_atomically(path, with_note(path, note, partial(nib.save, nifti_image(volume, affine))))
 
     def load(self, path: Path, note: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         image = nib.Nifti1Image.from_filename(path)
@@ -244,18 +257,16 @@ class SyntheticVolumeWriter:
         if self.release is not None:
             verdict = self._verdict(path, voxels, affine, note)
             if verdict is None:
-                _remove(path)  # of an earlier run that did not ask
+                remove_volume(path)  # of an earlier run that did not ask
                 return
             note["audit"] = verdict
-        with noted(path, note):
-            self.format.save(path, voxels, affine, note)
+        self.format.save(path, voxels, affine, note)
         self.written.append(path)
 
     def _verdict(self, path: Path, voxels: np.ndarray, affine: np.ndarray, note: Mapping[str, Any]) -> Any:
         """What the release filter says of a volume, as the audit reads it: from a NIfTI file, whatever the format."""
         with unfinished_folder(path.with_name(f"{path.name}.judged")) as folder:
             candidate = NiftiVolumes().path(folder, path.name.removesuffix(".nii.gz"))
-            write_json(note_path(candidate), note)
             NiftiVolumes().save(candidate, voxels, affine, note)
             return self.release(candidate)
 
@@ -297,7 +308,7 @@ class SyntheticVolumeWriter:
         print(f"{wrote}\nmontage: {path}", flush=True)
 
 
-def _remove(path: Path) -> None:
+def remove_volume(path: Path) -> None:
     """Delete a volume and its note, if they are there; a folder with more than images in it is left, with an error."""
     if path.is_dir():
         for image in path.glob("*.dcm"):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -105,8 +107,55 @@ def test_a_killed_process_leaves_no_volume_without_a_note(tmp_path: Path, weight
     with pytest.raises(KeyboardInterrupt):
         sample(tmp_path / "samples", weights)
     monkeypatch.undo()
-    assert [path.name for path in (tmp_path / "samples").iterdir()] == ["synthetic_000003.json"]
+    assert list((tmp_path / "samples").iterdir()) == []
     sample(tmp_path / "samples", weights)
+
+
+def test_a_process_killed_at_any_moment_leaves_no_volume_with_the_note_of_another(
+    tmp_path: Path, weights: Path, monkeypatch
+) -> None:
+    samples, shapes = tmp_path / "samples", {"ddim": (2, 3, 4), "ddpm": (3, 4, 2)}
+    volume, note = samples / "synthetic_000003.nii.gz", samples / "synthetic_000003.json"
+    replace, found = os.replace, []
+
+    def draw(sampler: str) -> None:
+        writer = SyntheticVolumeWriter(samples, weights, {"sampler": sampler})
+        writer.prepare()
+        writer.write(3, MetaTensor(zeros(1, *shapes[sampler]), affine=np.eye(4)), 1.0)
+
+    def draw_until(number: int, after: bool) -> None:
+        """Ends the process before or after its ``number``-th renaming, without any tidying up."""
+        renamed = 0
+
+        def counted(source: Path, target: Path) -> None:
+            nonlocal renamed
+            renamed += 1
+            if renamed < number or after:
+                replace(source, target)
+            if renamed == number:
+                os._exit(9)
+
+        monkeypatch.setattr(os, "replace", counted)
+        draw("ddpm")
+        os._exit(0)
+
+    for number, after in itertools.product(range(1, 7), (False, True)):
+        draw("ddim")
+        child = os.fork()
+        if child == 0:
+            try:
+                draw_until(number, after)
+            finally:
+                os._exit(1)
+        ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert ended in (0, 9)
+        killed = ended == 9
+        made = json.loads(note.read_text())["sampler"]  # a note is always there, since it says less than a volume
+        found.append((killed, made, volume.exists()))
+        if volume.exists():
+            assert nib.load(volume).shape == shapes[made]
+            assert killed or made == "ddpm"
+    assert {(True, "ddim", True), (True, "ddpm", False), (False, "ddpm", True)} <= {*found}
 
 
 def test_on_a_full_disk_earlier_volumes_keep_their_notes_and_no_note_stands_alone(
