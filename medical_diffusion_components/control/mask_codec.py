@@ -30,6 +30,7 @@ __all__ = ["MaskCodec", "MaskDistancesd", "fitted_codec"]
 logger = logging.getLogger(__name__)
 
 NOTHING = 1e-6  # share of the first component's variance below which a component is rounding
+AS_LARGE = 1e-6  # share by which two numbers of a component may differ by rounding
 MOST_MASKS = 64  # from which the components are made: each has thousands of blocks
 
 
@@ -155,7 +156,10 @@ class MaskCodec(nn.Module):
         enough = int((share < kept_variance - 1e-12).sum()) + 1
         varying = int((variances > NOTHING * variances[0]).sum())
         kept = vectors[: min(self.channels, enough, varying)]
-        signs = kept.gather(1, kept.abs().argmax(1, keepdim=True)).sign()  # a component's own is arbitrary
+        # A component's own sign is arbitrary: of its largest numbers the first is made positive. There are several
+        # where the distances of two classes are each other's negatives, and which is larger is a matter of rounding.
+        largest = kept.abs() > (1 - AS_LARGE) * kept.abs().amax(1, keepdim=True)
+        signs = kept.gather(1, largest.int().argmax(1, keepdim=True)).sign()
         self.mean = mean.float().view_as(self.mean)
         self.components = (kept * signs).float().reshape(-1, *self.mean.shape).contiguous()
 

@@ -136,6 +136,11 @@ def test_a_codec_is_made_once_for_its_masks_and_settings(tmp_path: Path) -> None
 def test_components_point_one_way_and_none_is_rounding_alone() -> None:
     components = fitted(18).components.flatten(1)
     assert (components.amax(1) > -components.amin(1) - 1e-6).all(), "the largest number is positive, or as large as one"
+    two_classes = [torch.stack([volume[0], -volume[0]]) for volume in map(distances, range(12))]
+    forth, back = MaskCodec(2, BLOCK, 12), MaskCodec(2, BLOCK, 12)
+    forth.fit(two_classes)
+    back.fit(two_classes[::-1])  # the same masks, other rounding
+    torch.testing.assert_close(forth.components, back.components)
     few = MaskCodec(3, BLOCK, 18)
     one, two, three = torch.rand(3, 3, 2, 3, 1)
     few.fit(a * one + b * two + 1e-4 * c * three for a, b, c in ((0, 1, 0), (1, 0.5, 1), (0.3, 0, 0), (0.6, 0.2, 2)))
