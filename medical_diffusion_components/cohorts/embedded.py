@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -42,7 +43,7 @@ def resolve_dataset(
 ) -> str:
     """The folder to train on: ``dataset_dir``, or, where none is given, the bundle's embedded cohort.
 
-    The cohort is written below ``output_dir`` once and announced in a banner each time.
+    The cohort is written below ``output_dir`` once and announced in a banner, once by each process.
     Volumes of several kinds in a folder that is given are remarked on in the log. They are read for that once; a file in
     ``output_dir`` remembers it, as long as no file changes.
 
@@ -91,14 +92,20 @@ def resolve_dataset(
         name, notice = f"{cohort} cohort", TEMPLATE_COHORT_NOTICE
     folder = Path(output_dir) / f"{name.replace(' ', '_')}_{num_subjects}_{times(size)}_{seed}"
     if process_rank() == 0:
-        print(f"{_RULE}\nNo dataset_dir was given: using the {EMBEDDED}{name}.\n{notice}\n{_RULE}", flush=True)
+        _announce(name, notice)
         if anatomy == "template":
             write_template_cohort(folder, num_subjects, size, seed, variation)
         else:
             write_phantom_cohort(folder, anatomy, num_subjects, size, seed=seed, variation=variation)
-    logger.info(f"using the {EMBEDDED}{name}: {notice}")
     wait_for_all()
     return str(folder)
+
+
+@functools.cache
+def _announce(name: str, notice: str) -> None:
+    """Once for both stages of a training, and for the training and the held-out subjects of an evaluation."""
+    print(f"{_RULE}\nNo dataset_dir was given: using the {EMBEDDED}{name}.\n{notice}\n{_RULE}", flush=True)
+    logger.info(f"using the {EMBEDDED}{name}")
 
 
 def _compare_splits(dataset_dir: str, splits: Mapping[str, Sequence[Mapping[str, Any]]], memory: Path) -> None:

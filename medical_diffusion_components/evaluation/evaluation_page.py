@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,7 @@ class EvaluationPage:
 
     def _curves(self) -> dict[str, tuple[list[float], list[float]]]:
         found = {}
+        logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it says of every file that it has come to its end
         for folder in self.curves:
             if not any(folder.rglob("events*")):
                 continue

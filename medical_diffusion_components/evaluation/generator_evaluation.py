@@ -199,7 +199,7 @@ class GeneratorEvaluation:
             )
 
     def _read(self, name: str, cases: Cases) -> VolumeSet:
-        features = self.reader(cases, f"features of {name} volumes", self.executor)
+        features = self.reader(cases, f"features: {name}", self.executor)
         similarities = {}
         # MS-SSIM needs the volumes themselves: the first process alone computes it, and of training volumes nobody asks
         if name != "training" and process_rank() == 0:

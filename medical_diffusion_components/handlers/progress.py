@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from contextlib import ExitStack
 
 import torch
 from ignite.engine import Engine, Events
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from medical_diffusion_components.engine_state import running
 
@@ -31,6 +33,7 @@ class TrainingProgress:
         self.show = tuple(show)
         self.log_epochs = log_epochs
         self.bar: tqdm | None = None
+        self.above_bar = ExitStack()
         self.epoch_started = 0.0
 
     def attach(self, engine: Engine) -> None:
@@ -58,6 +61,8 @@ class TrainingProgress:
                 maxinterval=pace,
                 disable=state.rank > 0,
             )
+            if sys.stderr.isatty():  # or a line of the log would begin at the end of the bar
+                self.above_bar.enter_context(logging_redirect_tqdm(_console_loggers(), tqdm))
 
     def __call__(self, engine: Engine) -> None:
         # reading a value waits for the device, so only when the bar is redrawn anyway
@@ -82,9 +87,17 @@ class TrainingProgress:
     def close(self, engine: Engine) -> None:
         """Close the bar."""
         if self.bar is not None:
+            self.above_bar.close()
             self.bar.close()
             self.bar = None
 
     def _fail(self, engine: Engine, error: BaseException) -> None:
         self.close(engine)
         raise error
+
+
+def _console_loggers() -> list[logging.Logger]:
+    """The loggers that write to the terminal themselves: the root, and those of MONAI's ``StatsHandler``."""
+    loggers = [logging.root, *map(logging.getLogger, list(logging.root.manager.loggerDict))]
+    console = (sys.stdout, sys.stderr)
+    return [one for one in loggers if any(getattr(handler, "stream", None) in console for handler in one.handlers)]

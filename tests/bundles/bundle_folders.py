@@ -22,6 +22,9 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from scipy.ndimage import gaussian_filter
 
+from medical_diffusion_components.cohorts import embedded
+from medical_diffusion_components.data import datasets
+
 REPOSITORY = Path(__file__).parents[2]
 BUNDLES = sorted(path for path in (REPOSITORY / "bundles").iterdir() if (path / "configs").is_dir())
 
@@ -202,7 +205,9 @@ def last_line(bundle: Path, config: str | Sequence[str], **overrides: Any) -> st
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[io.StringIO]:
-    """Catch what is printed; put back what a workflow changes in its process."""
+    """Catch what is printed; put back what a workflow changes in its process, such as what it has said."""
+    embedded._announce.cache_clear()
+    datasets._warn_once.cache_clear()
     root, hook, path, threads = logging.getLogger(), sys.excepthook, sys.path[:], torch.get_num_threads()
     handlers, level = root.handlers[:], root.level
     torch.set_num_threads(1)

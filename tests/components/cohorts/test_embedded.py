@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from medical_diffusion_components.cohorts import embedded
 from medical_diffusion_components.cohorts.embedded import resolve_dataset
 from medical_diffusion_components.cohorts.phantoms import PHANTOM_NOTICE
 from medical_diffusion_components.cohorts.template import TEMPLATE_COHORT_NOTICE
@@ -29,6 +30,7 @@ SIZE = (16, 32, 12)
     ],
 )
 def test_an_embedded_cohort_is_written_announced_and_described(tmp_path, capsys, cohort, name, notice):
+    embedded._announce.cache_clear()
     folder = resolve_dataset(None, str(tmp_path), 3, SIZE, cohort)
     printed = capsys.readouterr().out
     assert f"using the embedded {name}" in printed and notice in printed
@@ -120,10 +122,11 @@ def test_a_users_folder_is_used_as_it_is_and_described_without_names(tmp_path: P
 
 
 @pytest.mark.slow
-def test_the_embedded_cohort_is_written_once_and_announced_each_time(tmp_path: Path, capsys) -> None:
+def test_the_embedded_cohort_is_written_once_and_announced_once(tmp_path: Path, capsys) -> None:
+    embedded._announce.cache_clear()
     folders = [resolve_dataset(None, str(tmp_path), 3, (8, 9, 10)) for _ in range(2)]
     assert folders[0] == folders[1] and Path(folders[0]).parent == tmp_path
-    assert capsys.readouterr().out.count("No dataset_dir was given") == 2
+    assert capsys.readouterr().out.count("No dataset_dir was given") == 1
     facts = describe_data(None, folders[0])
     assert facts["data"].startswith("embedded ") and "not patients" in facts["notice"]
 

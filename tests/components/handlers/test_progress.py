@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import io
 import logging
+import sys
 from typing import Any
 
 import pytest
@@ -77,6 +79,30 @@ def test_a_bar_that_is_redrawn_seldom_waits_for_no_value() -> None:
     handler.attach(engine)
     engine.run([0] * 200, max_epochs=1)
     assert len(reads) < 20
+
+
+class Terminal(io.StringIO):
+    """Where the bar and the log go."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_line_of_the_log_begins_where_a_line_of_the_terminal_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal, logger = Terminal(), logging.getLogger("evaluator")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    handlers = [logging.StreamHandler(sys.stdout)]
+    monkeypatch.setattr(logger, "handlers", handlers)
+    monkeypatch.setattr(logger, "propagate", False)
+    logger.setLevel(logging.INFO)
+    engine = Engine(lambda *_: {"loss": torch.tensor(0.25)})
+    engine.state.rank = 0
+    TrainingProgress("training").attach(engine)
+    engine.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: logger.info(f"epoch {engine.state.epoch}"))
+    engine.run([0] * 4, max_epochs=2)
+    assert [line.rsplit("\r")[-1] for line in terminal.getvalue().split("\n")[:2]] == ["epoch 1", "epoch 2"]
+    assert logger.handlers == handlers
 
 
 def test_other_ranks_show_nothing(capsys) -> None:
