@@ -82,11 +82,7 @@ def structure_limits(maps: Iterable[np.ndarray], classes: Mapping[str, int]) -> 
 
 
 def training_structures(
-    cases: Sequence[dict],
-    classes: Mapping[str, int],
-    axcodes: str,
-    image_size: Sequence[int],
-    flip_axes: Sequence[int] = (),
+    pairs: Sequence[dict], classes: Mapping[str, int], flip_axes: Sequence[int] = ()
 ) -> dict[str, dict[str, Any]]:
     """What the label maps of a training are like, for its weights' note: their limits, and where their structures lie.
 
@@ -94,19 +90,15 @@ def training_structures(
     side. As the other limits it is a little wider than what was found, and rounded to two digits.
 
     Args:
-        cases: with ``image`` and ``label``.
+        pairs: as :func:`~medical_diffusion_components.control.cache_masks` lists them, with ``mask``.
         classes: name -> value.
-        axcodes: where H, W and D point.
-        image_size: voxels (H, W, D).
         flip_axes: along which the training mirrors; 0 is H.
-
-    Raises:
-        VolumeError: a label map that does not fit its image or the classes.
     """
     centres: dict[str, list[np.ndarray]] = {name: [] for name, value in classes.items() if value}
 
     def looked_at() -> Iterable[np.ndarray]:
-        for labels in label_maps(cases, classes, axcodes, image_size):
+        for pair in pairs:
+            labels = np.load(pair["mask"], allow_pickle=False)
             for name in centres:
                 centres[name] += _centres(labels == classes[name])
             yield labels
