@@ -11,15 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medical_diffusion_components.cohorts.phantoms import PHANTOM_NOTICE, write_phantom_cohort
-from medical_diffusion_components.cohorts.template import TEMPLATE_COHORT_NOTICE, write_template_cohort
-from medical_diffusion_components.cohorts.variation import PLAIN, TEST_BED
 from medical_diffusion_components.data.datasets import EMBEDDED, is_edited, is_synthetic, load_cases
 from medical_diffusion_components.data.splits import SPLITS
 from medical_diffusion_components.distributed import process_rank, wait_for_all
 from medical_diffusion_components.files import write_json
-from medical_diffusion_components.preparation.same_scan import in_two_splits
-from medical_diffusion_components.preparation.scan_remarks import Mixture
+from medical_diffusion_components.requirements import check_packages
 from medical_diffusion_components.transforms.volume_error import times
 
 __all__ = ["more_held_out_cases", "resolve_dataset"]
@@ -29,6 +25,9 @@ logger = logging.getLogger(__name__)
 VARIED = "varied_"  # before a cohort's name: the same with another appearance for each subject, and lesions
 _COMPARED = "splits_compared.json"  # in the output folder
 _RULE = "=" * 100
+# what a downloaded bundle may lack, as setup.cfg has it -> what is imported; so what needs it is imported in functions
+TO_COMPARE = {"scipy>=1.11,<2": "scipy", "tqdm>=4.65,<5": "tqdm"}
+TO_WRITE = {"nilearn>=0.10,<0.15": "nilearn", **TO_COMPARE}
 _HELD_OUT_SEED = 1  # of the cohort that is never trained on; training's is 0
 
 
@@ -59,6 +58,7 @@ def resolve_dataset(
         seed: number of the cohort.
 
     Raises:
+        ModuleNotFoundError: packages are missing, as beside a downloaded bundle.
         FileNotFoundError, NotADirectoryError, ValueError: a folder that is given and cannot be used, which nothing
             replaces; or none is given and there is no cohort; or it holds synthetic volumes, which were not asked for,
             or edited ones, which never are; or two splits hold the same scan.
@@ -86,6 +86,17 @@ def resolve_dataset(
             "no dataset_dir was given, and this bundle has no embedded cohort to take its place: give --dataset_dir, a "
             "folder that the bundle's `prepare` made, or one of NIfTI files of one size"
         )
+    try:
+        check_packages(TO_WRITE)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "no dataset_dir was given: give --dataset_dir, your own volumes; for the embedded cohort in their place "
+            f"{error}"
+        ) from error
+    from medical_diffusion_components.cohorts.phantoms import PHANTOM_NOTICE, write_phantom_cohort
+    from medical_diffusion_components.cohorts.template import TEMPLATE_COHORT_NOTICE, write_template_cohort
+    from medical_diffusion_components.cohorts.variation import PLAIN, TEST_BED
+
     anatomy, variation = cohort.removeprefix(VARIED), TEST_BED if cohort.startswith(VARIED) else PLAIN
     name, notice = f"{cohort} phantom cohort", PHANTOM_NOTICE
     if anatomy == "template":
@@ -110,6 +121,10 @@ def _announce(name: str, notice: str) -> None:
 
 def _compare_splits(dataset_dir: str, splits: Mapping[str, Sequence[Mapping[str, Any]]], memory: Path) -> None:
     """Refuse one scan in two splits and log what is odd about the volumes, unread if ``memory`` is of these files."""
+    check_packages(TO_COMPARE)
+    from medical_diffusion_components.preparation.same_scan import in_two_splits
+    from medical_diffusion_components.preparation.scan_remarks import Mixture
+
     files = [(split, case["case_id"], case["image"]) for split in SPLITS for case in splits[split]]
     states = [(*file, state.st_size, state.st_mtime_ns) for file in files for state in [os.stat(file[-1])]]
     digest = hashlib.sha256(repr(states).encode()).hexdigest()

@@ -153,6 +153,22 @@ def test_an_unpacked_bundle_works_with_monai_and_torch_alone(
     assert python(["-c", code], bare, tmp_path) == "None None\n"
 
 
+@pytest.mark.parametrize("bundle", [b for b in BUNDLES if "swin" in b.name], ids=lambda bundle: bundle.name)
+def test_without_data_an_unpacked_segmentation_asks_for_them(
+    bundle: Path, published: Callable, bare: dict[str, str], tmp_path: Path
+) -> None:
+    """Its embedded cohort needs packages that a user of a downloaded bundle has no use for."""
+    command = ["-m", "monai.bundle", "run", "--config_file", str(published(bundle) / "configs" / "inference.json")]
+    done = subprocess.run(
+        [sys.executable, "-S", "-W", "ignore", *command], env=bare, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode != 0 and done.stderr.rstrip().splitlines()[-1] == (
+        "Stopped: ModuleNotFoundError: no dataset_dir was given: give --dataset_dir, your own volumes; for the embedded "
+        "cohort in their place 3 packages are missing: install them with pip install "
+        '"nilearn>=0.10,<0.15" "scipy>=1.11,<2" "tqdm>=4.65,<5"'
+    )
+
+
 @pytest.mark.parametrize("bundle", BUNDLES[:1], ids=lambda bundle: bundle.name)
 def test_monai_downloads_loads_and_runs_it(
     bundle: Path, published: Callable, bare: dict[str, str], tmp_path: Path

@@ -10,6 +10,7 @@ import pytest
 from monai.bundle import ConfigParser
 
 from medical_diffusion_components import requirements
+from medical_diffusion_components.cohorts import embedded
 from medical_diffusion_components.requirements import SEGMENTATION_TRAINING, check_packages
 
 ROOT = Path(__file__).parents[2]
@@ -20,7 +21,7 @@ def test_the_list_says_what_pip_installs_and_what_is_imported() -> None:
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     lines = f"{setup['options']['install_requires']}\n{setup['options.extras_require']['segmentation']}".splitlines()
-    assert set(SEGMENTATION_TRAINING) <= set(lines)
+    assert {*SEGMENTATION_TRAINING, *embedded.TO_WRITE, *embedded.TO_COMPARE} <= set(lines)
     check_packages(SEGMENTATION_TRAINING)
 
 
