@@ -76,6 +76,7 @@ class GeneratorEvaluation:
         audit: what a copy audit found, as ``audit_headline`` gives it; None without one of this generator.
         permutations: for the p-values.
         seed: of every random choice.
+        flip_axis: along which the training mirrors, so that volumes may lie either way; None where it does not.
 
     Raises:
         ValueError: too few patients or volumes to say anything of: when made, fewer than four held-out patients or two
@@ -102,6 +103,7 @@ class GeneratorEvaluation:
         seed: int = 0,
         guided: Mapping[str, Callable[[], Cases]] | None = None,
         obedience: Obedience | None = None,
+        flip_axis: int | None = None,
     ) -> None:
         check_judges(reader.spaces, teachers)
         self.reader = reader
@@ -122,6 +124,7 @@ class GeneratorEvaluation:
         self.seed = seed
         self.guided = dict(guided or {})
         self.obedience = obedience
+        self.flip_axis = flip_axis
 
     def run(self, first_stage: Evaluator | None = None) -> dict[str, Any]:
         """Compare, write, print, and return what was written.
@@ -270,7 +273,7 @@ class GeneratorEvaluation:
         return found
 
     def remarks_on_turned(self, sets: Mapping[str, VolumeSet]) -> list[str]:
-        """Remarks on volumes turned, mirrored or inverted against the training ones; left and right may be exchanged."""
+        """Remarks on volumes turned, mirrored or inverted against the training ones, but along the axis of its flips."""
         space, found = self.reader.spaces[ANATOMY], []
         if not isinstance(space, AnatomySpace):
             return []
@@ -280,7 +283,7 @@ class GeneratorEvaluation:
             if name not in sets:
                 continue
             training, given = (torch.from_numpy(sets[s].features[ANATOMY]).view(blocks) for s in ("training", name))
-            turned = turned_against(training, given, None if self.page is None else self.page.left_right)
+            turned = turned_against(training, given, self.flip_axis)
             if turned is not None:
                 found.append(f"{turned.number} of {len(given)} {name} volumes {turned}: were they prepared as these?")
         return found

@@ -12,7 +12,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from medical_diffusion_components.evaluation import AnatomySpace, EvaluationPage, GeneratorEvaluation, VolumeSet
+from medical_diffusion_components.evaluation import AnatomySpace, GeneratorEvaluation, VolumeSet
 
 SIZE = (20, 36, 36)  # blocks of 2, 3 and 3 voxels
 
@@ -53,8 +53,7 @@ def test_volumes_that_lie_otherwise_than_in_training_are_remarked_on(
     training, drawn = bodies(12), turn(bodies(6, first=20))
     cases = [{"image": f"{number}.nii.gz", "patient_id": number} for number in range(12)]
     reader: Any = SimpleNamespace(spaces={"anatomy": AnatomySpace()}, volume=lambda case: training[case["patient_id"]])
-    page = EvaluationPage(tmp_path / "page.html", "A title", axcodes="RAS")
-    made = GeneratorEvaluation(reader, cases, cases, list, tmp_path, {}, page=page)
+    made = GeneratorEvaluation(reader, cases, cases, list, tmp_path, {}, flip_axis=0)  # with a page or without one
     sets = {"baseline": drawn, "training": training, "synthetic": drawn}
     remarks = made.remarks_on_turned({name: as_set(name, volumes) for name, volumes in sets.items()})
     if said is None:
