@@ -12,9 +12,11 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from medical_diffusion_components.data.splits import spelling
 from medical_diffusion_components.data.tables import table_lines
 
 __all__ = [
@@ -142,6 +144,23 @@ def about_participant(people: Mapping[str, Mapping[str, str]], subject: str) -> 
     return next((people[name] for name in _names(subject) if name in people), {})
 
 
+def check_participants(people: Mapping[str, Mapping[str, str]], subjects: Iterable[str]) -> None:
+    """Raises: ValueError: the table knows something of its participants, and none of the subjects is among them."""
+    names = sorted({subject for subject in subjects if subject})
+    if names and any(people.values()) and not any(people.keys() & set(_names(name)) for name in names):
+        raise ValueError(
+            f"participants.tsv lists none of the {len(names)} subjects: it has {_nearest(people, names[0])}, and the files "
+            f"{names[0]}. Write the same names in both, or move the table away if age, sex and group are not wanted"
+        )
+
+
+def _nearest(people: Iterable[str], subject: str) -> str:
+    """The participant that a subject most likely is: of the same name but for leading zeros, or the most similar one."""
+    listed, bare = sorted(people), spelling(subject.removeprefix("sub-"))
+    alike = [name for name in listed if spelling(name.removeprefix("sub-")) == bare]
+    return (alike or get_close_matches(subject, listed, 1, cutoff=0.0))[0]
+
+
 def remark_on_unlisted(people: Mapping[str, Mapping[str, str]], subjects: Iterable[str]) -> list[str]:
     """A remark if there is a table, and subjects that it does not list: perhaps it writes their names otherwise."""
     missing = sorted({subject for subject in subjects if subject and not people.keys() & set(_names(subject))})
@@ -149,7 +168,7 @@ def remark_on_unlisted(people: Mapping[str, Mapping[str, str]], subjects: Iterab
         return []
     return [
         f"participants.tsv does not list {len(missing)} of the subjects, the first is {missing[0]} (it lists "
-        f"{sorted(people)[0]}): nothing is known of their age, sex and group"
+        f"{_nearest(people, missing[0])}): nothing is known of their age, sex and group"
     ]
 
 

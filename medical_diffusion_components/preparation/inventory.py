@@ -18,6 +18,7 @@ from medical_diffusion_components.data.label_maps import is_label_file
 from medical_diffusion_components.files import file_hash, files_below
 from medical_diffusion_components.preparation.bids import (
     about_participant,
+    check_participants,
     derivatives,
     entities_of,
     keep_one_per_session,
@@ -179,18 +180,19 @@ def take_inventory(
 
     Raises:
         FileNotFoundError: no such folder, or it holds no scan.
-        ValueError: the selection does not fit.
+        ValueError: the selection does not fit, or a table of participants that lists none of the subjects.
     """
     inventory, files, index = sort_files(raw_dir, index_file)
     root = inventory.root
     found = _volumes(inventory, [path for path in files if kind_of_volume(path)])
     found += _series(inventory, index)
+    tables = [path for path in files if path.name.lower() == "participants.tsv"]
+    people = read_participants(tables)
+    check_participants(people, [scan.signs.get("subject", "") for scan in found])
     if selection.select is not None:
         found = _selected(inventory, found, parse_select(selection.select))
     if not found:
         raise FileNotFoundError(_nothing(inventory))
-    tables = [path for path in files if path.name.lower() == "participants.tsv"]
-    people = read_participants(tables)
     ids = case_ids([(scan.name, scan.suffix, scan.scan.path) for scan in found])
     table = None if selection.patients is None else read_patient_table(selection.patients, root)
     first: dict[str, str] = {}  # a.nii and a.nii.gz, or a.nrrd, are of one patient

@@ -213,7 +213,15 @@ def test_a_participants_table_that_writes_subjects_otherwise_is_said(tmp_path):
     assert not any("participants.tsv" in remark for remark in take(tmp_path).remarks)
     (tmp_path / "participants.tsv").write_text("participant_id\tage\nsub-1\t70\nsub-02\t50\n")
     (remark,) = take(tmp_path).remarks
-    assert "does not list 1 of the subjects, the first is sub-01 (it lists sub-02)" in remark
+    assert "does not list 1 of the subjects, the first is sub-01 (it lists sub-1)" in remark
+    (tmp_path / "participants.tsv").write_text("participant_id\tage\nsub-020\t60\nsub-001\t70\nsub-002\t50\n")
+    message = (
+        "participants.tsv lists none of the 2 subjects: it has sub-001, and the files sub-01. Write the same names"
+    )
+    with pytest.raises(ValueError, match=message):
+        take(tmp_path)
+    (tmp_path / "participants.tsv").write_text("participant_id\nsub-001\nsub-002\n")  # which says nothing of them
+    assert len(take(tmp_path).cases) == 2
 
 
 def test_a_bids_data_set_gives_one_scan_a_session(tmp_path):
