@@ -8,9 +8,10 @@ The encoder is trained on the first ``--training`` subjects of the cohort and ke
 
 * plants: copies of ``--sources`` training volumes in each of 13 ways; the share with p <= 0.05 against the held-out
   subjects, the share whose nearest training volume is the right one, and the share that the audit calls ``copy``.
-* through the first stage, with ``--first_stage`` (``model_autoencoder.pt`` of the demo of the cohort's bundle): copies that
-  are the reconstructions of training volumes, against held-out volumes as they are and against their reconstructions,
-  which is what the audit does.
+* plants_through_first_stage, with ``--first_stage`` (``model_autoencoder.pt`` of the demo of the cohort's bundle): the same
+  copies of what the first stage makes of the training volumes, as a generator that remembers them gives them back. The
+  encoder is then trained with these reconstructions, too, the training volumes are compared in both versions, and
+  held-out and fresh volumes go through the first stage: all as in the audit itself.
 * samples, with ``--samples`` and ``--first_stage``: verdicts on a generator's volumes.
 * innocents: share of fresh subjects with p <= 0.05, over 40 random choices of who is held out and who is fresh.
 * mean: of the training volumes, with noise: smallest distance ratio, which a copy has below 1/3.
@@ -35,9 +36,11 @@ from monai.bundle import ConfigParser
 from plants import PLANTS, planted
 from torch import Tensor, nn
 
+from medical_diffusion_components import files
 from medical_diffusion_components.audit import (
     ContrastiveEncoder,
     ContrastiveTraining,
+    Nearest,
     RandomViews,
     TrainingBank,
     conformal_p,
@@ -50,7 +53,7 @@ from medical_diffusion_components.chance import numpy_generator, seeded, torch_g
 from medical_diffusion_components.cohorts import write_phantom_cohort, write_template_cohort
 from medical_diffusion_components.data import SPLITS, load_cases
 from medical_diffusion_components.data.datasets import nifti_files
-from medical_diffusion_components.files import versions, write_json
+from medical_diffusion_components.files import file_hash, write_json
 from medical_diffusion_components.transforms import LoadVolume
 from medical_diffusion_components.weights import load_weights
 
@@ -71,32 +74,40 @@ def volumes(cohort: str, count: int, size: tuple[int, int, int], folder: Path) -
     return torch.stack([load(cases[patient]["image"]).as_tensor() for patient in sorted(cases)])
 
 
-class Bed(nn.Module):
-    """Everything that the controls share: volumes, encoder, training volumes as points."""
+class Bed:
+    """Everything that the controls share.
 
-    def __init__(self, encoder: ContrastiveEncoder, training: Tensor, held_out: Tensor, fresh: Tensor) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.training_volumes, self.held_out, self.fresh = training, held_out, fresh
-        self.bank = self.bank_of(encoder, training)
-        self.calibration = self.bank.nearest(embed(encoder, reduce_volumes(held_out))).similarity
+    Args:
+        encoder: trained.
+        versions: of the N training volumes: as they are and, with a first stage, through it; each (N, 1, H, W, D).
+        held_out, fresh: volumes of others; with a first stage, through it.
+    """
 
-    @staticmethod
-    def bank_of(encoder: nn.Module, training: Tensor, mirrored: bool = True) -> TrainingBank:
-        reduced = reduce_volumes(training)
-        views = [reduced, reduced.flip(2 + FLIP)] if mirrored else [reduced]
-        return TrainingBank(torch.stack([embed(encoder, view) for view in views], 1), torch.arange(len(training)))
+    def __init__(
+        self, encoder: ContrastiveEncoder, versions: Sequence[Tensor], held_out: Tensor, fresh: Tensor
+    ) -> None:
+        self.encoder, self.versions, self.held_out, self.fresh = encoder, list(versions), held_out, fresh
+        self.bank = self.bank_of(self.versions)
+        self.calibration = self.nearest(held_out).similarity
+
+    def bank_of(self, versions: Sequence[Tensor], mirrored: bool = True) -> TrainingBank:
+        reduced = [reduce_volumes(version) for version in versions]
+        views = [*reduced, *(some.flip(2 + FLIP) for some in reduced if mirrored)]
+        return TrainingBank(
+            torch.stack([embed(self.encoder, view) for view in views], 1), torch.arange(len(versions[0]))
+        )
+
+    def nearest(self, volumes: Tensor, bank: TrainingBank | None = None) -> Nearest:
+        return (bank or self.bank).nearest(embed(self.encoder, reduce_volumes(volumes)))
 
 
-def plant_row(bed: Bed, name: str, sources: int, bank: TrainingBank | None = None) -> dict[str, float]:
-    """Recall, right sources and verdicts ``copy`` of one kind of plant."""
-    bank = bank or bed.bank
-    calibration = bank.nearest(embed(bed.encoder, reduce_volumes(bed.held_out))).similarity
-    copies = reduce_volumes(planted(bed.training_volumes[:sources], name))
-    found = bank.nearest(embed(bed.encoder, copies))
+def plant_row(bed: Bed, name: str, copied: Tensor, bank: TrainingBank | None = None) -> dict[str, float]:
+    """Recall, right sources and verdicts ``copy`` of one kind of plant: copies of the first training volumes."""
+    calibration = bed.nearest(bed.held_out, bank).similarity
+    found = bed.nearest(planted(copied, name), bank)
     return {
         "recall": float((conformal_p(found.similarity, calibration) <= ALPHA).mean()),
-        "right_source": float((found.source == np.arange(len(copies))).mean()),
+        "right_source": float((found.source == np.arange(len(copied))).mean()),
         "copy": float(((found.similarity > calibration.max()) & (found.ratio < 1 / 3)).mean()),
         "similarity": float(found.similarity.mean()),
     }
@@ -119,40 +130,27 @@ def through(network: nn.Module, some: Tensor) -> Tensor:
     return torch.stack([2 * (one - one.min()) / (one.max() - one.min()) - 1 for one in again])
 
 
-def reconstructed(bed: Bed, network: nn.Module, sources: int, samples: Path | None, axcodes: str) -> dict[str, Any]:
-    """Copies through the first stage, and a generator's volumes, by the audit's rule."""
-    calibration = bed.bank.nearest(embed(bed.encoder, reduce_volumes(through(network, bed.held_out)))).similarity
-    found = bed.bank.nearest(embed(bed.encoder, reduce_volumes(through(network, bed.training_volumes[:sources]))))
-    report: dict[str, Any] = {"held out, through the first stage": float(calibration.mean())}
-    report["held out, as they are"] = float(bed.calibration.mean())
-    for name, held_out in (
-        ("against held out as they are", bed.calibration),
-        ("against held out through it", calibration),
-    ):
-        report[name] = {
-            "recall": float((conformal_p(found.similarity, held_out) <= ALPHA).mean()),
-            "right_source": float((found.source == np.arange(sources)).mean()),
-            "copy": float(((found.similarity > held_out.max()) & (found.ratio < 1 / 3)).mean()),
-            "similarity": float(found.similarity.mean()),
-        }
-    if samples is not None:
-        load = LoadVolume(axcodes)
-        made = torch.stack([load(file).as_tensor().float() for file in nifti_files(samples)])
-        made = torch.stack([2 * (one - one.min()) / (one.max() - one.min()) - 1 for one in made])
-        near = bed.bank.nearest(embed(bed.encoder, reduce_volumes(made)))
-        report["samples"] = {
-            "volumes": len(made),
-            "p <= 0.05": float((conformal_p(near.similarity, calibration) <= ALPHA).mean()),
-            "copy": float(((near.similarity > calibration.max()) & (near.ratio < 1 / 3)).mean()),
-            "smallest_ratio": float(near.ratio.min()),
-        }
-    return report
+def read_samples(folder: Path, axcodes: str) -> Tensor:
+    """A generator's volumes, scaled to [-1, 1] as files are when they are read."""
+    load = LoadVolume(axcodes)
+    made = [load(file).as_tensor().float() for file in nifti_files(folder)]
+    return torch.stack([2 * (one - one.min()) / (one.max() - one.min()) - 1 for one in made])
+
+
+def judged(bed: Bed, made: Tensor) -> dict[str, float]:
+    """Verdicts on a generator's volumes."""
+    near = bed.nearest(made)
+    return {
+        "volumes": len(made),
+        "p <= 0.05": float((conformal_p(near.similarity, bed.calibration) <= ALPHA).mean()),
+        "copy": float(((near.similarity > bed.calibration.max()) & (near.ratio < 1 / 3)).mean()),
+        "smallest_ratio": float(near.ratio.min()),
+    }
 
 
 def innocents(bed: Bed) -> dict[str, float]:
     """Share of fresh subjects that are flagged, over random choices of who is held out."""
-    fresh = bed.bank.nearest(embed(bed.encoder, reduce_volumes(bed.fresh))).similarity
-    everyone = np.concatenate([bed.calibration, fresh])
+    everyone = np.concatenate([bed.calibration, bed.nearest(bed.fresh).similarity])
     shares = []
     for number in range(REDRAWS):
         order = numpy_generator(1, number).permutation(len(everyone))
@@ -165,10 +163,10 @@ def doses(bed: Bed) -> list[dict[str, Any]]:
     """Estimates of the share of copies, for known shares."""
     rows = []
     for dose in (0, 5, 10, 20, 50):
-        sources = bed.training_volumes[:dose]
+        sources = bed.versions[-1][:dose]
         some = [planted(sources, "noise 0.1")] if dose else []
-        mixed = reduce_volumes(torch.cat([*some, bed.fresh[: 100 - dose]]))
-        p = conformal_p(bed.bank.nearest(embed(bed.encoder, mixed)).similarity, bed.calibration)
+        mixed = torch.cat([*some, bed.fresh[: 100 - dose]])
+        p = conformal_p(bed.nearest(mixed).similarity, bed.calibration)
         found = flagged_share(p, ALPHA, len(bed.calibration))
         rows.append({"dose": dose / len(mixed), "estimate": found.copies, "interval": found.copies_interval})
     return rows
@@ -176,17 +174,18 @@ def doses(bed: Bed) -> list[dict[str, Any]]:
 
 def mutations(bed: Bed, sources: int, plants: Sequence[str]) -> dict[str, float]:
     """Smallest recall of the plants when something is wrong."""
+    copied = bed.versions[-1][:sources]
     with seeded(1):
         untrained = ContrastiveEncoder(tuple(reduce_volumes(bed.held_out[:1]).shape[1:])).eval()
-    blind = Bed(untrained, bed.training_volumes, bed.held_out, bed.fresh)
-    leaky = bed.bank_of(bed.encoder, torch.cat([bed.training_volumes, bed.held_out]))
-    plain = bed.bank_of(bed.encoder, bed.training_volumes, mirrored=False)
+    blind = Bed(untrained, bed.versions, bed.held_out, bed.fresh)
+    leaky = bed.bank_of([torch.cat([version, bed.held_out]) for version in bed.versions])
+    plain = bed.bank_of(bed.versions, mirrored=False)
     return {
-        "untrained encoder, worst plant": min(plant_row(blind, name, sources)["recall"] for name in plants),
+        "untrained encoder, worst plant": min(plant_row(blind, name, copied)["recall"] for name in plants),
         "held-out volumes in the bank, best plant": max(
-            plant_row(bed, name, sources, leaky)["recall"] for name in plants
+            plant_row(bed, name, copied, leaky)["recall"] for name in plants
         ),
-        "no mirror images in the bank, mirrored plants": plant_row(bed, "right-left flip", sources, plain)["recall"],
+        "no mirror images in the bank, mirrored plants": plant_row(bed, "right-left flip", copied, plain)["recall"],
     }
 
 
@@ -204,46 +203,53 @@ def main() -> None:
     size = tuple(options.size)
     every = volumes(options.cohort, options.training + options.held_out + options.innocents, size, options.folder)
     training, held_out, fresh = every.split([options.training, options.held_out, options.innocents])
+    network = first_stage(options.cohort, options.first_stage) if options.first_stage else None
+    versions = [training] if network is None else [training, through(network, training)]
+    if network is not None:
+        held_out, fresh = through(network, held_out), through(network, fresh)
     started = time.process_time()
     encoder, key = trained_encoder(
         reduce_volumes(training),
-        {"cohort": options.cohort, "size": size},
+        {"cohort": options.cohort, "size": size, "first_stage": network and file_hash(options.first_stage)},
         options.folder,
         RandomViews(FLIP),
         ContrastiveTraining(steps=options.steps),
+        through=None if network is None else reduce_volumes(versions[1]),
     )
     trained = time.process_time() - started
-    bed = Bed(encoder, training, held_out, fresh)
+    bed = Bed(encoder, versions, held_out, fresh)
     thousand = TrainingBank(bed.bank.points.repeat(-(-1000 // len(training)), 1, 1)[:1000], torch.arange(1000))
     started = time.process_time()
-    thousand.nearest(embed(encoder, reduce_volumes(fresh[:1])))
+    bed.nearest(fresh[:1], thousand)
     one = time.process_time() - started
     mean = training.mean(0, keepdim=True) + 0.05 * torch.randn((20, *training.shape[1:]), generator=torch_generator(0))
-    reports_of_first_stage = {}
-    if options.first_stage is not None:
-        network = first_stage(options.cohort, options.first_stage)
-        axcodes = AXCODES.get(options.cohort, "RAS")
-        reports_of_first_stage["reconstructed"] = reconstructed(bed, network, options.sources, options.samples, axcodes)
-        print(reports_of_first_stage, flush=True)
+    rows = {
+        heading: {name: plant_row(bed, name, version[: options.sources]) for name in options.plants}
+        for heading, version in zip(("plants", "plants_through_first_stage"), versions)
+    }
+    axcodes = AXCODES.get(options.cohort, "RAS")
     report = {
         "cohort": options.cohort,
         "size": list(size),
         "volumes": {"training": len(training), "held_out": len(held_out), "innocents": len(fresh)},
         "encoder": {"key": key, "steps": options.steps, "processor_seconds": trained},
-        "plants": {name: plant_row(bed, name, options.sources) for name in options.plants},
-        **reports_of_first_stage,
+        **rows,
+        **({"samples": judged(bed, read_samples(options.samples, axcodes))} if options.samples else {}),
         "innocents": innocents(bed),
-        "mean_of_training_smallest_ratio": float(bed.bank.nearest(embed(encoder, reduce_volumes(mean))).ratio.min()),
+        "mean_of_training_smallest_ratio": float(bed.nearest(mean).ratio.min()),
         "doses": doses(bed),
         "mutations": mutations(bed, options.sources, options.plants),
         "processor_seconds_of_a_volume_against_1000": one,
-        "versions": versions(),
+        "versions": files.versions(),
     }
     path = write_json(options.folder / f"audit_{options.cohort}.json", report)
-    for name, row in report["plants"].items():
-        print(f"{name:22s} " + "  ".join(f"{what} {value:.2f}" for what, value in row.items()))
-    for name in ("innocents", "mean_of_training_smallest_ratio", "doses", "mutations", "encoder"):
-        print(name, report[name])
+    for heading, some in rows.items():
+        print(heading)
+        for name, row in some.items():
+            print(f"  {name:22s} " + "  ".join(f"{what} {value:.2f}" for what, value in row.items()))
+    for name in ("samples", "innocents", "mean_of_training_smallest_ratio", "doses", "mutations", "encoder"):
+        if name in report:
+            print(name, report[name])
     print(f"a volume against 1,000: {one:.3f} s of the processor\nwrote {path}")
 
 

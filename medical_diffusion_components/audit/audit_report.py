@@ -28,7 +28,7 @@ from medical_diffusion_components.reports.volume_writer import note_path
 
 __all__ = ["AuditReport", "audit_headline"]
 
-PROTOCOL = "copy-audit-v3"  # any change of a constant or a definition counts it up
+PROTOCOL = "copy-audit-v4"  # any change of a constant or a definition counts it up
 NUM_PAIRS = 12
 # what an evaluation takes over
 HEADLINE_PARTS = (

@@ -155,20 +155,22 @@ class CopyAudit:
         refusals.check_disjoint(training, held_out)
         refusals.check_preprocessed_alike(training, held_out)
         weights_sha256 = file_hash(self.weights)
+        # a generator that remembers gives back what its first stage makes of a training volume
+        memorisable = self._read(self.reconstruct(self.training), "training volumes through the first stage")
+        through = self._read(self.reconstruct(self.held_out), "held-out volumes through the first stage")
         encoder, key = trained_encoder(
             training.reduced,
-            {"volumes": training.hashes, "preprocessing": self.preprocessing.text},
+            {"volumes": training.hashes, "through": memorisable.hashes, "preprocessing": self.preprocessing.text},
             self.folder / "cache",
             RandomViews(self.flip_axis),
             self.encoder_training,
             self.device,
+            memorisable.reduced,
         )
-        through = self._read(self.reconstruct(self.held_out), "held-out volumes through the first stage")
-
-        bank = TrainingBank(self._views(encoder, training.reduced), training.groups)
-        raw_points = self._views(encoder, held_out.reduced)
+        bank = TrainingBank(self._points(encoder, training, memorisable), training.groups)
+        held_out_bank = TrainingBank(self._points(encoder, held_out, through), held_out.groups)
         raw, reconstructed = (
-            bank.similarities(points).double().numpy() for points in (raw_points[:, 0], embed(encoder, through.reduced))
+            bank.similarities(embed(encoder, some.reduced)).double().numpy() for some in (held_out, through)
         )
         pairs = similar_pairs(bank, float(raw.max()))
         if pairs:
@@ -191,7 +193,6 @@ class CopyAudit:
         )
         test.save(self.folder / FILTER_FILE)
         duplicates = [(ids[one], ids[other], found) for one, other, found in pairs]
-        held_out_bank = TrainingBank(raw_points, held_out.groups)
         return PreparedAudit(test, training, held_out, duplicates, raw, reconstructed, held_out_bank)
 
     def __call__(self, samples: Sequence[dict]) -> AuditResult:
@@ -270,10 +271,11 @@ class CopyAudit:
     def _read(self, cases: Sequence[dict], description: str) -> AuditedVolumes:
         return read_volumes(cases, self.preprocessing, self.folder / "cache" / "reduced", description)
 
-    def _views(self, encoder: torch.nn.Module, reduced: torch.Tensor) -> torch.Tensor:
-        """Points of volumes, plain and as the generator's training mirrors them, (N, views, F)."""
-        views = [reduced] if self.flip_axis is None else [reduced, reduced.flip(2 + self.flip_axis)]
-        return torch.stack([embed(encoder, view) for view in views], dim=1)
+    def _points(self, encoder: torch.nn.Module, *sets: AuditedVolumes) -> torch.Tensor:
+        """Points of the same volumes in each set, plain and as the generator's training mirrors them, (N, views, F)."""
+        plain = [one.reduced for one in sets]
+        mirrored = [] if self.flip_axis is None else [some.flip(2 + self.flip_axis) for some in plain]
+        return torch.stack([embed(encoder, some) for some in (*plain, *mirrored)], dim=1)
 
 
 def _memorised(verdicts: Sequence[Verdict], training_volumes: int) -> Memorised:

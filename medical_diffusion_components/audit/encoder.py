@@ -5,8 +5,8 @@ on volumes, as Dar et al., "Unconditional latent diffusion models memorize patie
 Engineering, 2025, use it to find copies. Features of a network for images do not do: they miss copies that went
 through a first stage, and noisy and blurred ones.
 
-The encoder sees training volumes alone. Held-out and synthetic volumes are then treated the same by it, which the
-conformal test needs.
+The encoder sees training volumes alone, as they are and through the generator's first stage, which is how a generator
+gives them back. Held-out and synthetic volumes are then treated the same by it, which the conformal test needs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = ["ContrastiveEncoder", "ContrastiveTraining", "embed", "nt_xent", "tra
 logger = logging.getLogger(__name__)
 
 # Changing the network, the views or the training makes other encoders: count up, so that cached ones are not taken.
-ENCODER_VERSION = 1
+ENCODER_VERSION = 2
 
 
 class ContrastiveEncoder(nn.Module):
@@ -96,6 +96,7 @@ def trained_encoder(
     views: RandomViews,
     training: ContrastiveTraining | None = None,
     device: torch.device | str = "cpu",
+    through: Tensor | None = None,
 ) -> tuple[ContrastiveEncoder, str]:
     """The encoder of these volumes, trained or from the cache.
 
@@ -108,25 +109,31 @@ def trained_encoder(
         views: random views.
         training: None is the default.
         device: where to train.
+        through: the same volumes through the generator's first stage, if it has one; a view shows one or the other.
 
     Returns:
         the encoder, in evaluation mode, and its key, 16 hexadecimal digits.
 
     Raises:
-        ValueError: fewer than two volumes.
+        ValueError: fewer than two volumes, or ``through`` of another shape.
         WeightsError: a file in the cache that is damaged.
     """
     if volumes.ndim != 5 or len(volumes) < 2:
         raise ValueError(f"the encoder needs two or more training volumes, got shape {tuple(volumes.shape)}")
+    if through is not None and through.shape != volumes.shape:
+        raise ValueError(
+            f"expected volumes through the first stage of the shape {tuple(volumes.shape)}, got {tuple(through.shape)}"
+        )
+    versions = torch.stack([volumes] if through is None else [volumes, through])
     training = training or ContrastiveTraining()
     facts = {"views": vars(views), "training": training._asdict(), "version": ENCODER_VERSION, **made_from}
-    facts |= {"shape": list(volumes.shape)}
+    facts |= {"shape": list(versions.shape)}
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     path = Path(folder) / f"encoder_{key}.pt"
     with seeded(training.seed):
         encoder = ContrastiveEncoder(tuple(volumes.shape[1:])).to(device)
     if not path.is_file():
-        _train(encoder, volumes, views, training, path.with_suffix(".unfinished.pt"))
+        _train(encoder, versions, views, training, path.with_suffix(".unfinished.pt"))
         state = {name: tensor.cpu() for name, tensor in encoder.state_dict().items()}
         write_atomically(path, lambda temporary: save_tensors(state, temporary))
         path.with_suffix(".unfinished.pt").unlink(missing_ok=True)
@@ -143,8 +150,9 @@ def embed(encoder: nn.Module, volumes: Tensor, batch_size: int = 32) -> Tensor:
 
 
 def _train(
-    encoder: ContrastiveEncoder, volumes: Tensor, views: RandomViews, training: ContrastiveTraining, unfinished: Path
+    encoder: ContrastiveEncoder, versions: Tensor, views: RandomViews, training: ContrastiveTraining, unfinished: Path
 ) -> None:
+    """Train with ``versions`` of N volumes, (V, N, C, h, w, d)."""
     device = next(encoder.parameters()).device
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=training.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, training.learning_rate, training.steps)
@@ -157,9 +165,9 @@ def _train(
     for step in bar:
         # all chance of a step follows from its number, so that it does not matter where training was interrupted
         generator = torch_generator(derive_seed(training.seed, step))
-        chosen = torch.randperm(len(volumes), generator=generator)[: training.volumes_per_step]
-        batch = volumes[chosen].to(device)
-        one, other = (encoder(views(batch, generator)) for _ in range(2))
+        chosen = torch.randperm(versions.shape[1], generator=generator)[: training.volumes_per_step]
+        which = torch.randint(len(versions), (2, len(chosen)), generator=generator)
+        one, other = (encoder(views(versions[some, chosen].to(device), generator)) for some in which)
         loss = nt_xent(one, other, training.temperature)
         optimizer.zero_grad()
         loss.backward()

@@ -23,10 +23,10 @@ class Nearest(NamedTuple):
 
 
 class TrainingBank(NamedTuple):
-    """Training volumes as points, each plain and mirrored.
+    """Training volumes as points, each as it is, through the generator's first stage, and both mirrored.
 
     Args:
-        points: (N, views, F) of length 1.
+        points: (N, views, F) of length 1; the first view is the volume as it is.
         groups: (N,) integers, the same for volumes of one patient (and of duplicates).
     """
 

@@ -18,7 +18,7 @@ from torch.nn import functional
 __all__ = ["RandomViews", "reduce_volumes", "reduced_shape", "standardise"]
 
 SIDE = 32  # voxels per side that a volume is reduced to, about
-BLURS = 3  # binomial filters at most, one after the other, each of variance 1/2
+BLURS = 8  # binomial filters at most, one after the other, each of variance 1/2
 FEWEST = 16  # voxels that a side keeps, so that few thick slices stay apart
 
 
@@ -57,7 +57,7 @@ class RandomViews:
         shift: largest shift along each axis.
         warp: standard deviation of a displacement given on a grid of 5x5x5 points, smooth in between.
         gamma: largest magnitude of the exponent's logarithm.
-        blur: probability of a blur, by a Gaussian of 0.7, 1 or 1.2 reduced voxels.
+        blur: probability of a blur, by about a Gaussian of 0.7 to 2 reduced voxels.
         noise: largest standard deviation of the noise, as a share of the intensity range.
 
     Shape:
@@ -112,13 +112,13 @@ class RandomViews:
         def drawn() -> Tensor:
             return _uniform(generator, volumes, 1)[:, :, None, None, None]
 
-        brightened = ((volumes + 1) / 2).clamp(0, 1) ** torch.exp(self.gamma * drawn())
+        changed = ((volumes + 1) / 2).clamp(0, 1) ** torch.exp(self.gamma * drawn())
         times = torch.ceil(BLURS * (drawn() + 1) / 2) * ((drawn() + 1) / 2 < self.blur)  # 0 without a blur
-        blurred = brightened
         for number in range(1, BLURS + 1):
-            blurred = torch.where(times >= number, _binomial(blurred), blurred)
+            chosen = (times >= number).flatten()
+            changed[chosen] = _binomial(changed[chosen])
         sigma = self.noise * (drawn() + 1) / 2
-        return blurred + sigma * torch.randn(volumes.shape, generator=generator).to(volumes)
+        return changed + sigma * torch.randn(volumes.shape, generator=generator).to(volumes)
 
 
 def _uniform(generator: torch.Generator, like: Tensor, count: int) -> Tensor:

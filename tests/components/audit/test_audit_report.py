@@ -55,7 +55,7 @@ def test_training_volumes_are_found_again_where_their_list_is_and_nowhere_else(t
 
 
 def test_a_report_of_another_protocol_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="copy-audit-v0, expected copy-audit-v3: audit again"):
+    with pytest.raises(ValueError, match="copy-audit-v0, expected copy-audit-v4: audit again"):
         audit_headline(written(tmp_path, "copy-audit-v0"), "abc")
 
 

@@ -79,6 +79,42 @@ def test_planted_copies_are_found_with_their_source(encoder: ContrastiveEncoder,
     assert recall >= 0.95 and right >= 0.95
 
 
+def through_a_poor_first_stage(volumes: torch.Tensor) -> torch.Tensor:
+    """What is left of volumes when they are blurred and all share a pattern, as with few codes and a short training."""
+    pattern = torch.from_numpy(gaussian_filter(np.random.default_rng(0).normal(size=SIZE), 1).astype(np.float32))
+    blurred = np.stack([gaussian_filter(one, 1, mode="nearest") for one in volumes[:, 0].numpy()])
+    made = (torch.from_numpy(blurred) + pattern / 2)[:, None]
+    low, high = made.amin((1, 2, 3, 4), True), made.amax((1, 2, 3, 4), True)
+    return 2 * (made - low) / (high - low) - 1
+
+
+@pytest.mark.slow
+def test_copies_that_went_through_a_poor_first_stage_are_found_if_training_volumes_did(
+    encoder: ContrastiveEncoder, tmp_path: Path
+) -> None:
+    """A generator gives back what its first stage makes of a volume, and may change that as well."""
+    plants = ("identity", "right-left flip", "warp 1.5", "rotation 5 degrees", "scale 0.75")
+    training, others = (through_a_poor_first_stage(some) for some in cohort())
+
+    def recalls(network: ContrastiveEncoder, some: TrainingBank) -> list[float]:
+        calibration = some.nearest(embed(network, others[:100])).similarity
+        copies = [some.nearest(embed(network, planted(training[:SOURCES], name))) for name in plants]
+        return [float((conformal_p(copy.similarity, calibration) <= 0.05).mean()) for copy in copies]
+
+    assert max(recalls(encoder, bank(encoder, cohort()[0]))) < 0.8, "the volumes as they are do not do"
+    steps = ContrastiveTraining(steps=400, volumes_per_step=32)
+    taught, _ = trained_encoder(cohort()[0], {}, tmp_path, RandomViews(0), steps, through=training)
+    both = torch.cat([bank(taught, some).points for some in (cohort()[0], training)], dim=1)
+    known = TrainingBank(both, torch.arange(TRAINING))
+    assert min(recalls(taught, known)) >= 0.95
+    innocent = known.nearest(embed(taught, others)).similarity
+    shares = []
+    for seed in range(40):
+        order = np.random.default_rng(seed).permutation(HELD_OUT)
+        shares.append((conformal_p(innocent[order[:100]], innocent[order[100:]]) <= 0.05).mean())
+    assert np.mean(shares) == pytest.approx(0.05, abs=0.02)
+
+
 @pytest.mark.slow
 def test_innocents_are_flagged_as_often_as_alpha_says(encoder: ContrastiveEncoder) -> None:
     similarities = bank(encoder, cohort()[0]).nearest(embed(encoder, cohort()[1])).similarity

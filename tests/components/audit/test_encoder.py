@@ -131,3 +131,34 @@ def test_points_have_length_one_and_do_not_depend_on_the_batch(volumes: torch.Te
 def test_one_volume_is_too_few(volumes: torch.Tensor, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="two or more training volumes"):
         trained_encoder(volumes[:1], {}, tmp_path, RandomViews(), TRAINING)
+
+
+def test_views_show_volumes_as_they_are_and_through_the_first_stage(
+    volumes: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = []
+
+    def views(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        shown.append(batch)
+        return batch
+
+    monkeypatch.setattr(encoder_module, "vars", lambda _: {}, raising=False)
+    training, through = TRAINING._replace(steps=30), volumes - 5
+    trained_encoder(volumes, {}, tmp_path, views, training, through=through)
+    assert len(shown) == 60, "two views of each step"
+    place = {tuple(one.flatten().tolist()): number for number, one in enumerate(torch.cat([volumes, through]))}
+    seen = torch.tensor([[place[tuple(one.flatten().tolist())] for one in batch] for batch in shown])
+    assert torch.equal(seen[0::2] % 6, seen[1::2] % 6), "both views of a pair are of one volume"
+    assert 0.4 < (seen >= 6).float().mean() < 0.6
+    mixed = ((seen[0::2] >= 6) != (seen[1::2] >= 6)).float().mean()
+    assert 0.3 < mixed < 0.7, "the encoder learns that one version is the other"
+
+
+def test_a_first_stage_makes_another_encoder(volumes: torch.Tensor, tmp_path: Path) -> None:
+    keys = [
+        trained_encoder(volumes, {}, tmp_path, RandomViews(), TRAINING._replace(steps=2), through=through)[1]
+        for through in (None, volumes)
+    ]
+    assert keys[0] != keys[1]
+    with pytest.raises(ValueError, match=r"through the first stage of the shape \(6, .* got \(5, "):
+        trained_encoder(volumes, {}, tmp_path, RandomViews(), TRAINING, through=volumes[1:])
