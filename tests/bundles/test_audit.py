@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bundle_folders import Trained, for_bundles_with, last_line, read, run
+from bundle_folders import Trained, for_bundles_with, last_line, read, run, workflow
 from PIL import Image
 
-from medical_diffusion_components.data import describe_data
+from medical_diffusion_components.data import describe_data, load_cases
 from medical_diffusion_components.files import file_hash
 from medical_diffusion_components.weights import load_tensors, save_tensors
 
@@ -88,6 +88,30 @@ def test_planted_training_volumes_are_found_and_withheld(bundle: Path, trained: 
     released = (folder / "released.txt").read_text().split()
     assert released == [row["volume"] for row in rows if row["verdict"] == "released"]
     assert np.asarray(Image.open(folder / "closest_pairs.png").convert("L")).std() > 10
+
+
+@pytest.mark.slow
+@one
+def test_what_the_first_stage_makes_of_a_training_volume_is_a_copy_of_it(
+    bundle: Path, trained: Train, audited_output: Callable, tmp_path: Path
+) -> None:
+    """As a generator gives it back that remembers: two training volumes, from the audit's own reconstructions."""
+    done = trained(bundle)
+    output = Path(shutil.copytree(audited_output(bundle), tmp_path / "output"))
+    settings = {**done.overrides, "samples_dir": str(tmp_path / "samples"), "output_dir": str(output)}
+    parser = workflow(bundle, "audit.yaml", **settings).parser
+    training = load_cases(parser.get_parsed_content("data_dir"), "training")[:2]
+    kept = set((output / "audit" / "cache" / "reconstructions").iterdir())
+    for number, case in enumerate(parser.get_parsed_content("reconstruct")(training)):
+        assert Path(case["image"]) in kept, "made by the audit"
+        (tmp_path / "samples").mkdir(exist_ok=True)
+        shutil.copy(case["image"], tmp_path / "samples" / f"remembered_{number}.nii.gz")
+    run(bundle, "audit.yaml", **settings)
+    report = json.loads((output / "audit" / "audit.json").read_text())
+    with (output / "audit" / "at_home" / "training_volumes.csv").open(newline="") as file:
+        ids = {row["sha256"]: row["id"] for row in csv.DictReader(file)}
+    assert report["volumes"]["copy"] == 2
+    assert set(report["memorised"]["sources"]) == {ids[file_hash(case["image"])] for case in training}
 
 
 @pytest.mark.slow
