@@ -153,7 +153,8 @@ class DataCheck:
         estimate: Estimate | None,
         allowed: float,
     ) -> CheckReport:
-        room, short = self._room(estimate, len(survey.facts))
+        kept = sum(case.case_id not in survey.refused for case in inventory.cases)
+        room, short = self._room(estimate, len(survey.facts), kept)
         if any(isinstance(step, RunCommandd) for step in preparation.steps):
             room["not tried"] = "the command of --brain_extraction: its time, memory and refusals come on top"
         share = len(survey.refused) / max(1, len(inventory.cases))
@@ -176,18 +177,19 @@ class DataCheck:
                 remarks.append(f"{text}: `prepare` takes them for one patient, and keeps one of two equal volumes")
         return CheckReport("Check before prepare", _found(inventory), survey, room, remarks, short)
 
-    def _room(self, estimate: Estimate | None, num_cases: int) -> tuple[dict[str, Any], list[str]]:
-        """What is needed and what is there; and what is lacking."""
+    def _room(self, estimate: Estimate | None, num_cases: int, kept: int) -> tuple[dict[str, Any], list[str]]:
+        """What is needed and what is there; and what is lacking. Of ``num_cases`` that are read, ``kept`` are written."""
         room: dict[str, Any] = {}
         short: list[str] = []
         free = shutil.disk_usage(_existing(self.target)).free / 2**20
-        if estimate is not None and estimate.result_mib is not None and estimate.seconds is not None:
+        if estimate is not None and estimate.case_mib is not None and estimate.seconds is not None:
+            result_mib = estimate.case_mib * kept
             sample = f"from {len(estimate.results)} of {num_cases} prepared for trial"
-            room["disk for the result"] = f"{estimate.result_mib:,.1f} MiB ({sample}), {free:,.0f} MiB free"
+            room["disk for the result"] = f"{result_mib:,.1f} MiB ({sample}), {free:,.0f} MiB free"
             spread = estimate.seconds / min(self.num_workers, os.cpu_count() or 1)
             room["time"] = f"{_duration(spread)} with {self.num_workers} processes ({sample})"
-            if estimate.result_mib > free:
-                short.append(f"make room: {estimate.result_mib:,.0f} MiB are needed, {free:,.0f} are free")
+            if result_mib > free:
+                short.append(f"make room: {result_mib:,.0f} MiB are needed, {free:,.0f} are free")
         if estimate is not None and estimate.worker_mib is not None:
             room["peak memory of a process"] = f"{estimate.worker_mib:,.0f} MiB"
             if self.worker_memory_gib and estimate.worker_mib > self.worker_memory_gib * 1024:

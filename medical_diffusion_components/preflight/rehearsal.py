@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from medical_diffusion_components.preflight.headers import ScanFacts
 from medical_diffusion_components.preparation.case import CaseResult, peak_memory, prepare_case
@@ -25,7 +25,7 @@ class Estimate(NamedTuple):
     Attributes:
         results: of the cases that were prepared for trial.
         seconds: of one worker for all cases.
-        result_mib: room that the prepared volumes take.
+        case_mib: room that the prepared volumes of a case take.
         worker_mib: highest memory use of a worker, at the largest case.
 
     They are None where no case of the sample could be prepared, the last also where the system does not tell.
@@ -33,17 +33,8 @@ class Estimate(NamedTuple):
 
     results: tuple[CaseResult, ...]
     seconds: float | None
-    result_mib: float | None
+    case_mib: float | None
     worker_mib: float | None
-
-    def as_dict(self) -> Mapping[str, Any]:
-        """For JSON."""
-        return {
-            "sample": [result.case_id for result in self.results],
-            "worker_seconds": self.seconds,
-            "result_mib": self.result_mib,
-            "worker_peak_mib": self.worker_mib,
-        }
 
 
 def rehearse(
@@ -92,7 +83,7 @@ def rehearse(
     return Estimate(
         tuple(results),
         spent * share,
-        size / 2**20 * len(ordered) / len(made),
+        size / 2**20 / len(made),
         None if base is None else base + growth * facts[ordered[-1].case_id].voxels,
     )
 

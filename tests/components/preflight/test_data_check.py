@@ -125,6 +125,22 @@ def test_a_folder_without_fault_is_ready(tmp_path):
     assert (tmp_path / "report" / "check.md").read_text().splitlines()[-1] == "Ready."
 
 
+def test_disk_is_needed_for_what_is_prepared(tmp_path):
+    def check():
+        report = run(tmp_path, raw_dir=str(tmp_path / "raw"), look_seconds=30.0)
+        return report["room"]["disk for the result"].partition(" MiB")[0], len(report["refused"]), len(report["aside"])
+
+    good_heads(tmp_path / "raw", 4)
+    needed, *_ = check()
+    assert float(needed) > 1
+    for seed in (10, 11):  # their headers are good
+        cut, empty = (tmp_path / "raw" / f"sub-{number}_T1w.nii.gz" for number in (seed, seed + 5))
+        nifti(cut, head(seed))
+        cut.write_bytes(cut.read_bytes()[:-2000])
+        nifti(empty, np.full_like(head(seed), 7))
+    assert check() == (needed, 2, 2)
+
+
 def test_too_few_patients_too_little_memory_and_a_report_among_the_scans_are_said(tmp_path):
     good_heads(tmp_path / "raw", 2)
     report = run(tmp_path, raw_dir=str(tmp_path / "raw"), worker_memory_gib=0.1)
