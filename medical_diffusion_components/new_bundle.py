@@ -24,11 +24,13 @@ from monai.bundle import ConfigParser
 from medical_diffusion_components.files import write_json
 from medical_diffusion_components.networks.vqgan import check_divisible
 from medical_diffusion_components.orientation import world_axes
+from medical_diffusion_components.preflight.training_memory import training_memory
 from medical_diffusion_components.transforms.volume_error import times
 
 __all__ = ["main", "new_bundle"]
 
 FILL_IN = "FILL IN"
+FINEST, COARSEST = 0.01, 100.0  # mm of a voxel, from histology to far beyond any scanner
 SMALLEST_SIDE = 12  # voxels: the window of SSIM, which validation computes, is 11 wide
 TRAINED_KNOB = "$trained_knob(@weights, "  # so begin the knobs that the weights' note decides
 # What makes no sense at another size or without the source's data is not taken along: demo.yaml, low_compression.yaml.
@@ -216,8 +218,8 @@ def _knobs(
     world_axes(knobs["axcodes"])
     if spacing is not None:
         knobs["spacing"] = [float(s) for s in spacing]
-        if len(knobs["spacing"]) != 3 or not all(0 < s < float("inf") for s in knobs["spacing"]):
-            raise ValueError(f"spacing must be three positive numbers in mm, got {list(spacing)}")
+        if len(knobs["spacing"]) != 3 or not all(FINEST <= s <= COARSEST for s in knobs["spacing"]):
+            raise ValueError(f"spacing must be three numbers from {FINEST} to {COARSEST} mm, got {list(spacing)}")
     knobs["latent_shape"] = [config["code_channels"], *(n // c for n, c in zip(size, compression))]
     return knobs
 
@@ -377,7 +379,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         made = new_bundle(**vars(options))
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    print(f"made {made}\nnow search its configs/metadata.json and docs for {FILL_IN!r}")
+    needed = training_memory(made, options.image_size)
+    print(f"made {made}")
+    print(
+        f"a training step takes {', '.join(f'{gb:.1f} GB ({stage})' for stage, gb in needed.items())} on a CPU, in float32"
+    )
+    print(f"now search its configs/metadata.json and docs for {FILL_IN!r}")
 
 
 if __name__ == "__main__":

@@ -38,12 +38,11 @@ ROWS = [
         "control",
         "editing",
         "label_study",
-        "new_bundle",
         "preflight",
         "release",
         "dicom_export",
     },
-    {"dataset_release"},
+    {"dataset_release", "new_bundle"},
 ]
 RANK = {room: rank for rank, row in enumerate(ROWS) for room in row}
 # What training and sampling can do without: reading raw downloads, writing DICOM, inventing data, judging

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from medical_diffusion_components.new_bundle import FILL_IN, main, new_bundle
+from medical_diffusion_components.preflight.training_memory import training_memory
 
 REPOSITORY = Path(__file__).parents[2]
 SOURCES = [REPOSITORY / "bundles" / name for name in ("adni_ldm", "mrnet_ldm")]
@@ -135,7 +136,10 @@ def test_without_data_it_refuses_to_train(made):
         ({"image_size": (16, 32, 8)}, "at least 12 voxels"),
         ({"compression": (2, 3, 2)}, "powers of two"),
         ({"compression": (1, 1, 1)}, "at least one above 1"),
-        ({"spacing": (1, 0, 1)}, "three positive numbers in mm"),
+        ({"spacing": (1, 0, 1)}, "three numbers from 0.01 to 100.0 mm"),
+        ({"spacing": (1, 1e-9, 1)}, r"three numbers from 0.01 to 100.0 mm, got \[1, 1e-09, 1\]"),
+        ({"spacing": (1, 1, 101)}, "three numbers from 0.01 to 100.0 mm"),
+        ({"spacing": (1, 1, float("nan"))}, "three numbers from 0.01 to 100.0 mm"),
         ({"axcodes": "RLS"}, "one each of R or L"),
         ({"name": " "}, "what the bundle is for"),
         ({"name": "Liver\nCT"}, "name must be a text of one line"),
@@ -179,7 +183,10 @@ def test_the_command_line_says_what_was_made_and_what_is_wrong(tmp_path, capsys)
     command = ["--source", str(SOURCES[0]), "--target", str(tmp_path / "liver"), "--name", "Liver"]
     sizes = ["--image_size", "96", "96", "48", "--compression", "4", "4", "4"]
     main([*command, *sizes])
-    assert f"made {tmp_path / 'liver'}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"made {tmp_path / 'liver'}" in said
+    stages = training_memory(tmp_path / "liver", (96, 96, 48))
+    assert all(f"{gigabytes:.1f} GB ({stage})" in said for stage, gigabytes in stages.items()) and len(stages) == 2
     with pytest.raises(SystemExit) as stopped:
         main([*command, *sizes])
     assert stopped.value.code == 2 and "exists: choose another folder" in capsys.readouterr().err
