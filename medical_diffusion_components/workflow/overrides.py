@@ -130,7 +130,7 @@ def check_overrides(*passed_on: str) -> None:
             continue
         users = [name for name, file in files.items() if id in used_ids(file, ["run", "check"])]
         if users:
-            raise ValueError(f"--{id} changes nothing in this run: it is a setting of {' and '.join(users)}")
+            raise ValueError(f"--{id} changes nothing in this run: it is a setting of {', '.join(users)}")
         known = {known for file in files.values() for known in file}
         nearest = difflib.get_close_matches(id, known, n=1)
         hint = f"; did you mean {nearest[0]}?" if nearest else ""

@@ -122,9 +122,9 @@ def test_a_setting_of_another_stage_is_no_typing_error(folders: dict) -> None:
         ("inference.json", {"ema_decay": 0.1}, "train.yaml"),
         ("inference.json", {"perceptual_weight": 7}, "train_autoencoder.yaml"),
         ("evaluate.yaml", {"final_lr": 0.1}, "train.yaml"),
-        ("train.yaml", {"samples_dir": "elsewhere"}, "audit.yaml and evaluate.yaml and inference.json"),
+        ("train.yaml", {"samples_dir": "elsewhere"}, "audit.yaml, evaluate.yaml, inference.json"),
         ("train_autoencoder.yaml", {"learning_rate": 0.1}, "train.yaml"),
-        ("inference.json", {"dataset_dir": "prepared"}, "audit.yaml and evaluate.yaml and evaluate_masks.yaml"),
+        ("inference.json", {"dataset_dir": "prepared"}, "audit.yaml, evaluate.yaml, evaluate_masks.yaml"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
