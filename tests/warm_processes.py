@@ -1,24 +1,25 @@
 """Python processes that start at once: forked from one that has imported torch, MONAI and this package already.
 
 ``import monai`` takes about six seconds of a processor, and the tests start dozens of processes. A test of what a process
-does (it is killed, it shares a folder or a group with others) starts it here; a test of the interpreter itself, such as
-which packages it sees, starts a real one.
+does (it is killed, it shares a folder or a group with others) starts it here; a test of the interpreter itself starts a
+real one. Of where few packages are installed, one that is started there is forked (:func:`isolated`).
 """
 
 from __future__ import annotations
 
-import gc
+import contextlib
+import json
 import multiprocessing
 import os
 import pkgutil
-import runpy
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import forked
 import monai.bundle.__main__
 import torch
 
@@ -29,7 +30,12 @@ CONTEXT = multiprocessing.get_context("forkserver")
 _SUBPROCESS_RUN = subprocess.run
 _ROOMS = [room.name for room in pkgutil.iter_modules(medical_diffusion_components.__path__) if room.ispkg]
 CONTEXT.set_forkserver_preload(
-    ["torch.distributed.launcher", "monai.bundle", *(f"medical_diffusion_components.{room}" for room in _ROOMS)]
+    [
+        "torch.distributed.launcher",
+        "torch._dynamo",
+        "monai.bundle",
+        *(f"medical_diffusion_components.{room}" for room in _ROOMS),
+    ]
 )
 
 
@@ -60,16 +66,44 @@ def python(
         return subprocess.CompletedProcess(arguments, process.exitcode, *(file.read_text() for file in printed))
 
 
+@contextlib.contextmanager
+def isolated(env: Mapping[str, str], *modules: str) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """As :func:`python` for ``python -S`` with these variables: what it imports lies on their ``PYTHONPATH``, or nowhere.
+
+    A process of its own imports ``modules`` there, once, and is forked for each command (arguments, ``cwd``).
+    """
+    command = [sys.executable, "-S", "-W", "ignore", forked.__file__, *modules]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, env=env, text=True, **pipes) as server, tempfile.TemporaryDirectory() as folder:
+        printed = [Path(folder, name) for name in ("stdout", "stderr")]
+
+        def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+            for file in printed:
+                file.write_text("")
+            wanted = {"arguments": arguments, "cwd": cwd, "env": env, "printed": printed}
+            print(json.dumps(wanted, default=str), file=server.stdin, flush=True)
+            status = int(server.stdout.readline())
+            return subprocess.CompletedProcess(arguments, status, *(file.read_text() for file in printed))
+
+        yield run
+        server.stdin.close()
+
+
 def processes(count: int, worker: Callable[..., None], *arguments: object) -> None:
     """What ``torch.multiprocessing.spawn`` does: ``worker`` gets its rank and the arguments."""
     torch.multiprocessing.start_processes(worker, arguments, nprocs=count, start_method="forkserver")
 
 
 def torchrun(
-    processes: int, script: str, *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    processes: int,
+    script: str,
+    *arguments: str,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    forked: bool = True,
 ) -> subprocess.CompletedProcess[str]:
-    """What ``torchrun`` does with a script; its processes are forked, too."""
-    options = ["--standalone", f"--nproc_per_node={processes}", "--run_path", "--start_method=fork"]
+    """What ``torchrun`` does with a script; its processes are forked, too, or start as Python does."""
+    options = ["--standalone", f"--nproc_per_node={processes}"] + forked * ["--run_path", "--start_method=fork"]
     return python("-m", "torch.distributed.run", *options, script, *arguments, cwd=cwd, env=env)
 
 
@@ -88,27 +122,6 @@ def _run_forked(
 
 
 def _run(arguments: list[str], cwd: Path, env: dict[str, str], printed: list[Path]) -> None:
-    gc.freeze()  # what was imported before the fork is no garbage, and to look through it would copy its memory
-    for number, file in enumerate(printed, start=1):
-        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
-    os.environ.clear()
-    os.environ.update(env)
-    os.chdir(cwd)
     sys.path[:0] = env.get("PYTHONPATH", "").split(os.pathsep)
-    torch.set_num_threads(int(env.get("OMP_NUM_THREADS", "1")))
     subprocess.run = _run_forked
-    kind, *rest = arguments
-    try:
-        if kind == "-c":
-            sys.argv = ["-c", *rest[1:]]
-            exec(rest[0], {"__name__": "__main__"})
-        elif kind == "-m":
-            sys.argv = rest
-            runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
-        else:
-            sys.argv = [kind, *rest]
-            sys.path.insert(0, str(Path(kind).parent))
-            runpy.run_path(kind, run_name="__main__")
-    except Exception:  # multiprocessing would print it itself, without asking the hook
-        sys.excepthook(*sys.exc_info())
-        sys.exit(1)
+    forked.run(arguments, cwd, env, printed)

@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from bundle_folders import REPOSITORY, bundles_with, undisturbed
+from bundle_folders import REPOSITORY, bundles_with, for_each_kind_with, undisturbed
 from monai.bundle import ConfigParser
 from packaging.requirements import Requirement
+from warm_processes import isolated, python
 
 from medical_diffusion_components.files import file_hash
 from medical_diffusion_components.networks import fast
+from medical_diffusion_components.release import bundle_archive
 from medical_diffusion_components.release.bundle_archive import build_bundle
 from medical_diffusion_components.weights import WeightsError, load_weights, save_weights
 
@@ -34,9 +36,11 @@ pytestmark = pytest.mark.slow
 
 BUNDLES = bundles_with("inference.json")
 every_bundle = pytest.mark.parametrize("bundle", BUNDLES, ids=[bundle.name for bundle in BUNDLES])
+every_kind = for_each_kind_with("inference.json")  # in the zips of the others are the same networks
 BARE = ("torch", "monai", "fire", "pytorch-ignite", "nibabel", "einops")
 LDM = {
     "image_size": [32, 64, 12],
+    "num_train_timesteps": 12,
     "base_channels": 4,
     "compression": [4, 4, 2],
     "norm_groups": 4,
@@ -84,17 +88,32 @@ def environment(folder: Path, names: Iterable[str]) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
-def python(command: list[str], env: dict[str, str], cwd: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-S", "-W", "ignore", *command], env=env, cwd=cwd, capture_output=True, text=True
-    )
+def started(*arguments: str, env: dict[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    """What a Python did that was not forked."""
+    return subprocess.run([sys.executable, *arguments], env=env, cwd=cwd, capture_output=True, text=True)
+
+
+def output(done: subprocess.CompletedProcess[str]) -> str:
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
 
-@pytest.fixture(scope="session")
-def bare(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def bare_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return environment(tmp_path_factory.mktemp("bare") / "packages", BARE)
+
+
+@pytest.fixture(scope="module")
+def bare(bare_environment: dict[str, str]) -> Iterator[Callable]:
+    """Python with MONAI and torch alone."""
+    with isolated(bare_environment, "monai.bundle") as run:
+        yield run
+
+
+@pytest.fixture(scope="module")
+def only_torch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable]:
+    with isolated(environment(tmp_path_factory.mktemp("torch") / "packages", ["torch", "numpy"]), "torch") as run:
+        yield run
 
 
 @pytest.fixture(scope="session")
@@ -135,7 +154,7 @@ def parsed(bundle: Path, **settings: Any) -> ConfigParser:
 @pytest.mark.parametrize("bundle", [b for b in BUNDLES if b.name in ("adni_ldm", "adni_gan", "swin_unetr_finetune")],
                          ids=lambda bundle: bundle.name)  # fmt: skip
 def test_an_unpacked_bundle_works_with_monai_and_torch_alone(
-    bundle: Path, published: Callable, bare: dict[str, str], tmp_path: Path
+    bundle: Path, published: Callable, bare: Callable, tmp_path: Path
 ) -> None:
     """From its folder and from elsewhere, and nothing of this repository is seen."""
     unpacked, images = published(bundle), []
@@ -143,14 +162,14 @@ def test_an_unpacked_bundle_works_with_monai_and_torch_alone(
     nib.save(nib.Nifti1Image(scan, np.diag([2.0, 3.0, 4.0, 1.0])), tmp_path / "scan.nii.gz")
     wanted = ["--dataset_dir", str(tmp_path / "scan.nii.gz")] if "swin" in bundle.name else ["--num_volumes", "1"]
     for cwd in (unpacked, tmp_path):
-        config, output = str(unpacked / "configs" / "inference.json"), tmp_path / f"from_{cwd.name}"
-        config = os.path.relpath(config, cwd)
-        python(["-m", "monai.bundle", "run", "--config_file", config, "--output_dir", str(output), *wanted], bare, cwd)
-        (file,) = output.rglob("*.nii.gz")
+        config = os.path.relpath(unpacked / "configs" / "inference.json", cwd)
+        made = ["--output_dir", str(tmp_path / f"from_{cwd.name}"), *wanted]
+        output(bare("-m", "monai.bundle", "run", "--config_file", config, *made, cwd=cwd))
+        (file,) = (tmp_path / f"from_{cwd.name}").rglob("*.nii.gz")
         images.append(np.asarray(nib.load(file).dataobj))
     assert images[0].std() > 0 and np.array_equal(*images)
     code = "import importlib.util as u; print(u.find_spec('medical_diffusion_components'), u.find_spec('scipy'))"
-    assert python(["-c", code], bare, tmp_path) == "None None\n"
+    assert output(bare("-c", code, cwd=tmp_path)) == "None None\n"
 
 
 @pytest.mark.parametrize("bundle", [b for b in BUNDLES if "swin" in b.name], ids=lambda bundle: bundle.name)
@@ -171,8 +190,9 @@ def test_without_data_an_unpacked_segmentation_asks_for_them(
 
 @pytest.mark.parametrize("bundle", BUNDLES[:1], ids=lambda bundle: bundle.name)
 def test_monai_downloads_loads_and_runs_it(
-    bundle: Path, published: Callable, bare: dict[str, str], tmp_path: Path
+    bundle: Path, published: Callable, bare_environment: dict[str, str], tmp_path: Path
 ) -> None:
+    """In a Python that has just been started."""
     (archive,) = published(bundle).parent.glob("*.zip")
     code = """
 import sys
@@ -187,14 +207,15 @@ network = monai.bundle.load(name, bundle_dir=folder, workflow_type="inference", 
 scripted, metadata, _ = monai.bundle.load(name, bundle_dir=folder, load_ts_module=True, device="cpu")
 print(type(network).__module__, metadata["version"])
 """
-    printed = python(["-c", code, archive.as_uri(), str(tmp_path / "downloaded"), bundle.name], bare, tmp_path)
+    command = ["-S", "-W", "ignore", "-c", code, archive.as_uri(), str(tmp_path / "downloaded"), bundle.name]
+    printed = output(started(*command, env=bare_environment, cwd=tmp_path))
     assert printed.splitlines()[-1].startswith(f"{bundle.name}_components.")
     assert list((tmp_path / "downloaded" / bundle.name / "output").rglob("*.nii.gz"))
 
 
 @every_bundle
-def test_the_model_zoo_accepts_it(bundle: Path, published: Callable, bare: dict[str, str], tmp_path: Path) -> None:
-    """The stages of its verify_bundle.py, from another folder and with the bundle's on the path, as there."""
+def test_the_model_zoo_finds_its_files(bundle: Path, published: Callable) -> None:
+    """As the first stages of its verify_bundle.py want them."""
     unpacked = published(bundle)
     metadata = json.loads((unpacked / "configs" / "metadata.json").read_text())
     assert metadata["version"] in metadata["changelog"] and "medical-diffusion-bundles" not in str(metadata)
@@ -205,6 +226,12 @@ def test_the_model_zoo_accepts_it(bundle: Path, published: Callable, bare: dict[
     assert all(path.stat().st_size <= 25 * 2**20 for path in unpacked.rglob("*") if path.is_file())
     state = torch.load(unpacked / "models" / "model.pt", weights_only=True)
     assert all(torch.is_tensor(tensor) for tensor in state.values())
+
+
+@every_kind
+def test_the_model_zoo_runs_it(bundle: Path, published: Callable, bare: Callable, tmp_path: Path) -> None:
+    """The last stages of its verify_bundle.py, from another folder and with the bundle's on the path, as there."""
+    unpacked = published(bundle)
     code = """
 import sys
 import monai.bundle
@@ -216,7 +243,7 @@ monai.bundle.ckpt_export(
     net_id="network_def", filepath=sys.argv[2], ckpt_file=f"{root}/models/model.pt", **files
 )
 """
-    python(["-c", code, str(unpacked), str(tmp_path / "model.ts")], bare, tmp_path)
+    output(bare("-c", code, str(unpacked), str(tmp_path / "model.ts"), cwd=tmp_path))
     assert (tmp_path / "model.ts").stat().st_size > 10_000
 
 
@@ -235,10 +262,8 @@ def test_what_it_names_is_in_it_or_is_required(bundle: Path, published: Callable
     assert re.findall(r"\]\(\.\./|released/|bundles/\w+", guide) == []
 
 
-@every_bundle
-def test_torchscript_needs_torch_alone(
-    bundle: Path, published: Callable, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+@every_kind
+def test_torchscript_needs_torch_alone(bundle: Path, published: Callable, only_torch: Callable, tmp_path: Path) -> None:
     unpacked = published(bundle)
     image = json.loads((unpacked / "configs" / "metadata.json").read_text())["network_data_format"]["inputs"]["image"]
     example = torch.randn(1, image["num_channels"], *image["spatial_shape"], generator=torch.Generator().manual_seed(3))
@@ -255,8 +280,8 @@ with torch.no_grad():
     found = torch.jit.load(sys.argv[1])(example)
 print(float((found - expected).abs().max()), float(expected.std()), "monai" in sys.modules)
 """
-    env = environment(tmp_path / "packages", ["torch", "numpy"])
-    printed = python(["-c", code, str(unpacked / "models" / "model.ts"), str(tmp_path / "pair.pt")], env, tmp_path)
+    script, pair = str(unpacked / "models" / "model.ts"), str(tmp_path / "pair.pt")
+    printed = output(only_torch("-c", code, script, pair, cwd=tmp_path))
     error, spread, monai_there = printed.split()
     assert float(error) <= 1e-5 < float(spread) and monai_there == "False"
 
@@ -264,16 +289,14 @@ print(float((found - expected).abs().max()), float(expected.std()), "monai" in s
 @pytest.mark.parametrize("bundle", BUNDLES[:1], ids=lambda bundle: bundle.name)
 def test_the_same_release_has_the_same_bytes(bundle: Path, published: Callable, tmp_path: Path) -> None:
     weights, sums = published(bundle) / "models", []
-    for seed in ("1", "2"):  # of hashes: what follows the order of a set would differ
-        out = tmp_path / seed
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "1", "SOURCE_DATE_EPOCH": "1700000000"}
+    for start in (
+        started,
+        python,
+    ):  # a forked one has another seed of hashes: what follows the order of a set would differ
+        out = tmp_path / start.__name__
         command = ["-m", "medical_diffusion_components.release", "--out", str(out), "--bundles", bundle.name]
-        subprocess.run(
-            [sys.executable, *command, "--models_dir", str(weights)],
-            check=True,
-            capture_output=True,
-            cwd=REPOSITORY,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": seed, "SOURCE_DATE_EPOCH": "1700000000"},
-        )
+        output(start(*command, "--models_dir", str(weights), cwd=REPOSITORY, env=env))
         sums.append((out / "SHA256SUMS").read_text())
         listed = dict(line.split("  ")[::-1] for line in sums[-1].splitlines())
         assert listed == {path.name: file_hash(path) for path in out.iterdir() if path.name != "SHA256SUMS"}
@@ -292,7 +315,8 @@ def test_an_annotation_server_trains_the_network_that_is_published(bundle: Path,
     assert all(found[id] == note["knobs"][id] for id in changed)
 
 
-def test_a_branch_is_published_with_its_own_generator_alone(tmp_path: Path) -> None:
+def test_a_branch_is_published_with_its_own_generator_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle_archive, "_torchscript", lambda *_: b"")  # takes seconds
     bundle = next(bundle for bundle in BUNDLES if bundle.name == "adni_ldm")
     weights = ignorant_weights(bundle, tmp_path / "weights") / "model.pt"
     for generator, branch in ((file_hash(weights), {"models/control.json", "models/control.pt"}), ("0" * 64, set())):
