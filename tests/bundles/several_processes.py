@@ -9,7 +9,6 @@ import json
 import os
 import runpy
 import signal
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -110,11 +109,6 @@ def notes(folder: Path, name: str, rank: int = 0) -> list[Any]:
     file = folder / f"{name}_{rank}.jsonl"
     entries = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
     return [Iteration(*entry) for entry in entries] if name == "iterations" else entries
-
-
-def torchrun(processes: int, *program: str) -> list[str]:
-    """The command ``torchrun``, by module so that it is this interpreter's."""
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *program]
 
 
 def bundle_arguments(bundle: Path, id: str, configs: Sequence[str], overrides: dict[str, Any]) -> list[str]:

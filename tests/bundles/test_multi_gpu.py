@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import pytest
 import several_processes
 import torch
-import warm_processes
 from bundle_folders import assert_same, bundles_with, for_bundles_with, read, run, tiny, tree
 from filelock import FileLock
 from several_processes import (
@@ -28,8 +27,8 @@ from several_processes import (
     environment,
     notes,
     taking_notes,
-    torchrun,
 )
+from warm_processes import MONAI_BUNDLE, torchrun
 
 # One bundle is enough: test_shared_blocks.py holds the others to the same stages.
 BUNDLE = bundles_with("train_autoencoder.yaml", "train.yaml", "multi_gpu_train.yaml")[0]
@@ -76,10 +75,9 @@ def start(folder: Path, data: Path, kill: str = "") -> subprocess.CompletedProce
     """The command that a cluster's job repeats until it is done, with two processes."""
     arguments = bundle_arguments(BUNDLE, "training", CONFIGS, settings(folder, data, 2))
     variables = environment(**{NOTES: str(folder / "notes"), KILL: kill})
-    if kill:  # not forked: of two forked processes that fail at once, torchrun reports one or the other, by chance
-        command = torchrun(2, several_processes.__file__, *arguments)
-        return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, env=variables)
-    return warm_processes.torchrun(2, several_processes.__file__, *arguments, cwd=folder, env=variables)
+    # of forked processes that have failed torchrun names the first rank, of others the one that failed first
+    forked = not kill.startswith("1")
+    return torchrun(2, several_processes.__file__, *arguments, cwd=folder, env=variables, forked=forked)
 
 
 def job(folder: Path, processes: int) -> Job:
@@ -195,7 +193,7 @@ def test_one_process_goes_on_where_two_stopped(two: Job, nifti_folder: Path, tmp
 
 
 def test_processes_sample_what_one_does(two: Job, nifti_folder: Path, tmp_path: Path) -> None:
-    """Of three processes one has nothing to do. They are not forked: here the command is that of a person."""
+    """Of three processes one has nothing to do."""
     overrides = settings(two.folder, nifti_folder, 1) | {"num_volumes": 2}
     overrides = {id: value for id, value in overrides.items() if id in read(BUNDLE / "configs" / "inference.json")}
     overrides.pop("dataset_dir")
@@ -203,8 +201,7 @@ def test_processes_sample_what_one_does(two: Job, nifti_folder: Path, tmp_path: 
     arguments = bundle_arguments(
         BUNDLE, "inference", ["inference.json"], overrides | {"samples_dir": tmp_path / "three"}
     )
-    command = torchrun(3, "-m", "monai.bundle", *arguments)
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, env=environment())
+    done = torchrun(3, MONAI_BUNDLE, *arguments, cwd=tmp_path, env=environment())
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("montage: ") == 1
     found, expected = tree(tmp_path / "three"), tree(tmp_path / "one")

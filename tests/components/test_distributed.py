@@ -17,7 +17,6 @@ import torch.distributed as dist
 
 from medical_diffusion_components import distributed
 from medical_diffusion_components.distributed import gathered, join_processes, leave_processes, process_rank, share
-from medical_diffusion_components.workflow import stages
 
 ROUNDS = 40
 
@@ -37,10 +36,11 @@ def test_a_process_that_was_started_alone_stays_alone(monkeypatch: pytest.Monkey
 
 
 def two_processes(what: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command = [*torchrun, __file__, what, str(folder)]
+    """They are not forked: how Python ends is what this is about."""
+    from warm_processes import torchrun  # what it imports would take each of the processes seconds
+
     variables = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(command, capture_output=True, text=True, timeout=400, env=variables)
+    return torchrun(2, __file__, what, str(folder), env=variables, forked=False)
 
 
 @pytest.mark.slow
@@ -94,6 +94,8 @@ def leave_often(folder: Path) -> None:
 
 def fail_in_one(folder: Path) -> None:
     """The second process fails within a collective, the first waits for it for ever."""
+    from medical_diffusion_components.workflow import stages  # with MONAI: the other pair of processes does without
+
     sys.excepthook = stages._traceback_with_cause
     gathered(process_rank())
     if process_rank() == 1:
