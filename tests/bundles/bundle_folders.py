@@ -25,6 +25,22 @@ from scipy.ndimage import gaussian_filter
 from medical_diffusion_components.cohorts import embedded
 from medical_diffusion_components.data import datasets
 
+_PARSE = ConfigParser.load_config_file
+
+
+def _parsed_once(filepath: str | Path, **options: Any) -> dict[str, Any]:
+    """MONAI takes 30 ms for a configuration, and a run reads a dozen of them, mostly those of the run before."""
+    if options or not filepath:
+        return _PARSE(filepath, **options)
+    return copy.deepcopy(_content(str(filepath), Path(filepath).read_bytes()))
+
+
+@functools.cache
+def _content(file: str, content: bytes) -> dict[str, Any]:
+    return _PARSE(file)
+
+
+ConfigParser.load_config_file = staticmethod(_parsed_once)  # also where MONAI itself reads one
 REPOSITORY = Path(__file__).parents[2]
 BUNDLES = sorted(path for path in (REPOSITORY / "bundles").iterdir() if (path / "configs").is_dir())
 
@@ -133,12 +149,7 @@ def is_overlay(file: Path) -> bool:
 
 
 def read(file: Path) -> dict[str, Any]:
-    """A configuration as it stands in its file; hundreds of tests ask for the same ones."""
-    return copy.deepcopy(_content(file, file.stat().st_mtime_ns))
-
-
-@functools.cache
-def _content(file: Path, written: int) -> dict[str, Any]:
+    """A configuration as it stands in its file."""
     return ConfigParser.load_config_file(file)
 
 
