@@ -118,6 +118,7 @@ def test_the_core_imports_neither_dicom_nor_preparation_nor_cohorts() -> None:
     assert crossing == []
 
 
+@pytest.mark.slow
 def test_no_room_needs_an_optional_package() -> None:
     """What does need one is imported from its own file: a configuration may take the rest where no extra is installed."""
     rooms = sorted({path.parent.relative_to(ROOT) for path in PACKAGE.rglob("__init__.py")})

@@ -85,6 +85,7 @@ def test_every_kind_of_view_changes_the_volume(change: str) -> None:
     assert 0.1 < changed < 0.6 if change == "blur" else changed > 0.9  # 0.3 is the blur's probability
 
 
+@pytest.mark.slow
 def test_interrupted_training_ends_as_it_would_have(
     volumes: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

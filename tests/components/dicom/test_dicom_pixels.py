@@ -42,6 +42,7 @@ def put_pixels(dataset, encapsulated, syntax):
     dataset["PixelData"].VR = "OB"
 
 
+@pytest.mark.slow
 def test_lossless_jpeg_is_decoded_before_slope_and_intercept(series, case, volume, tmp_path):
     def compress(dataset, k):
         stored = np.frombuffer(dataset.PixelData, np.int16).reshape(20, 10)

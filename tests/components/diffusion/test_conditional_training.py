@@ -228,6 +228,7 @@ def test_every_sampler_follows_its_conditions(prediction: str, sampler: str) -> 
     torch.testing.assert_close(guided(noise, ASKED)[2], free(noise)[2], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_guided_sampling_is_the_same_scripted() -> None:
     guided = generator(conditional(), "flow", guidance_scale=2.0, guidance_interval=(0.2, 0.8))
     scripted = torch.jit.script(guided)

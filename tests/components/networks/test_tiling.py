@@ -150,6 +150,7 @@ def test_tiles_cover_every_cell_once():
     assert torch.equal(counts, torch.ones_like(counts))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and limits the address space")
 def test_tiles_fit_where_the_whole_does_not():
     def run(how):

@@ -88,6 +88,7 @@ def test_torchscript_says_nothing_of_where_it_was_made_and_still_runs() -> None:
     assert loaded(torch.ones(2)).tolist() == [2, 3] and loaded(-torch.ones(2)).tolist() == [1, 1]
 
 
+@pytest.mark.slow
 def test_the_package_inside_a_bundle_knows_no_other_and_imports_on_demand(tmp_path: Path) -> None:
     for name, content in vendored_files("my_ldm"):
         assert name.startswith("my_ldm_components/") and b"medical_diffusion_components" not in content, name
