@@ -8,11 +8,12 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from bundle_folders import Trained, for_bundles_with, last_line, read, run, workflow
+from bundle_folders import Trained, for_bundles_with, for_each_kind_with, last_line, read, run, workflow
 from PIL import Image
 
 from medical_diffusion_components.data import describe_data, load_cases
@@ -22,6 +23,47 @@ from medical_diffusion_components.weights import load_tensors, save_tensors
 audited = for_bundles_with("audit.yaml")
 one = for_bundles_with("audit.yaml", at_most=1)
 Train = Callable[[Path], Trained]
+
+
+class Audit(NamedTuple):
+    """Samples with two training volumes among them, and their audit."""
+
+    settings: dict[str, Any]
+    sources: list[Path]  # the training volumes
+    printed: str
+
+    @property
+    def samples(self) -> Path:
+        return Path(self.settings["samples_dir"])
+
+    @property
+    def output(self) -> Path:
+        return Path(self.settings["output_dir"])
+
+    def copied(self, folder: Path) -> dict[str, Any]:
+        """The settings of a copy that may be changed."""
+        samples, output = folder / "samples", folder / "output"
+        shutil.copytree(self.samples, samples)
+        shutil.copytree(self.output, output)
+        return {**self.settings, "samples_dir": str(samples), "output_dir": str(output)}
+
+
+@pytest.fixture(scope="module")
+def planted(trained: Train, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Audit]:
+    """Bundle -> its audit, which must not be changed."""
+    done: dict[Path, Audit] = {}
+
+    def audit(bundle: Path) -> Audit:
+        if bundle not in done:
+            made, folder = trained(bundle), tmp_path_factory.mktemp("planted")
+            sources = with_plants(made, folder / "samples")
+            # what training left stays where it is; what the audit keeps goes elsewhere
+            output = shutil.copytree(made.output, folder / "output")
+            settings = {**made.overrides, "samples_dir": str(folder / "samples"), "output_dir": str(output)}
+            done[bundle] = Audit(settings, sources, run(bundle, "audit.yaml", **settings))
+        return done[bundle]
+
+    return audit
 
 
 def training_volumes(done: Trained) -> list[Path]:
@@ -58,29 +100,26 @@ def test_a_folder_without_samples_is_refused_before_the_cohort_is_made(bundle: P
 
 
 @pytest.mark.slow
-@audited
-def test_planted_training_volumes_are_found_and_withheld(bundle: Path, trained: Train, tmp_path: Path) -> None:
-    done = trained(bundle)
-    sources = with_plants(done, tmp_path / "samples")
-    settings = {**done.overrides, "samples_dir": str(tmp_path / "samples")}
-    # what training left stays where it is; what the audit keeps goes elsewhere
-    settings["output_dir"] = str(shutil.copytree(done.output, tmp_path / "output"))
-    printed = run(bundle, "audit.yaml", **settings)
-
-    folder = tmp_path / "output" / "audit"
+@for_each_kind_with("audit.yaml")
+def test_planted_training_volumes_are_found_and_withheld(bundle: Path, planted: Callable[[Path], Audit]) -> None:
+    audit = planted(bundle)
+    folder = audit.output / "audit"
     report = json.loads((folder / "audit.json").read_text())
     assert report["volumes"]["copy"] == report["memorised"]["count"] == 2
     with (folder / "at_home" / "training_volumes.csv").open(newline="") as file:
         ids = {row["sha256"]: row["id"] for row in csv.DictReader(file)}
-    assert set(report["memorised"]["sources"]) == {ids[file_hash(source)] for source in sources}
+    assert set(report["memorised"]["sources"]) == {ids[file_hash(source)] for source in audit.sources}
     assert report["flagged"]["volumes"] == 5 and report["facts"]["held_out_patients"] >= 22
     assert "strata" not in report, "nobody asked for anything"
-    assert report["headline"] in printed and "2 of 5 synthetic volumes are copies of 2 training" in report["headline"]
-    for number, source in enumerate(sources):
-        note = json.loads((tmp_path / "samples" / f"planted_{number}.json").read_text())["audit"]
+    assert (
+        report["headline"] in audit.printed
+        and "2 of 5 synthetic volumes are copies of 2 training" in report["headline"]
+    )
+    for number, source in enumerate(audit.sources):
+        note = json.loads((audit.samples / f"planted_{number}.json").read_text())["audit"]
         assert (note["verdict"], note["nearest_training_volume"]) == ("copy", ids[file_hash(source)])
         assert note["similarity"] == pytest.approx(1, abs=1e-3) and note["p"] <= 0.05
-    synthetic = json.loads((tmp_path / "samples" / "synthetic_000000.json").read_text())
+    synthetic = json.loads((audit.samples / "synthetic_000000.json").read_text())
     assert synthetic["seed"] == 0 and 0 < synthetic["audit"]["p"] <= 1, "the note keeps what inference wrote"
 
     rows = list(csv.DictReader((folder / "audit.csv").open()))
@@ -117,15 +156,12 @@ def test_what_the_first_stage_makes_of_a_training_volume_is_a_copy_of_it(
 @pytest.mark.slow
 @one
 def test_no_output_names_a_case_and_all_say_what_the_test_cannot(
-    bundle: Path, trained: Train, audited_output: Callable, tmp_path: Path
+    bundle: Path, trained: Train, planted: Callable[[Path], Audit], tmp_path: Path
 ) -> None:
-    done = trained(bundle)
-    with_plants(done, tmp_path / "samples")
-    output = Path(shutil.copytree(audited_output(bundle), tmp_path / "output"))
-    settings = {**done.overrides, "samples_dir": str(tmp_path / "samples"), "output_dir": str(output)}
-    printed = run(bundle, "audit.yaml", **settings)
+    done, audit = trained(bundle), planted(bundle)
+    output = audit.output
     cases = {path.name.split(".")[0] for path in training_volumes(done)}
-    texts = {path: path.read_text() for path in (tmp_path / "samples").glob("*.json")}
+    texts = {path: path.read_text() for path in audit.samples.glob("*.json")}
     texts |= {
         path: path.read_text() for path in (output / "audit").iterdir() if path.suffix in (".json", ".md", ".csv")
     }
@@ -134,8 +170,9 @@ def test_no_output_names_a_case_and_all_say_what_the_test_cannot(
         assert not [case for case in cases if case in text], path
         assert not [digest for digest in hashes if digest in text], path
         assert path.suffix == ".csv" or "anonymous" in text, path
-    assert "anonymous" in printed
-    assert verdict_of(run(bundle, "audit.yaml", **settings)) == verdict_of(printed), "from the cache, the same"
+    assert "anonymous" in audit.printed
+    again = run(bundle, "audit.yaml", **audit.copied(tmp_path))
+    assert verdict_of(again) == verdict_of(audit.printed), "from the cache, the same"
 
 
 @for_bundles_with("audit.yaml")
@@ -207,15 +244,12 @@ def test_an_empty_folder_of_samples_ends_with_the_reason(bundle: Path, trained: 
 @pytest.mark.slow
 @one
 def test_an_evaluation_says_what_the_audit_of_the_same_volumes_found(
-    bundle: Path, trained: Train, audited_output: Callable, tmp_path: Path
+    bundle: Path, trained: Train, planted: Callable[[Path], Audit], tmp_path: Path
 ) -> None:
-    done = trained(bundle)
-    with_plants(done, tmp_path / "samples")
-    output = Path(shutil.copytree(audited_output(bundle), tmp_path / "output"))
-    settings = {**done.overrides, "samples_dir": str(tmp_path / "samples"), "output_dir": str(output)}
-    run(bundle, "audit.yaml", **settings)
+    settings = planted(bundle).copied(tmp_path)
     del settings["num_volumes"]  # the volumes are there
-    printed = run(bundle, "evaluate.yaml", **settings, compare_dir=str(done.output / "samples"))
+    printed = run(bundle, "evaluate.yaml", **settings, compare_dir=str(trained(bundle).output / "samples"))
+    output = tmp_path / "output"
     assert "; 2 of 5 are copies of training volumes." in printed
     found = json.loads((output / "evaluation" / "evaluation.json").read_text())["audit"]
     assert found["same_volumes"] and found["volumes"]["copy"] == 2

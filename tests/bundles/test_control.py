@@ -10,7 +10,17 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from bundle_folders import BUNDLES, REPOSITORY, for_bundles_with, last_line, read, run, tiny, workflow
+from bundle_folders import (
+    BUNDLES,
+    REPOSITORY,
+    for_bundles_with,
+    for_each_kind_with,
+    last_line,
+    read,
+    run,
+    tiny,
+    workflow,
+)
 
 from medical_diffusion_components.cohorts.template import template_subject
 from medical_diffusion_components.data import load_cases
@@ -22,7 +32,7 @@ from medical_diffusion_components.weights import load_tensors, save_weights
 
 pytestmark = pytest.mark.slow
 
-controlled = for_bundles_with("train_control.yaml")
+controlled = for_each_kind_with("train_control.yaml")
 one = for_bundles_with("train_control.yaml", at_most=1)
 
 

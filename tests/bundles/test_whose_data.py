@@ -81,7 +81,13 @@ def test_an_audit_without_data_takes_the_cohort_that_the_weights_were_trained_on
     note |= {"data": "the user's dataset_dir", "data_sha256": "0", "training_sha256": "0"}
     (copy / weights / "model.json").write_text(json.dumps(note))
     assert REFUSED in last_line(copy, "audit.yaml", **AUDIT), "weights of own data, and no data given"
-    (copy / weights / "model.json").write_text(json.dumps({"knobs": note["knobs"], "spacing": note["spacing"]}))
+
+
+@for_bundles_with("audit.yaml", at_most=1)
+def test_of_weights_that_do_not_say_an_audit_takes_the_users_word(bundle: Path, clone: Callable[[str], Path]) -> None:
+    copy = clone("models")
+    note = json.loads((copy / "models" / "model.json").read_text())
+    (copy / "models" / "model.json").write_text(json.dumps({"knobs": note["knobs"], "spacing": note["spacing"]}))
     run(copy, "audit.yaml", **AUDIT)
     assert "your word alone" in (copy / "output" / "audit" / "audit.md").read_text()
 
