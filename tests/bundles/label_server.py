@@ -25,8 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bundle_folders import REPOSITORY
-
+CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
 VERSION = "0.8.5"
 VARIABLE = "MONAI_LABEL_PYTHON"  # an interpreter that has MONAI Label, instead of an environment made here
 # what the server imports, of the requirements of its wheel
@@ -65,16 +64,16 @@ def server_python(folder: Path) -> Path:
     """
     if VARIABLE in os.environ:
         return Path(os.environ[VARIABLE])
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     python = folder / "bin" / "python"
     [packages] = folder.glob("lib/python*/site-packages")
     (packages / "running_environment.pth").write_text(sysconfig.get_path("purelib") + "\n")
     for file, text in _STAND_INS.items():
         (packages / file).parent.mkdir(exist_ok=True)
         (packages / file).write_text(text)
-    constraints = str(REPOSITORY / "constraints.txt")
-    for wanted in (["--no-deps", f"monailabel=={VERSION}"], ["--constraint", constraints, *_LIGHT]):
-        command = [str(python), "-m", "pip", "install", "--quiet", "--retries", "1", *wanted]
+    for wanted in (["--no-deps", f"monailabel=={VERSION}"], ["--constraint", str(CONSTRAINTS), *_LIGHT]):
+        command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-compile"]
+        command += ["--retries", "1", *wanted]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise CannotInstall(f"MONAI Label cannot be installed: {done.stderr.strip().splitlines()[-1]}")
@@ -151,7 +150,7 @@ class LabelServer:
         end = time.monotonic() + timeout
         while (told := self.get("/train/"))["status"] not in ("DONE", "ERROR"):
             assert time.monotonic() < end, self.log.read_text()[-3000:]
-            time.sleep(1)
+            time.sleep(0.2)
         return told
 
 
