@@ -44,6 +44,7 @@ def test_estimate_of_copies_of_a_mixture() -> None:
     assert flagged_share(np.ones(5), 0.05, 19).copies == 0
 
 
+@pytest.mark.slow
 def test_p_value_of_a_model_accounts_for_the_one_calibration_set_and_the_binomial_does_not() -> None:
     """Innocent models: the beta-binomial p is below 0.05 in at most 5 % of them, the textbook's in more."""
     rng = np.random.default_rng(1)

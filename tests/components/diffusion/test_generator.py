@@ -202,6 +202,7 @@ def test_progress_is_reported_once_per_step():
         ("sample", {"sampler": "dpmpp_2m", "num_inference_steps": 5}),
     ],
 )
+@pytest.mark.slow
 def test_scripted_generator_equals_the_eager_one(prediction_type, settings):
     scheduler = DDPMScheduler(SHORT, "cosine", prediction_type=prediction_type)
     network, buffer = generator(scheduler=scheduler, **settings), io.BytesIO()

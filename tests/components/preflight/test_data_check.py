@@ -262,6 +262,7 @@ def test_the_advice_fits_the_refusal(refusal, advice):
     assert advice in advice_for(refusal)
 
 
+@pytest.mark.slow
 def test_empty_masks_and_copies_are_counted_as_prepare_counts_them(tmp_path):
     good_heads(tmp_path / "raw", 6)
     nifti(tmp_path / "raw" / "empty.nii.gz", np.zeros((20, 20, 20), np.uint8))
