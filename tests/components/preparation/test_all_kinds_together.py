@@ -18,9 +18,9 @@ from pydicom.filebase import DicomIO
 from pydicom.filewriter import write_dataset
 from pydicom.uid import ImplicitVRLittleEndian
 
-from medical_diffusion_components.cohorts import embedded
 from medical_diffusion_components.data.datasets import load_cases
 from medical_diffusion_components.data.splits import SPLITS
+from medical_diffusion_components.preparation import same_scan
 from medical_diffusion_components.transforms.load_volume import LoadVolume
 
 ROOT = Path(__file__).parents[3]
@@ -205,7 +205,7 @@ def test_both_stages_of_training_see_exactly_the_twelve_patients(prepared, tmp_p
         return read(self, filename)
 
     monkeypatch.setattr(LoadVolume, "__call__", noting)
-    monkeypatch.setattr(embedded, "in_two_splits", lambda *_: [])  # which compares the scans of all splits
+    monkeypatch.setattr(same_scan, "in_two_splits", lambda *_: [])  # which compares the scans of all splits
     folders = {"dataset_dir": prepared, "output_dir": tmp_path / "output", "models_dir": tmp_path / "models"}
     workflow = ConfigWorkflow(
         config_file=str(ROOT / "bundles" / "adni_ldm" / "configs" / "train.yaml"),

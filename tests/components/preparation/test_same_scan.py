@@ -12,7 +12,8 @@ import pytest
 from scipy import ndimage
 from small_preparations import prepare
 
-from medical_diffusion_components.cohorts import embedded, resolve_dataset
+from medical_diffusion_components.cohorts import resolve_dataset
+from medical_diffusion_components.preparation import same_scan
 from medical_diffusion_components.preparation.same_scan import in_two_splits, landmarks, same_scans, to_text
 
 SIZE = (30, 26, 28)
@@ -69,7 +70,7 @@ def test_scans_are_compared_again_only_when_a_file_has_changed(
     listing = {split: [f"{number}.nii.gz"] for number, split in enumerate(("training", "validation", "test"))}
     (tmp_path / "dataset.json").write_text(json.dumps(listing))
     compared = []
-    monkeypatch.setattr(embedded, "in_two_splits", lambda *args: compared.append(1) or in_two_splits(*args))
+    monkeypatch.setattr(same_scan, "in_two_splits", lambda *args: compared.append(1) or in_two_splits(*args))
 
     def remarked() -> int:
         caplog.clear()
