@@ -57,8 +57,9 @@ class RandomViews:
         shift: largest shift along each axis.
         warp: standard deviation of a displacement given on a grid of 5x5x5 points, smooth in between.
         gamma: largest magnitude of the exponent's logarithm.
-        blur: probability of a blur, by about a Gaussian of 0.7 to 2 reduced voxels.
+        blur: probability of a blur.
         noise: largest standard deviation of the noise, as a share of the intensity range.
+        blurs: binomial filters of a blur at most: 8 are about a Gaussian of 2 reduced voxels.
 
     Shape:
         (B, C, h, w, d) in [-1, 1] -> (B, C, h, w, d), mean 0 and standard deviation 1
@@ -74,6 +75,7 @@ class RandomViews:
         gamma: float = 0.4,
         blur: float = 0.3,
         noise: float = 0.05,
+        blurs: int = BLURS,
     ) -> None:
         self.flip_axis = flip_axis
         self.rotation = rotation
@@ -83,6 +85,7 @@ class RandomViews:
         self.gamma = gamma
         self.blur = blur
         self.noise = noise
+        self.blurs = blurs
 
     def __call__(self, volumes: Tensor, generator: torch.Generator) -> Tensor:
         moved = self._flipped(volumes, generator)
@@ -113,8 +116,8 @@ class RandomViews:
             return _uniform(generator, volumes, 1)[:, :, None, None, None]
 
         changed = ((volumes + 1) / 2).clamp(0, 1) ** torch.exp(self.gamma * drawn())
-        times = torch.ceil(BLURS * (drawn() + 1) / 2) * ((drawn() + 1) / 2 < self.blur)  # 0 without a blur
-        for number in range(1, BLURS + 1):
+        times = torch.ceil(self.blurs * (drawn() + 1) / 2) * ((drawn() + 1) / 2 < self.blur)  # 0 without a blur
+        for number in range(1, self.blurs + 1):
             chosen = (times >= number).flatten()
             changed[chosen] = _binomial(changed[chosen])
         sigma = self.noise * (drawn() + 1) / 2

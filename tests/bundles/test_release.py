@@ -174,13 +174,11 @@ def test_an_unpacked_bundle_works_with_monai_and_torch_alone(
 
 @pytest.mark.parametrize("bundle", [b for b in BUNDLES if "swin" in b.name], ids=lambda bundle: bundle.name)
 def test_without_data_an_unpacked_segmentation_asks_for_them(
-    bundle: Path, published: Callable, bare: dict[str, str], tmp_path: Path
+    bundle: Path, published: Callable, bare: Callable, tmp_path: Path
 ) -> None:
     """Its embedded cohort needs packages that a user of a downloaded bundle has no use for."""
     command = ["-m", "monai.bundle", "run", "--config_file", str(published(bundle) / "configs" / "inference.json")]
-    done = subprocess.run(
-        [sys.executable, "-S", "-W", "ignore", *command], env=bare, cwd=tmp_path, capture_output=True, text=True
-    )
+    done = bare(*command, cwd=tmp_path)
     assert done.returncode != 0 and done.stderr.rstrip().splitlines()[-1] == (
         "Stopped: ModuleNotFoundError: no dataset_dir was given: give --dataset_dir, your own volumes; for the embedded "
         "cohort in their place 3 packages are missing: install them with pip install "

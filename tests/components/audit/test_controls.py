@@ -33,6 +33,7 @@ from medical_diffusion_components.networks import VQGAN, EMACodebook
 
 SIZE, TRAINING, HELD_OUT, SOURCES = (12, 10, 14), 40, 200, 20
 TIMESTEPS = 100
+BLURS = 3  # of volumes with so few voxels, more would leave little
 # benchmarks/audit.py has all of them; blurred and moved by whole voxels, volumes of so few are hardly copies any more
 SMALL = ("identity", "right-left flip", "noise 0.1", "warp 1.5", "rotation 5 degrees", "gamma 0.7", "scale 0.75")
 
@@ -56,7 +57,7 @@ def cohort() -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> ContrastiveEncoder:
     steps = ContrastiveTraining(steps=200, volumes_per_step=32)
-    return trained_encoder(cohort()[0], {}, tmp_path_factory.mktemp("encoder"), RandomViews(0), steps)[0]
+    return trained_encoder(cohort()[0], {}, tmp_path_factory.mktemp("encoder"), RandomViews(0, blurs=BLURS), steps)[0]
 
 
 def bank(encoder: ContrastiveEncoder, training: torch.Tensor, mirrored: bool = True) -> TrainingBank:
@@ -159,7 +160,7 @@ def test_an_untrained_encoder_misses_plants() -> None:
 @pytest.mark.slow
 def test_without_mirror_images_in_the_bank_mirrored_copies_are_missed(tmp_path: Path) -> None:
     blind = ContrastiveTraining(steps=200, volumes_per_step=32)
-    plain = trained_encoder(cohort()[0], {}, tmp_path, RandomViews(None), blind)[0]
+    plain = trained_encoder(cohort()[0], {}, tmp_path, RandomViews(None, blurs=BLURS), blind)[0]
     assert found(plain, bank(plain, cohort()[0], mirrored=False), "right-left flip")[0] < 0.5
     assert found(plain, bank(plain, cohort()[0]), "right-left flip")[0] == 1
 
