@@ -64,7 +64,7 @@ def is_label_file(path: Path) -> bool:
 
     So is one that is named like probabilities and holds none below 0 or above 1.
     """
-    return _is_label_file(path, path.stat().st_mtime_ns)
+    return _is_label_file(path.absolute(), path.stat().st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -140,7 +140,7 @@ def check_overrides(*passed_on: str) -> None:
 def _files(workflow: ConfigWorkflow) -> dict[str, Mapping[str, Any]]:
     """All configurations beside the running one, by the names of their files."""
     suffixes = (".json", ".yaml", ".yml") if find_spec("yaml") else (".json",)  # MONAI does without
-    found = sorted(workflow.config_root_path.iterdir())
+    found = sorted(workflow.config_root_path.absolute().iterdir())
     paths = [path for path in found if path.suffix in suffixes and path.stem != "metadata"]
     return {path.name: _content(path, path.stat().st_mtime_ns) for path in paths}
 
@@ -152,5 +152,8 @@ def _overlays(files: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]
 
 @functools.cache
 def _content(path: Path, written: int) -> Mapping[str, Any]:
-    """A configuration as it stands in its file, not to be changed: each run asks for all files of a bundle."""
+    """A configuration as it stands in its file, not to be changed: each run asks for all files of a bundle.
+
+    ``path`` is absolute: files of two bundles may have been written in the same tick of the clock.
+    """
     return ConfigParser.load_config_file(path)

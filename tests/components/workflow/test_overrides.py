@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -56,3 +58,20 @@ def test_what_an_overlay_says_for_another_run_is_accepted_where_it_changes_nothi
     said = "--width changes nothing in this run: there is no network"
     assert refusal(configs, width=5, initialize=unused) == said
     assert refusal(configs, "thin.yaml", width=5, initialize=unused) == said
+
+
+def test_bundles_that_were_written_at_once_are_not_mistaken_for_each_other(
+    configs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From inside each bundle its files have the same relative names; a check-out gives them the same time."""
+    other = configs.parents[1] / "other" / "configs"
+    shutil.copytree(configs, other)
+    content = yaml.safe_load((other / "train_autoencoder.yaml").read_text())
+    (other / "train_autoencoder.yaml").write_text(
+        yaml.safe_dump(content | {"lamps": 2, "training": ["$print(@lamps)"]})
+    )
+    for folder in (other, configs):
+        for file in folder.iterdir():
+            os.utime(file, ns=(0, 0))
+        monkeypatch.chdir(folder.parent)
+        start(Path("configs"), file="train_autoencoder.yaml")
