@@ -36,7 +36,6 @@ from monai.bundle import ConfigParser
 from plants import PLANTS, planted
 from torch import Tensor, nn
 
-from medical_diffusion_components import files
 from medical_diffusion_components.audit import (
     ContrastiveEncoder,
     ContrastiveTraining,
@@ -53,7 +52,7 @@ from medical_diffusion_components.chance import numpy_generator, seeded, torch_g
 from medical_diffusion_components.cohorts import write_phantom_cohort, write_template_cohort
 from medical_diffusion_components.data import SPLITS, load_cases
 from medical_diffusion_components.data.datasets import nifti_files
-from medical_diffusion_components.files import file_hash, write_json
+from medical_diffusion_components.files import file_hash, versions, write_json
 from medical_diffusion_components.transforms import LoadVolume
 from medical_diffusion_components.weights import load_weights
 
@@ -204,7 +203,7 @@ def main() -> None:
     every = volumes(options.cohort, options.training + options.held_out + options.innocents, size, options.folder)
     training, held_out, fresh = every.split([options.training, options.held_out, options.innocents])
     network = first_stage(options.cohort, options.first_stage) if options.first_stage else None
-    versions = [training] if network is None else [training, through(network, training)]
+    known = [training] if network is None else [training, through(network, training)]
     if network is not None:
         held_out, fresh = through(network, held_out), through(network, fresh)
     started = time.process_time()
@@ -214,10 +213,10 @@ def main() -> None:
         options.folder,
         RandomViews(FLIP),
         ContrastiveTraining(steps=options.steps),
-        through=None if network is None else reduce_volumes(versions[1]),
+        through=None if network is None else reduce_volumes(known[1]),
     )
     trained = time.process_time() - started
-    bed = Bed(encoder, versions, held_out, fresh)
+    bed = Bed(encoder, known, held_out, fresh)
     thousand = TrainingBank(bed.bank.points.repeat(-(-1000 // len(training)), 1, 1)[:1000], torch.arange(1000))
     started = time.process_time()
     bed.nearest(fresh[:1], thousand)
@@ -225,7 +224,7 @@ def main() -> None:
     mean = training.mean(0, keepdim=True) + 0.05 * torch.randn((20, *training.shape[1:]), generator=torch_generator(0))
     rows = {
         heading: {name: plant_row(bed, name, version[: options.sources]) for name in options.plants}
-        for heading, version in zip(("plants", "plants_through_first_stage"), versions)
+        for heading, version in zip(("plants", "plants_through_first_stage"), known)
     }
     axcodes = AXCODES.get(options.cohort, "RAS")
     report = {
@@ -240,7 +239,7 @@ def main() -> None:
         "doses": doses(bed),
         "mutations": mutations(bed, options.sources, options.plants),
         "processor_seconds_of_a_volume_against_1000": one,
-        "versions": files.versions(),
+        "versions": versions(),
     }
     path = write_json(options.folder / f"audit_{options.cohort}.json", report)
     for heading, some in rows.items():
