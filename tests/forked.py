@@ -44,10 +44,6 @@ def run(arguments: Sequence[str], cwd: str, env: Mapping[str, str], printed: Seq
     except Exception:  # multiprocessing would print it itself, without asking the hook
         sys.excepthook(*sys.exc_info())
         sys.exit(1)
-    finally:
-        # Python's end tells pools of processes to stop; a forked process ends without it and could wait for theirs for ever
-        if pools := sys.modules.get("concurrent.futures.process"):
-            pools._python_exit()
 
 
 def serve(modules: Sequence[str]) -> None:

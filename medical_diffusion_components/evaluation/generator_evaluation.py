@@ -69,7 +69,7 @@ class GeneratorEvaluation:
         num_training: training volumes that are used, at most; a random choice.
         neighbours: MS-SSIM is taken of each volume with this many others of its set.
         teachers: feature networks of losses; no space that counts may judge with one.
-        executor: whose workers compute features.
+        executor: whose workers compute features; shut down when they have, so that none waits until Python ends.
         page: writes the page to look at; None for none.
         guided: name of a row -> callable as ``synthetic``, for the same generator at other guidance scales.
         obedience: measures whether volumes have what they were asked for; None for a generator without conditions.
@@ -147,7 +147,11 @@ class GeneratorEvaluation:
             metrics = running(first_stage).metrics
         if self.reconstructions is not None:
             cases["reconstructions"] = self.reconstructions(self.reference)
-        sets = {name: self._read(name, some) for name, some in cases.items()}
+        try:
+            sets = {name: self._read(name, some) for name, some in cases.items()}
+        finally:
+            if self.executor is not None:
+                self.executor.shutdown()
         if process_rank() > 0:
             return {}
         comparison = Comparison(sets["reference"], sets["training"], self.reader.spaces, self.permutations, self.seed)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 from monai.transforms import Compose, Lambdad
 
-from medical_diffusion_components.evaluation import AnatomySpace, FeatureReader, features, process_pool
+from medical_diffusion_components.evaluation import (
+    AnatomySpace,
+    FeatureReader,
+    GeneratorEvaluation,
+    features,
+    process_pool,
+)
 from medical_diffusion_components.transforms import LoadVolumed
 
 COUNT = 19  # not a multiple of what a worker gets at once
@@ -82,3 +91,17 @@ def test_features_of_other_preprocessing_or_spaces_are_not_taken(cases: list[dic
 
 def test_no_workers_are_this_process() -> None:
     assert process_pool(0) is None
+
+
+def test_workers_end_with_the_features_whatever_happens(tmp_path: Path) -> None:
+    """Left to the end of Python, processes of a pool that is not closed may wait for ever in one that was forked."""
+    some = [{"image": f"{number}.nii.gz", "patient_id": number} for number in range(5)]
+    unreadable: Any = SimpleNamespace(spaces={}, check=lambda *_: None)  # to be called with cases is an error
+    pool = ThreadPoolExecutor(1)
+    evaluation = GeneratorEvaluation(
+        unreadable, some, some, lambda: some, tmp_path, {"reference": "test"}, executor=pool
+    )
+    with pytest.raises(TypeError, match="not callable"):
+        evaluation.run()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        pool.submit(print)
