@@ -186,8 +186,7 @@ def take_inventory(
     root = inventory.root
     found = _volumes(inventory, [path for path in files if kind_of_volume(path)])
     found += _series(inventory, index)
-    tables = [path for path in files if path.name.lower() == "participants.tsv"]
-    people = read_participants(tables)
+    people = read_participants([path for path in files if path.name.lower() == "participants.tsv"])
     check_participants(people, [scan.signs.get("subject", "") for scan in found])
     if selection.select is not None:
         found = _selected(inventory, found, parse_select(selection.select))
