@@ -42,6 +42,7 @@ from medical_diffusion_components.audit import (
     Nearest,
     RandomViews,
     TrainingBank,
+    are_copies,
     conformal_p,
     embed,
     flagged_share,
@@ -107,7 +108,7 @@ def plant_row(bed: Bed, name: str, copied: Tensor, bank: TrainingBank | None = N
     return {
         "recall": float((conformal_p(found.similarity, calibration) <= ALPHA).mean()),
         "right_source": float((found.source == np.arange(len(copied))).mean()),
-        "copy": float(((found.similarity > calibration.max()) & (found.ratio < 1 / 3)).mean()),
+        "copy": float(are_copies(found, calibration).mean()),
         "similarity": float(found.similarity.mean()),
     }
 
@@ -142,7 +143,7 @@ def judged(bed: Bed, made: Tensor) -> dict[str, float]:
     return {
         "volumes": len(made),
         "p <= 0.05": float((conformal_p(near.similarity, bed.calibration) <= ALPHA).mean()),
-        "copy": float(((near.similarity > bed.calibration.max()) & (near.ratio < 1 / 3)).mean()),
+        "copy": float(are_copies(near, bed.calibration).mean()),
         "smallest_ratio": float(near.ratio.min()),
     }
 

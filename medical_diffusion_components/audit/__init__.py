@@ -9,7 +9,7 @@ from medical_diffusion_components.audit.conformal import (
     smallest_calibration,
 )
 from medical_diffusion_components.audit.copy_audit import AuditResult, CopyAudit, Memorised, PreparedAudit
-from medical_diffusion_components.audit.copy_test import NOT_ANONYMOUS, VERDICTS, CopyTest, Verdict
+from medical_diffusion_components.audit.copy_test import NOT_ANONYMOUS, VERDICTS, CopyTest, Verdict, are_copies
 from medical_diffusion_components.audit.encoder import (
     ContrastiveEncoder,
     ContrastiveTraining,
@@ -62,6 +62,7 @@ __all__ = [
     "ReleaseFilter",
     "TrainingBank",
     "Verdict",
+    "are_copies",
     "area_under_curve",
     "audit_headline",
     "clopper_pearson",

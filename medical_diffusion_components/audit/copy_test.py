@@ -11,11 +11,11 @@ from torch import Tensor
 
 from medical_diffusion_components.audit.conformal import conformal_p
 from medical_diffusion_components.audit.encoder import ContrastiveEncoder, embed
-from medical_diffusion_components.audit.similarity import TrainingBank
+from medical_diffusion_components.audit.similarity import Nearest, TrainingBank
 from medical_diffusion_components.files import write_atomically
 from medical_diffusion_components.weights import WeightsError, load_tensors, save_tensors
 
-__all__ = ["NOT_ANONYMOUS", "VERDICTS", "CopyTest", "Verdict"]
+__all__ = ["NOT_ANONYMOUS", "VERDICTS", "CopyTest", "Verdict", "are_copies"]
 
 NOT_ANONYMOUS = 'No copy found by this test is not the same as "anonymous".'
 VERDICTS = ("copy", "withheld", "released")
@@ -45,6 +45,11 @@ class Verdict(NamedTuple):
             "nearest_training_volume": self.source_id,
             "note": NOT_ANONYMOUS,
         }
+
+
+def are_copies(nearest: Nearest, calibration: np.ndarray) -> np.ndarray:
+    """Of n volumes, whether the verdict is ``copy``: (n,), see :class:`CopyTest`."""
+    return (nearest.similarity > calibration.max()) & (nearest.ratio < FAR_NEARER)
 
 
 class CopyTest(NamedTuple):
@@ -78,12 +83,9 @@ class CopyTest(NamedTuple):
         nearest = self.bank.nearest(embed(self.encoder, reduced))
         p = conformal_p(nearest.similarity, self.calibration)
         p_raw = conformal_p(nearest.similarity, self.calibration_raw)
-        highest = max(self.calibration)
         found = []
-        for similarity, source, ratio, one, raw in zip(*nearest, p, p_raw):
-            word = "withheld" if one <= self.alpha + 1e-12 else "released"
-            if similarity > highest and ratio < FAR_NEARER:
-                word = "copy"
+        for similarity, source, ratio, one, raw, copy in zip(*nearest, p, p_raw, are_copies(nearest, self.calibration)):
+            word = "copy" if copy else "withheld" if one <= self.alpha + 1e-12 else "released"
             numbers = (float(similarity), float(one), float(raw), float(ratio))
             found.append(Verdict(word, *numbers, int(source), self.sources[source]))
         return found

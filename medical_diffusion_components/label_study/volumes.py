@@ -20,6 +20,7 @@ from medical_diffusion_components.data import SPLITS, data_fingerprint, labelled
 from medical_diffusion_components.files import write_folder_atomically, write_json
 from medical_diffusion_components.requirements import SEGMENTATION_TRAINING, check_packages
 from medical_diffusion_components.transforms import LoadVolumed, RandTorchIOd, ScaleAsPreparedd
+from medical_diffusion_components.workflow import changes
 
 __all__ = ["on_grid_of", "smallest_training_split", "write_copies"]
 
@@ -137,9 +138,9 @@ def _written_once(folder: Path, wanted: Mapping[str, Any], write: Callable[[Path
         ValueError: it was made from something else.
     """
     if folder.is_dir():
-        found = json.loads((folder / "dataset.json").read_text()).get("made_from")
+        found = json.loads((folder / "dataset.json").read_text()).get("made_from", {})
         if found != wanted:
-            raise ValueError(f"{folder} was made from other volumes: expected {wanted}, got {found}; remove it")
+            raise ValueError(f"{folder} was made from other volumes: {changes(found, wanted)}; remove it")
     else:
         write_folder_atomically(folder, write)
     return str(folder)

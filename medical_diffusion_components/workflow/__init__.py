@@ -8,7 +8,7 @@ from medical_diffusion_components.workflow.overrides import (
     check_unused,
 )
 from medical_diffusion_components.workflow.run_settings import FOLDERS, PLACES, changes, settings, without_places
-from medical_diffusion_components.workflow.stages import ensure_first_stage, run_config, start_run
+from medical_diffusion_components.workflow.stages import ensure_first_stage, run_config, say_weights, start_run
 
 __all__ = [
     "FOLDERS",
@@ -23,6 +23,7 @@ __all__ = [
     "check_unused",
     "ensure_first_stage",
     "run_config",
+    "say_weights",
     "settings",
     "start_run",
     "without_places",

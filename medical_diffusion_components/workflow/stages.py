@@ -20,7 +20,7 @@ from medical_diffusion_components.weights import provenance
 from medical_diffusion_components.workflow.lookup import running
 from medical_diffusion_components.workflow.overrides import changed_settings, check_overrides
 
-__all__ = ["ensure_first_stage", "run_config", "start_run"]
+__all__ = ["ensure_first_stage", "run_config", "say_weights", "start_run"]
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +59,12 @@ def _traceback_with_cause(kind: type[BaseException], error: BaseException, trace
     if cause is not error or "\n" in str(error):
         print(f"\nStopped: {line}", file=sys.stderr)
     end_by_error(line)
+
+
+def say_weights(path: str) -> None:
+    """Last thing in a training: where its weights are, and of which epoch."""
+    if logger.isEnabledFor(logging.INFO):  # the first process alone, which wrote them
+        logger.info(f"training is complete: weights of epoch {provenance(path)['epoch']} at {path}")
 
 
 def ensure_first_stage(path: str, dataset_dir: str | None) -> None:

@@ -97,6 +97,14 @@ def test_without_data_the_embedded_cohort_is_announced_and_noted(bundle: Path, t
 
 
 @ldm
+def test_a_training_ends_with_where_its_weights_are(bundle: Path, trained: Train) -> None:
+    done = trained(bundle)
+    weights = done.models / "model.pt"
+    *_, last = done.printed["train.yaml"].splitlines()
+    assert f"training is complete: weights of epoch {note(weights)['epoch']} at {weights}" in last
+
+
+@ldm
 def test_training_leaves_curves_and_pictures(bundle: Path, trained: Train) -> None:
     output = trained(bundle).output
     for stage, scalars, picture in (

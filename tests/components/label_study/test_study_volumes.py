@@ -72,11 +72,15 @@ def test_what_was_made_from_other_volumes_is_refused(tmp_path: Path) -> None:
     drawn_first = (others / "2.nii.gz").read_bytes()
     drawn_anew = nib.load(others / "2.nii.gz")
     nib.save(nib.Nifti1Image(drawn_anew.get_fdata() + 1, drawn_anew.affine), others / "2.nii.gz")
-    with pytest.raises(ValueError, match="was made from other volumes"):
+    with pytest.raises(
+        ValueError, match=r"made was made from other volumes: volumes_sha256 was \w{64}, now \w{64}; remove it$"
+    ):
         on_grid_of(str(others), str(data), tmp_path / "made")
     (others / "2.nii.gz").write_bytes(drawn_first)
     (others / "2.nii.gz").rename(others / "3.nii.gz")
-    with pytest.raises(ValueError, match="was made from other volumes"):
+    with pytest.raises(
+        ValueError, match=r"was made from other volumes: cases was \[.*\], now \[.*\]; volumes_sha256 was"
+    ):
         on_grid_of(str(others), str(data), tmp_path / "made")
     with pytest.raises(ValueError, match=r"--synthetic_dir was not given.*inference\.json"):
         on_grid_of(None, str(data), tmp_path / "made")
