@@ -255,6 +255,7 @@ class CopyAudit:
             training,
             self.held_out,
             self.preprocessing,
+            self.reconstruct,
             self.folder / "cache" / "losses",
             self.conditions,
             self.device,

@@ -13,7 +13,7 @@ Analysis of Clustered ROC Curve Data", Biometrics 53, 1997.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 TIMES = (0.07, 0.2, 0.4, 0.6, 0.8)  # shares of the schedule at which the denoiser is asked
-VERSION = 1  # of what is kept: any change of the losses counts it up
+VERSION = 2  # of what is kept: any change of the losses counts it up
 ENOUGH_FOR_RATES = 500  # held-out volumes from which a rate of 1 % false positives means something
 
 
@@ -151,6 +151,7 @@ def membership(
     training: Sequence[dict],
     held_out: Sequence[dict],
     preprocessing: Preprocessing,
+    reconstruct: Callable[[Sequence[dict]], list[dict]],
     folder: str | Path,
     conditions: Conditions | None = None,
     device: torch.device | str = "cpu",
@@ -163,6 +164,7 @@ def membership(
         weights_sha256: of their file.
         training, held_out: cases; a random choice of the training cases will do.
         preprocessing: of both.
+        reconstruct: sends cases through the generator's first stage and returns those of the written files.
         folder: losses are kept there, a file per volume, and taken from there.
         conditions: those that the generator was trained with; each volume is then denoised under its own.
         device: where to compute.
@@ -173,17 +175,22 @@ def membership(
     """
     generator = generator.to(device).eval()
 
-    def measured(case: Mapping[str, Any], asked: Tensor | None) -> np.ndarray:
-        return _losses(generator, preprocessing.volume(case).to(device)[None], asked, seed)
+    def measured(case: Mapping[str, Any], again: Mapping[str, Any], asked: Tensor | None) -> np.ndarray:
+        image, decoded = preprocessing.volume(case), preprocessing.volume(again)
+        with torch.no_grad():
+            latent = generator.first_stage.encode_stage_2_inputs(image.to(device)[None])
+        losses = denoising_losses(generator, latent.float(), seed, conditions=asked)[0]
+        return np.append(losses, float((decoded - image).abs().mean()))  # (6,)
 
     sides = []
     for cases, what in ((training, "training volumes"), (held_out, "held-out volumes")):
         rows = conditions.of_cases(cases) if conditions else [None] * len(cases)
         found = []
-        for case, row in zip(tqdm(cases, desc=f"membership, {what}", unit="volume"), rows):
+        decoded = reconstruct(cases)
+        for case, again, row in zip(tqdm(cases, desc=f"membership, {what}", unit="volume"), decoded, rows):
             asked = None if row is None else row[None]
             said = [case_key(case, preprocessing), weights_sha256, VERSION, seed, None if row is None else row.tolist()]
-            found.append(kept(Path(folder), said, partial(measured, case, asked)))
+            found.append(kept(Path(folder), said, partial(measured, case, again, asked)))
         sides.append(np.stack(found))
     (losses, errors), (other_losses, other_errors) = ((side[:, :-1], side[:, -1]) for side in sides)
     scores = membership_scores(losses, other_losses)
@@ -196,12 +203,3 @@ def membership(
         len(held_out),
         rate,
     )
-
-
-@torch.no_grad()
-def _losses(generator: LatentDiffusionGenerator, image: Tensor, conditions: Tensor | None, seed: int) -> np.ndarray:
-    """The denoiser's losses of one volume (1, C, H, W, D), and last the mean absolute error of its reconstruction, (6,)."""
-    latent = generator.first_stage.encode_stage_2_inputs(image)
-    again = generator.first_stage.decode_stage_2_outputs(latent)
-    losses = denoising_losses(generator, latent.float(), seed, conditions=conditions)[0]
-    return np.append(losses, float((again - image).abs().mean()))

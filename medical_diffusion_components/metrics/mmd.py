@@ -152,13 +152,14 @@ def permutation_p(
         np.concatenate([np.char.add("x", x_groups.astype(str)), np.char.add("y", y_groups.astype(str))]),
         return_inverse=True,
     )[1]
-    n, rng = len(kernels.xx), numpy_generator(seed)
-    found, count = mmd_squared(kernels), 0
-    for _ in range(permutations):
-        rank = rng.permutation(groups.max() + 1)
-        order = np.argsort(rank[groups], kind="stable")
-        x, y = order[:n], order[n:]
-        count += (
-            mmd_squared(KernelMatrices(whole[np.ix_(x, x)], whole[np.ix_(y, y)], whole[np.ix_(x, y)])) >= found - 1e-12
-        )
+    n, m, rng = len(kernels.xx), len(kernels.yy), numpy_generator(seed)
+    first = np.zeros((permutations, n + m))  # 1 for members of a division's first set
+    for row in first:
+        row[np.argsort(rng.permutation(groups.max() + 1)[groups], kind="stable")[:n]] = 1
+    within = np.einsum("pn,pn->p", first @ whole, first)  # sums over pairs, with each member's pair with itself
+    between = first @ whole.sum(1) - within
+    own, all_own = first @ whole.diagonal(), np.trace(whole)
+    others = whole.sum() - within - 2 * between
+    found = (within - own) / (n * (n - 1)) + (others - (all_own - own)) / (m * (m - 1)) - 2 * between / (n * m)
+    count = int((found >= mmd_squared(kernels) - 1e-12).sum())
     return (1 + count) / (permutations + 1)

@@ -137,6 +137,11 @@ def scans(tmp_path: Path, name: str, ages: Sequence[float | None]) -> list[dict]
     return made
 
 
+def unchanged(cases: Sequence[dict]) -> list[dict]:
+    """A first stage that loses nothing."""
+    return list(cases)
+
+
 def test_losses_are_kept_by_what_they_follow_from(tmp_path: Path) -> None:
     age = Conditions({"age": {"range": [0, 100]}})
     training, held_out = scans(tmp_path, "in", [10, None, 90]), scans(tmp_path, "out", [30, 70])
@@ -150,14 +155,16 @@ def test_losses_are_kept_by_what_they_follow_from(tmp_path: Path) -> None:
 
     def asked(weights: str = "ab", conditions: Conditions | None = age, seed: int = 0, some: list = training) -> tuple:
         before = len(read)
-        found = membership(generator, weights, some, held_out, reading, tmp_path / "kept", conditions, seed=seed)
+        found = membership(
+            generator, weights, some, held_out, reading, unchanged, tmp_path / "kept", conditions, seed=seed
+        )
         return found, len(read) - before
 
     first, count = asked()
-    assert count == 5 and (first.training, first.held_out) == (3, 2)
+    assert count == 10 and (first.training, first.held_out) == (3, 2)
     assert asked() == (first, 0), "interrupted or repeated, nothing is computed twice"
-    assert asked(weights="cd")[1] == asked(seed=1)[1] == asked(conditions=None)[1] == 5
-    assert asked(some=[*training[:2], {**training[2], "conditions": {"age": 80}}])[1] == 1, "other conditions"
+    assert asked(weights="cd")[1] == asked(seed=1)[1] == asked(conditions=None)[1] == 10
+    assert asked(some=[*training[:2], {**training[2], "conditions": {"age": 80}}])[1] == 2, "other conditions"
 
 
 def test_held_out_volumes_without_a_value_of_a_condition_are_refused(tmp_path: Path) -> None:
@@ -165,7 +172,8 @@ def test_held_out_volumes_without_a_value_of_a_condition_are_refused(tmp_path: P
     sets = scans(tmp_path, "in", [10, 90]), scans(tmp_path, "out", [None, None])
     reading = Preprocessing(lambda case: {"image": torch.from_numpy(np.load(case["image"]))}, "as they are")
     with pytest.raises(ValueError, match="no case has a value of the declared condition age"):
-        membership(conditional(), "ab", *sets, reading, tmp_path / "kept", Conditions({"age": {"range": [0, 100]}}))
+        age = Conditions({"age": {"range": [0, 100]}})
+        membership(conditional(), "ab", *sets, reading, unchanged, tmp_path / "kept", age)
 
 
 def test_the_same_noise_for_every_latent_whatever_the_batch() -> None:
@@ -181,26 +189,19 @@ def test_the_same_noise_for_every_latent_whatever_the_batch() -> None:
     assert np.ptp(losses, axis=0).max() < 1e-6
 
 
-class Nothing(nn.Module):
-    """A first stage whose every reconstruction is 0, so that its error is the mean amplitude."""
-
-    def encode_stage_2_inputs(self, image: torch.Tensor) -> torch.Tensor:
-        return image[:, :, ::2, ::2, ::2].repeat(1, 2, 1, 1, 1)
-
-    def decode_stage_2_outputs(self, latent: torch.Tensor) -> torch.Tensor:
-        return torch.zeros(len(latent), 1, 8, 8, 8)
-
-
 def test_training_volumes_that_are_reconstructed_better_make_an_area_of_one(tmp_path: Path) -> None:
-    generator = conditional()
-    generator.first_stage = Nothing()
     sides = scans(tmp_path, "in", [None] * 3), scans(tmp_path, "out", [None] * 4)
 
-    def transform(case: Mapping) -> dict:
-        faint = 0.1 if case["case_id"].startswith("in ") else 1.0
-        return {"image": faint * torch.from_numpy(np.load(case["image"]))}
+    def darker(cases: Sequence[dict]) -> list[dict]:
+        written = []
+        for case in cases:
+            by = 0.9 if case["case_id"].startswith("in ") else 0.5
+            written.append(case | {"image": f"{case['image']}_again.npy"})
+            np.save(written[-1]["image"], by * np.load(case["image"]))
+        return written
 
-    found = membership(generator, "ab", *sides, Preprocessing(transform, "faint"), tmp_path / "kept")
+    reading = Preprocessing(lambda case: {"image": torch.from_numpy(np.load(case["image"]))}, "as they are")
+    found = membership(conditional(), "ab", *sides, reading, darker, tmp_path / "kept")
     assert found.first_stage.value == 1 and found.true_positives is None
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from monai.metrics import MMDMetric
 
+from medical_diffusion_components.chance import numpy_generator
 from medical_diffusion_components.metrics.mmd import (
     GaussianKernel,
     GaussianMixture,
@@ -96,6 +97,18 @@ def test_a_permutation_test_is_uniform_for_equal_and_small_for_unlike_sets() -> 
 def test_divisions_that_are_as_far_apart_count_as_such() -> None:
     kernels = kernel_matrices(np.zeros((4, 3)), np.zeros((5, 3)), GaussianMixture(1.5))
     assert permutation_p(kernels, np.arange(4), np.arange(5), 99) == 1.0
+
+
+def test_divisions_are_as_far_apart_as_sets_of_their_members_are() -> None:
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(7, 3)), rng.normal(0.2, 1, size=(5, 3))
+    kernels, members = kernel_matrices(x, y), np.concatenate([x, y])
+    drawing, count = numpy_generator(4), 0
+    for _ in range(200):
+        order = np.argsort(drawing.permutation(12), kind="stable")
+        count += mmd_squared(kernel_matrices(members[order[:7]], members[order[7:]])) >= mmd_squared(kernels)
+    assert 10 < count < 190
+    assert permutation_p(kernels, np.arange(7), np.arange(5), 200, seed=4) == (1 + count) / 201
 
 
 def test_volumes_of_one_patient_stay_together_in_permutations() -> None:
