@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 TIMES = (0.07, 0.2, 0.4, 0.6, 0.8)  # shares of the schedule at which the denoiser is asked
-VERSION = 2  # of what is kept: any change of the losses counts it up
+VERSION = 3  # of what is kept: any change of the losses counts it up
 ENOUGH_FOR_RATES = 500  # held-out volumes from which a rate of 1 % false positives means something
 
 
@@ -176,7 +176,7 @@ def membership(
     generator = generator.to(device).eval()
 
     def measured(case: Mapping[str, Any], again: Mapping[str, Any], asked: Tensor | None) -> np.ndarray:
-        image, decoded = preprocessing.volume(case), preprocessing.volume(again)
+        image, decoded = preprocessing.volume(case), preprocessing.as_written(again)
         with torch.no_grad():
             latent = generator.first_stage.encode_stage_2_inputs(image.to(device)[None])
         losses = denoising_losses(generator, latent.float(), seed, conditions=asked)[0]

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from medical_diffusion_components.audit.views import reduce_volumes
 from medical_diffusion_components.chance import seed_of_name
 from medical_diffusion_components.files import file_hash, write_atomically
-from medical_diffusion_components.transforms.scale_as_prepared import fixed_scale
+from medical_diffusion_components.transforms.scale_as_prepared import fixed_scale, scale_facts
 
 __all__ = [
     "AuditedVolumes",
@@ -32,6 +32,8 @@ __all__ = [
     "one_place_per_patient",
     "read_volumes",
 ]
+
+WRITTEN = (0.0, 255.0)  # intensities of -1 and 1 in files that a first stage wrote
 
 
 class Preprocessing(NamedTuple):
@@ -45,6 +47,10 @@ class Preprocessing(NamedTuple):
     def volume(self, case: Mapping) -> Tensor:
         """(C, H, W, D) in [-1, 1], float32."""
         return torch.as_tensor(self.transform(case)["image"]).float()
+
+    def as_written(self, case: Mapping) -> Tensor:
+        """The same of a file that a first stage wrote, with its intensities as they are: not stretched to [-1, 1]."""
+        return self.volume({**scale_facts(WRITTEN, WRITTEN), **case})
 
 
 class AuditedVolumes(NamedTuple):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.transforms import Compose
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
@@ -22,7 +25,9 @@ from medical_diffusion_components.audit import (
 from medical_diffusion_components.audit.membership import true_positives
 from medical_diffusion_components.data import Conditions
 from medical_diffusion_components.diffusion import LATENT_SCALINGS, LatentDiffusionGenerator, noise_scheduler
+from medical_diffusion_components.evaluation import write_reconstructions
 from medical_diffusion_components.networks import VQGAN, EMACodebook
+from medical_diffusion_components.transforms import LoadVolumed, ScaleAsPreparedd, SpacingAffine
 
 
 def test_area_is_that_of_scikit_learn_with_ties() -> None:
@@ -203,6 +208,41 @@ def test_training_volumes_that_are_reconstructed_better_make_an_area_of_one(tmp_
     reading = Preprocessing(lambda case: {"image": torch.from_numpy(np.load(case["image"]))}, "as they are")
     found = membership(conditional(), "ab", *sides, reading, darker, tmp_path / "kept")
     assert found.first_stage.value == 1 and found.true_positives is None
+
+
+class Fainter(nn.Module):
+    """A first stage whose volumes have half of the contrast."""
+
+    def encode_stage_2_inputs(self, image: torch.Tensor) -> torch.Tensor:
+        return image
+
+    def decode_stage_2_outputs(self, latent: torch.Tensor) -> torch.Tensor:
+        return latent / 2
+
+
+def test_the_error_is_that_of_decoded_volumes_not_of_stretched_ones(tmp_path: Path) -> None:
+    """Stretched to [-1, 1], as volumes are read, those of half the contrast would have no error."""
+    cases, volumes = [], np.random.default_rng(5).uniform(-1, 1, (4, 8, 8, 8)).astype(np.float32)
+    for number, volume in enumerate(volumes):
+        volume.flat[:2] = (-1, 1)
+        nib.save(nib.Nifti1Image(volume, np.eye(4)), tmp_path / f"{number}.nii")
+        cases.append({"image": str(tmp_path / f"{number}.nii"), "case_id": f"{number}", "patient_id": f"{number}"})
+    generator = conditional()
+    generator.first_stage = Fainter()
+    reading = Preprocessing(Compose([LoadVolumed("image"), ScaleAsPreparedd("image")]), "stretched")
+    (tmp_path / "model.pt").write_bytes(b"for its hash alone")
+    reconstruct = partial(
+        write_reconstructions,
+        first_stage=generator.first_stage,
+        weights=tmp_path / "model.pt",
+        read=reading.volume,
+        key=reading.text,
+        folder=tmp_path / "again",
+        affine=SpacingAffine([1, 1, 1], "RAS"),
+    )
+    membership(generator, "ab", cases[:2], cases[2:], reading, reconstruct, tmp_path / "kept")
+    errors = sorted(np.load(file)[-1] for file in (tmp_path / "kept").glob("*.npy"))
+    assert errors == pytest.approx(sorted(np.abs(volumes / 2).mean((1, 2, 3))), rel=1e-4)
 
 
 def test_true_positives_exceed_all_but_a_hundredth_of_the_others() -> None:
