@@ -67,7 +67,7 @@ def training_memory(
         return {"Swin UNETR": swin_unetr_gb(train["roi_size"], train["batch_size"], train["feature_size"])}
     first = {**ConfigParser.load_config_file(configs / "train_autoencoder.yaml"), **own}
     latent = [n // c for n, c in zip(image_size, train["compression"])]
-    width = train["denoiser_channels"] if isinstance(train["denoiser_channels"], int) else latent[1]  # or an expression
+    width = train["denoiser_channels"] if isinstance(train["denoiser_channels"], int) else latent[0]  # or an expression
     return {
         "first stage": first_stage_gb(image_size, first["autoencoder_batch_size"], train["base_channels"]),
         "diffusion": diffusion_gb(latent, train["batch_size"], width, train["denoiser_patch"]),

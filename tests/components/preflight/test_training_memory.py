@@ -53,6 +53,8 @@ def test_a_bundles_own_knobs_are_taken_unless_others_are_given():
         "first stage": first_stage_gb([64, 64, 64], 1, 4),
         "diffusion": diffusion_gb([32, 32, 32], 10, 8, [2, 2, 2]),
     }
+    narrow = training_memory(bundle, [64, 96, 32])["diffusion"]  # the base width is the number of positions along H
+    assert narrow == diffusion_gb([32, 48, 16], 10, 32)
     assert training_memory(ROOT / "bundles" / "swin_unetr_finetune", [1]) == {
         "Swin UNETR": swin_unetr_gb([64, 64, 32], 2)
     }
