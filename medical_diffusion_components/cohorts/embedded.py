@@ -27,7 +27,7 @@ _COMPARED = "splits_compared.json"  # in the output folder
 _RULE = "=" * 100
 # what a downloaded bundle may lack, as setup.cfg has it -> what is imported; so what needs it is imported in functions
 TO_COMPARE = {"scipy>=1.11,<2": "scipy", "tqdm>=4.65,<5": "tqdm"}
-TO_WRITE = {"nilearn>=0.10,<0.15": "nilearn", **TO_COMPARE}
+TO_WARP = {"nilearn>=0.10,<0.15": "nilearn", **TO_COMPARE}
 _HELD_OUT_SEED = 1  # of the cohort that is never trained on; training's is 0
 
 
@@ -42,7 +42,7 @@ def resolve_dataset(
 ) -> str:
     """The folder to train on: ``dataset_dir``, or, where none is given, the bundle's embedded cohort.
 
-    The cohort is written below ``output_dir`` once and announced in a banner, once by each process.
+    The cohort is written below ``output_dir`` once and announced in a banner, once in a run, by the first process.
     Volumes of several kinds in a folder that is given are remarked on in the log. They are read for that once; a file in
     ``output_dir`` remembers it, as long as no file changes.
 
@@ -86,8 +86,9 @@ def resolve_dataset(
             "no dataset_dir was given, and this bundle has no embedded cohort to take its place: give --dataset_dir, a "
             "folder that the bundle's `prepare` made, or one of NIfTI files of one size"
         )
+    anatomy = cohort.removeprefix(VARIED)
     try:
-        check_packages(TO_WRITE)
+        check_packages(TO_WARP if anatomy == "template" else TO_COMPARE)  # phantoms need no template
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             "no dataset_dir was given: give --dataset_dir, your own volumes; for the embedded cohort in their place "
@@ -97,7 +98,7 @@ def resolve_dataset(
     from medical_diffusion_components.cohorts.template import TEMPLATE_COHORT_NOTICE, write_template_cohort
     from medical_diffusion_components.cohorts.variation import PLAIN, TEST_BED
 
-    anatomy, variation = cohort.removeprefix(VARIED), TEST_BED if cohort.startswith(VARIED) else PLAIN
+    variation = TEST_BED if cohort.startswith(VARIED) else PLAIN
     name, notice = f"{cohort} phantom cohort", PHANTOM_NOTICE
     if anatomy == "template":
         name, notice = f"{cohort} cohort", TEMPLATE_COHORT_NOTICE

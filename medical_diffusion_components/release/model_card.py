@@ -122,7 +122,10 @@ def _performance(metadata: Mapping[str, Any], note: Mapping[str, Any], sha256: s
     if measured.get("weights_sha256") != sha256:
         text = "Not measured with these weights on held-out cases."
         if found := note.get("validation"):
-            numbers = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
+            values = {name: value for name, value in found.items() if not isinstance(value, str)}  # but why one is null
+            numbers = ", ".join(
+                f"{name} {'not a number' if value is None else f'{value:.4g}'}" for name, value in values.items()
+            )
             text += f" On the validation cases of their training: {numbers}."
         return text
     rows = [

@@ -18,7 +18,7 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from medical_diffusion_components.data.conditions import Conditions
-from medical_diffusion_components.data.datasets import is_synthetic, nifti_files
+from medical_diffusion_components.data.datasets import NIFTI_SUFFIXES, is_synthetic
 from medical_diffusion_components.distributed import gathered, process_rank
 from medical_diffusion_components.engine_state import running
 from medical_diffusion_components.files import (
@@ -199,10 +199,10 @@ class SyntheticVolumeWriter:
         check_writable(self.folder)
         # each process by itself: one that has nothing to write never comes here, and whatever another one has written
         # meanwhile has its note already
-        files = nifti_files(self.folder)
-        series = sorted({path.parent for path in files_below(self.folder).files if path.suffix.lower() == ".dcm"})
-        found_before = (*files, *series)
-        unknown = [volume for volume in found_before if not is_synthetic(volume)]
+        found = files_below(self.folder).files
+        files = [path for path in found if path.name.lower().endswith(NIFTI_SUFFIXES)]
+        series = sorted({path.parent for path in found if path.suffix.lower() == ".dcm"})
+        unknown = [volume for volume in (*files, *series) if not is_synthetic(volume)]
         if unknown:
             raise ValueError(
                 f"{self.folder} holds volumes that no note names as synthetic, the first is {unknown[0]}: give an empty "
@@ -214,7 +214,7 @@ class SyntheticVolumeWriter:
                 f"{others[0]}: give another samples_dir"
             )
         self.facts |= made_with(self.weights)
-        notes = [json.loads(note_path(volume).read_text()) for volume in found_before]
+        notes = [json.loads(note_path(volume).read_text()) for volume in (*files, *series)]
         own = json.loads(json.dumps({key: value for key, value in self.facts.items() if key != "versions"}))
         self.num_foreign = sum(any(note.get(key) != own[key] for key in own) for note in notes)
         if "window" in self.facts:

@@ -167,9 +167,10 @@ def check_device(device: Any) -> None:
 
 def remark_on_spacing(parser: ConfigParser, defaults: Mapping[str, Any]) -> None:
     """Voxels of another size than those that the weights were trained with: what is drawn keeps its number of voxels."""
-    given, default = parser.get().get("spacing"), str(defaults.get("spacing"))
-    if given != defaults.get("spacing") and default.startswith("$trained_spacing("):
-        weights = parser.ref_resolver.get_resolved_content(id=re.findall(r"@(\w+)", default)[0])
+    default = defaults.get("spacing")
+    if parser.get().get("spacing") != default and str(default).startswith("$trained_spacing("):
+        given: Any = parser.ref_resolver.get_resolved_content(id="spacing")
+        weights = parser.ref_resolver.get_resolved_content(id=re.findall(r"@(\w+)", str(default))[0])
         trained = provenance(str(weights)).get("spacing")
         if trained and not np.allclose(given, trained, rtol=0.01):
             logger.warning(

@@ -21,7 +21,7 @@ def test_the_list_says_what_pip_installs_and_what_is_imported() -> None:
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     lines = f"{setup['options']['install_requires']}\n{setup['options.extras_require']['segmentation']}".splitlines()
-    assert {*SEGMENTATION_TRAINING, *embedded.TO_WRITE, *embedded.TO_COMPARE} <= set(lines)
+    assert {*SEGMENTATION_TRAINING, *embedded.TO_WARP, *embedded.TO_COMPARE} <= set(lines)
     check_packages(SEGMENTATION_TRAINING)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from medical_diffusion_components import requirements
 from medical_diffusion_components.cohorts import embedded
 from medical_diffusion_components.cohorts.embedded import resolve_dataset
 from medical_diffusion_components.cohorts.phantoms import PHANTOM_NOTICE
@@ -129,6 +131,13 @@ def test_the_embedded_cohort_is_written_once_and_announced_once(tmp_path: Path, 
     assert capsys.readouterr().out.count("No dataset_dir was given") == 1
     facts = describe_data(None, folders[0])
     assert facts["data"].startswith("embedded ") and "not patients" in facts["notice"]
+
+
+def test_phantoms_do_without_the_package_of_the_template(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(requirements, "find_spec", lambda name: None if name == "nilearn" else find_spec(name))
+    assert Path(resolve_dataset(None, str(tmp_path), 3, SIZE, "knee")).is_dir()
+    with pytest.raises(ModuleNotFoundError, match='no dataset_dir was given: .*pip install "nilearn>=0.10,<0.15"$'):
+        resolve_dataset(None, str(tmp_path), 3, SIZE, "template")
 
 
 def test_a_bundle_without_a_cohort_asks_for_data(tmp_path: Path) -> None:

@@ -138,6 +138,12 @@ def test_a_card_without_numbers_of_held_out_cases_has_those_of_the_validation() 
     note = {**NOTE, "validation": {"val_dice": 0.87829, "val_surface_distance": 0.8666}}
     card = model_card("knees", {**METADATA, "eval_metrics": {}}, note, "abc")
     assert "training: val_dice 0.8783, val_surface_distance 0.8666." in card
+
+
+def test_a_card_says_of_a_validation_that_was_no_number_that_it_was_none() -> None:
+    note = {**NOTE, "validation": {"val_dice": None, "val_dice_reason": "not a number", "val_loss": 0.5}}
+    card = model_card("knees", {**METADATA, "eval_metrics": {}}, note, "abc")
+    assert "training: val_dice not a number, val_loss 0.5." in card
     assert "val_dice" not in model_card("knees", METADATA, note, "abc"), "held-out cases say more"
 
 

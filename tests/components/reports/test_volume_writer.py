@@ -19,6 +19,7 @@ from torch import nn, zeros
 
 from medical_diffusion_components.data import is_synthetic
 from medical_diffusion_components.reports import SyntheticVolumeWriter
+from medical_diffusion_components.reports.volume_writer import NiftiVolumes, note_path
 from medical_diffusion_components.weights import save_weights
 
 
@@ -68,6 +69,18 @@ def test_progress_counts_volumes_and_ends_with_the_last(
     last = capsys.readouterr().err.rstrip().split("\r")[-1]
     assert last.startswith("sampling: ") and shown in last and writer.bar is None
     assert len(writer.written) == (6 if release is None else 2)
+
+
+def test_series_to_which_more_are_added_are_not_said_to_be_left_out(
+    tmp_path: Path, weights: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    series = tmp_path / "samples" / "synthetic_000003"
+    series.mkdir(parents=True)
+    (series / "0001.dcm").write_bytes(b"looked at by its name alone")
+    note_path(series).write_text(json.dumps({"weights_sha256": "ab"}))
+    formats = {"dicom": NiftiVolumes()}
+    SyntheticVolumeWriter(tmp_path / "samples", weights, {}, output_format="dicom", formats=formats).prepare()
+    assert caplog.text == ""
 
 
 def test_a_folder_of_synthetic_volumes_may_take_more(tmp_path: Path, weights: Path) -> None:

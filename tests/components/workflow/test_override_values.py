@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -349,3 +350,14 @@ def test_a_device_that_is_not_here_is_refused_in_the_first_place(device, monkeyp
 @pytest.mark.parametrize("device", ["cpu", "$distributed.own_device()", None])
 def test_a_device_that_is_here_or_worked_out_is_not(device) -> None:
     override_values.check_device(device)
+
+
+def test_a_spacing_given_as_an_expression_is_compared_by_its_value(tmp_path: Path, caplog) -> None:
+    (tmp_path / "model.json").write_text(json.dumps({"spacing": [1.0, 1.0, 2.0]}))
+    default = {"spacing": "$trained_spacing(@weights, [2.8, 2.8, 2.8])"}
+    for given, remarks in (("$[1, 1, 4 / 2]", 0), ("$[1, 1, 4]", 1)):
+        caplog.clear()
+        parser = ConfigParser({"weights": str(tmp_path / "model.pt"), "spacing": given})
+        parser.parse()
+        override_values.remark_on_spacing(parser, default)
+        assert caplog.text.count("the weights were trained with voxels of [1.0, 1.0, 2.0] mm") == remarks
