@@ -192,7 +192,7 @@ def comparison_options(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="of everything that is made")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--subjects", type=int, default=160, help="of the cohort; three quarters are trained on")
+    parser.add_argument("--subjects", type=int, default=160, help="of the cohort; about four fifths are trained on")
     parser.add_argument("--more_held_out", type=int, default=45, help="further subjects to compare with")
     parser.add_argument("--volumes", type=int, default=45, help="samples that are judged together")
     parser.add_argument("--finished_only", action="store_true", help="train nothing more, judge what is finished")

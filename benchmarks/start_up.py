@@ -26,6 +26,7 @@ from pathlib import Path
 
 from bundle_step import BUNDLES, LDM_BUNDLES
 from measuring import add_save, save_result
+from monai.bundle import ConfigParser
 
 COUNTED = re.compile(r"first stage:.*(?<!\d)[1-9]\d*/\d+ ")
 
@@ -72,12 +73,14 @@ def main() -> None:
     parser.add_argument("--subjects", type=int, help="of the cohort (default: as demo.yaml says)")
     add_save(parser)
     args = parser.parse_args()
+    demo = ConfigParser.load_config_file(BUNDLES / args.bundle / "configs" / "demo.yaml")
+    subjects = args.subjects or demo["num_embedded_subjects"]
 
     seconds: dict[str, list[float]] = {"cold": [], "warm": []}
     for run in range(args.runs):
         with tempfile.TemporaryDirectory() as output:
             options = ["--output_dir", output, "--models_dir", f"{output}/models"]
-            options += ["--num_embedded_subjects", str(args.subjects)] if args.subjects else []
+            options += ["--num_embedded_subjects", str(subjects)]
             for name, found in seconds.items():
                 found.append(first_step(args.bundle, options))
                 print(f"run {run + 1} {name}: {found[-1]:.1f} s", flush=True)
@@ -86,9 +89,7 @@ def main() -> None:
     medians = {name: statistics.median(found) for name, found in seconds.items()}
     print(", ".join(f"median {name}: {median:.1f} s" for name, median in medians.items()))
     if args.save:
-        save_result(
-            "start_up", {"bundle": args.bundle, "runs": args.runs, "subjects": args.subjects, "medians": medians}
-        )
+        save_result("start_up", {"bundle": args.bundle, "runs": args.runs, "subjects": subjects, "medians": medians})
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ def sampling_adni_demo(found: dict[str, Any]) -> list[list[str]]:
 
 
 def start_up(found: dict[str, Any]) -> list[list[str]]:
-    what = "from the command to the first training step, embedded cohort"
+    what = f"from the command to the first training step, embedded cohort of {found['subjects']} subjects"
     cold, warm = (found["medians"][key] for key in ("cold", "warm"))
     return [[what, "", "under 20 s", f"{cold:.0f} s, of which the cohort takes {max(0, cold - warm):.0f} s"]]
 
