@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from medical_diffusion_components.audit.copy_audit import AuditResult
-from medical_diffusion_components.audit.copy_test import NOT_ANONYMOUS, VERDICTS, Verdict
+from medical_diffusion_components.audit.copy_test import NOT_ANONYMOUS, PROTOCOL, VERDICTS, Verdict
 from medical_diffusion_components.audit.strata import HOW_READ, WHY, strata_in_words, strata_table
 from medical_diffusion_components.audit.training_ids import volumes_by_id
 from medical_diffusion_components.audit.volumes import Preprocessing
@@ -28,7 +28,6 @@ from medical_diffusion_components.reports.volume_writer import note_path
 
 __all__ = ["AuditReport", "audit_headline"]
 
-PROTOCOL = "copy-audit-v4"  # any change of a constant or a definition counts it up
 NUM_PAIRS = 12
 # what an evaluation takes over
 HEADLINE_PARTS = (

@@ -15,12 +15,12 @@ from medical_diffusion_components.audit.similarity import Nearest, TrainingBank
 from medical_diffusion_components.files import write_atomically
 from medical_diffusion_components.weights import WeightsError, load_tensors, save_tensors
 
-__all__ = ["NOT_ANONYMOUS", "VERDICTS", "CopyTest", "Verdict", "are_copies"]
+__all__ = ["NOT_ANONYMOUS", "PROTOCOL", "VERDICTS", "CopyTest", "Verdict", "are_copies"]
 
+PROTOCOL = "copy-audit-v4"  # any change of a constant or a definition counts it up
 NOT_ANONYMOUS = 'No copy found by this test is not the same as "anonymous".'
 VERDICTS = ("copy", "withheld", "released")
 FAR_NEARER = 1 / 3  # distance to the nearest patient over that to the second nearest, below which only copies lie
-FORMAT = 2  # of the file
 
 
 class Verdict(NamedTuple):
@@ -96,7 +96,7 @@ class CopyTest(NamedTuple):
         The file holds training volumes as points, so it is as confidential as they are.
         """
         content = {
-            "format": FORMAT,
+            "protocol": PROTOCOL,
             "encoder": {name: tensor.cpu() for name, tensor in self.encoder.state_dict().items()},
             "points": self.bank.points,
             "groups": self.bank.groups,
@@ -117,7 +117,7 @@ class CopyTest(NamedTuple):
             weights_sha256: of the generator whose volumes are to be judged.
 
         Raises:
-            WeightsError: there is no such file, it is damaged, or it belongs to another generator.
+            WeightsError: there is no such file, it is damaged, or of another protocol, or it belongs to another generator.
         """
         if not Path(path).is_file():
             raise WeightsError(f"expected the copy test at {path}, but there is no such file: run audit.yaml first")
@@ -125,13 +125,13 @@ class CopyTest(NamedTuple):
             content = load_tensors(path)
             encoder = ContrastiveEncoder(tuple(content["facts"]["shape"]), content["points"].shape[-1])
             encoder.load_state_dict(content["encoder"])
-            supported = content["format"] == FORMAT
+            protocol = content.get("protocol", "an earlier protocol")
         except Exception as error:
             raise WeightsError(
                 f"{path} cannot be read as a copy test ({type(error).__name__}): run audit.yaml again"
             ) from error
-        if not supported:
-            raise WeightsError(f"{path} has format {content['format']}, expected {FORMAT}: run audit.yaml again")
+        if protocol != PROTOCOL:
+            raise WeightsError(f"{path} is of {protocol}, expected {PROTOCOL}: run audit.yaml again")
         if content["facts"]["weights_sha256"] != weights_sha256:
             raise WeightsError(
                 f"the copy test {path} is calibrated for the generator {content['facts']['weights_sha256'][:16]}..., but "

@@ -21,7 +21,8 @@ from medical_diffusion_components.audit import (
     audit_headline,
     flagged_share,
 )
-from medical_diffusion_components.audit.audit_report import HEADLINE_PARTS, PROTOCOL, markdown, note_verdict, summary
+from medical_diffusion_components.audit.audit_report import HEADLINE_PARTS, markdown, note_verdict, summary
+from medical_diffusion_components.audit.copy_test import PROTOCOL
 from medical_diffusion_components.audit.strata import by_stratum
 from medical_diffusion_components.data import Conditions
 from medical_diffusion_components.metrics import Estimate

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from medical_diffusion_components.audit import ContrastiveEncoder, CopyTest, TrainingBank, embed
-from medical_diffusion_components.weights import WeightsError
+from medical_diffusion_components.audit import ContrastiveEncoder, CopyTest, TrainingBank, copy_test, embed
+from medical_diffusion_components.weights import WeightsError, load_tensors, save_tensors
 
 SHAPE = (1, 8, 10, 12)
 
@@ -83,6 +83,21 @@ def test_the_file_brings_the_same_verdicts(test: CopyTest, volumes: torch.Tensor
     again = CopyTest.load(tmp_path / "test.pt", "ab" * 32)
     queries = torch.cat([volumes, torch.rand(3, *SHAPE)])
     assert again.verdicts(queries) == test.verdicts(queries)
+
+
+def test_that_of_an_earlier_protocol_is_refused(test: CopyTest, tmp_path: Path, monkeypatch) -> None:
+    """It misses copies that the present one finds, and inference would write them with the verdict released."""
+    monkeypatch.setattr(copy_test, "PROTOCOL", "copy-audit-v0")
+    test.save(tmp_path / "test.pt")
+    monkeypatch.undo()
+    with pytest.raises(WeightsError, match="is of copy-audit-v0, expected copy-audit-v.: run audit.yaml again"):
+        CopyTest.load(tmp_path / "test.pt", "ab" * 32)
+    content = load_tensors(tmp_path / "test.pt")
+    save_tensors(
+        {name: value for name, value in content.items() if name != "protocol"} | {"format": 2}, tmp_path / "old.pt"
+    )
+    with pytest.raises(WeightsError, match="is of an earlier protocol, expected"):
+        CopyTest.load(tmp_path / "old.pt", "ab" * 32)
 
 
 def test_what_cannot_be_used_is_refused(test: CopyTest, tmp_path: Path) -> None:
