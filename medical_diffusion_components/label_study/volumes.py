@@ -100,12 +100,13 @@ def write_copies(
     def write(unfinished: Path) -> None:
         (unfinished / "images").mkdir()
         load = Compose([LoadVolumed("image", axcodes=axcodes), ScaleAsPreparedd("image", minv=-1.0, maxv=1.0)])
-        loaded = [load({key: case[key] for key in case if key != "label"})["image"] for case in originals]
+        loaded = [load({key: case[key] for key in case if key != "label"}) for case in originals]
         vary = _copying()
         names = [f"copy_{number:05d}" for number in range(copies)]
         for number, name in enumerate(names):
             vary.set_random_state(seed=derive_seed(seed, num_labelled, number))
-            image = vary({"image": loaded[number % len(loaded)].clone()})["image"]
+            original = loaded[number % len(loaded)]
+            image = vary({**original, "image": original["image"].clone()})["image"]
             nib.save(nib.Nifti1Image(image[0].numpy(), image.affine.numpy()), unfinished / _file(name))
         listed = {"training": [_entry(name, name) for name in names]}
         listed |= {split: load_cases(dataset_dir, split) for split in SPLITS[1:]}

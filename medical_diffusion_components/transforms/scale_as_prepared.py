@@ -172,12 +172,19 @@ class ScaleAsPreparedd(EachVolumed):
     """Dictionary form of :class:`ScaleAsPrepared`; the other arguments are those of that class.
 
     Range and window are those of the case, as ``load_cases`` gives them. A file given without them, as by an annotation
-    server, has those of the ``dataset.json`` above it, if that lists the file.
+    server, has those of the ``dataset.json`` above it, if that lists the file. Afterwards the case states ``minv`` and
+    ``maxv`` as its range, so that it can be scaled again once it was augmented.
     """
 
     backend = ScaleAsPrepared.backend
     array_form = ScaleAsPrepared
 
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        files = (file_name(data[key]) for key in self.key_iterator(dict(data)))
+        scale: dict[Any, Any] = fixed_scale(data) or next(filter(None, map(scale_beside, files)), {})
+        scaled = super().__call__({**data, **scale})
+        return scaled | ({INTENSITY_RANGE: [self.transform.minv, self.transform.maxv]} if scale else {})
+
     def transformed(self, data: Mapping[Hashable, Any], key: Hashable) -> torch.Tensor:
         """The volume between the ends of its own range, or of the window that its data set states."""
-        return self.transform(data[key], **(fixed_scale(data) or scale_beside(file_name(data[key]))))
+        return self.transform(data[key], **fixed_scale(data))

@@ -8,11 +8,14 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from monai.transforms import Compose
 
 from medical_diffusion_components.cohorts import write_phantom_cohort
-from medical_diffusion_components.data import is_synthetic, load_cases
+from medical_diffusion_components.data import SPLITS, is_synthetic, load_cases
+from medical_diffusion_components.label_study import volumes
 from medical_diffusion_components.label_study.scales import longer_finetuning, pretraining_length, study_scale
-from medical_diffusion_components.label_study.volumes import on_grid_of, write_copies
+from medical_diffusion_components.label_study.volumes import on_grid_of, smallest_training_split, write_copies
+from medical_diffusion_components.transforms import ScaleAsPreparedd
 
 FINE = ((20, 16, 24), (1.0, 2.0, 1.5))  # voxels and mm of the labelled data
 COARSE = ((10, 16, 16), (2.0, 2.0, 3.0))  # of the others: the same width, and 48 mm for 36 in depth
@@ -37,26 +40,48 @@ def folder_of(path: Path, grid: tuple) -> Path:
 
 def test_volumes_are_brought_to_the_grid_of_the_data_middle_on_middle(tmp_path: Path) -> None:
     data, others = folder_of(tmp_path / "data", FINE), folder_of(tmp_path / "others", COARSE)
+    cases = [{"image": f"{number}.nii.gz", "case_id": f"c{number}", "patient_id": f"p{number}"} for number in range(3)]
+    (others / "dataset.json").write_text(json.dumps({split: [case] for split, case in zip(SPLITS, cases)}))
     made = on_grid_of(str(others), str(data), tmp_path / "made")
     expected = ramp(*FINE).get_fdata()
-    for split in ("training", "validation", "test"):
+    expected[0], expected[-1] = expected[0] + 0.5, expected[-1] - 0.5  # the others end half a mm before
+    for number, split in enumerate(SPLITS):
         (case,) = load_cases(made, split)
         volume = nib.load(case["image"])
         assert volume.shape == FINE[0] and volume.header.get_zooms() == pytest.approx(FINE[1])
-        inner = (slice(2, -2),) * 3  # linear interpolation has a linear ramp exactly, away from where the volume ends
-        np.testing.assert_allclose(volume.get_fdata()[inner], expected[inner], atol=1e-2)
+        np.testing.assert_allclose(volume.get_fdata(), expected, atol=1e-2)  # linear interpolation has a ramp exactly
         assert is_synthetic(case["image"]), "the note came along"
+        assert (case["case_id"], case["patient_id"]) == (f"c{number}", f"p{number}")
 
 
 def test_a_finer_axis_is_blurred_before_it_is_thinned_out(tmp_path: Path) -> None:
-    """Stripes of one voxel would come out as stripes of four or as one of both values, and should come out grey."""
+    """Stripes of one voxel would come out as stripes of one, five times as wide, and should come out grey; waves stay."""
     data, others = folder_of(tmp_path / "data", COARSE), folder_of(tmp_path / "others", COARSE)
+    waves = [np.sin(2 * np.pi * size * (np.arange(n) - (n - 1) / 2) / 20) for n, size in ((50, 0.4), (10, 2.0))]
     for file in others.glob("*.nii.gz"):
-        stripes = np.broadcast_to(np.arange(40)[:, None, None] % 2, (40, 16, 16)).astype(np.float32)
-        nib.save(nib.Nifti1Image(stripes, np.diag([0.5, 2.0, 3.0, 1.0])), file)
+        voxels = np.broadcast_to((np.arange(50) % 2 + waves[0])[:, None, None], (50, 16, 16)).astype(np.float32)
+        nib.save(nib.Nifti1Image(voxels, np.diag([0.4, 2.0, 3.0, 1.0])), file)
     made = on_grid_of(str(others), str(data), tmp_path / "made")
     inner = nib.load(load_cases(made, "test")[0]["image"]).get_fdata()[2:-2]
-    np.testing.assert_allclose(inner, 0.5, atol=0.02)
+    np.testing.assert_allclose(inner, np.broadcast_to(0.5 + waves[1][2:-2, None, None], inner.shape), atol=0.08)
+
+
+@pytest.mark.parametrize(
+    ("size", "spacing", "codes"),
+    [((20, 16, 23), FINE[1], "RAS"), (FINE[0], (1.0, 2.0, 1.51), "RAS"), (FINE[0], FINE[1], "LAS")],
+)
+def test_one_volume_on_another_grid_is_enough_to_make_copies(
+    size: tuple, spacing: tuple, codes: str, tmp_path: Path
+) -> None:
+    data, others = folder_of(tmp_path / "data", FINE), folder_of(tmp_path / "others", FINE)
+    odd = ramp(size, spacing)
+    nib.save(odd if codes == "RAS" else odd.as_reoriented(np.array([[0, -1], [1, 1], [2, 1]])), others / "1.nii.gz")
+    made = on_grid_of(str(others), str(data), tmp_path / "made")
+    assert made != str(others)
+    for split in SPLITS:
+        volume = nib.load(load_cases(made, split)[0]["image"])
+        assert volume.shape == FINE[0] and volume.header.get_zooms() == pytest.approx(FINE[1])
+        assert nib.aff2axcodes(volume.affine) == tuple("RAS")
 
 
 def test_volumes_on_the_grid_already_are_left_where_they_are(tmp_path: Path) -> None:
@@ -99,6 +124,55 @@ def test_copies_are_of_the_labelled_patients_alone_and_all_different(tmp_path: P
     again = write_copies(data, 1, 3, 5, tmp_path / "again")
     for case, other in zip(load_cases(made, "training"), load_cases(again, "training")):
         np.testing.assert_array_equal(nib.load(case["image"]).get_fdata(), nib.load(other["image"]).get_fdata())
+
+
+def written_window(data: Path) -> None:
+    """As preparation lists volumes with a fixed window: voxels from 0 to 255 there."""
+    listing = json.loads((data / "dataset.json").read_text())
+    fixed = {"limits_from": "window", "limits": [-1000.0, 1000.0], "range": [0.0, 255.0]}
+    for split in SPLITS:
+        for entry in listing[split]:
+            image = nib.load(data / entry["image"])
+            voxels = image.get_fdata()
+            voxels = (voxels - voxels.min()) / np.ptp(voxels) * 200
+            nib.save(nib.Nifti1Image(voxels.astype(np.float32), image.affine), data / entry["image"])
+    (data / "dataset.json").write_text(json.dumps({**listing, "decided": {"scale": fixed}}))
+
+
+def test_copies_are_of_every_volume_in_turn_and_are_scaled_as_the_volumes_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_phantom_cohort(tmp_path / "data", "breast", 8, (32, 32, 16))
+    written_window(data)
+    scale = ScaleAsPreparedd("image", clip=True)
+    monkeypatch.setattr(volumes, "_copying", lambda: Compose([scale]))
+    made = write_copies(str(data), 1, 3, 3, tmp_path / "copies", axcodes="LPS")
+    first, *others = (nib.load(case["image"]) for case in load_cases(made, "training"))
+    assert nib.aff2axcodes(first.affine) == tuple("LPS") and first.get_fdata().max() == pytest.approx(200 / 127.5 - 1)
+    originals = json.loads((tmp_path / "copies" / "dataset.json").read_text())["made_from"]["copies_of"]
+    assert len(originals) == 2, "both breasts"
+    assert np.array_equal(first.get_fdata(), others[1].get_fdata())
+    assert not np.array_equal(first.get_fdata(), others[0].get_fdata())
+
+
+def test_copies_of_another_seed_are_others(tmp_path: Path) -> None:
+    data = str(write_phantom_cohort(tmp_path / "data", "breast", 4, (32, 32, 16)))
+    patients = len({case["patient_id"] for case in load_cases(data, "training")})
+    made = [write_copies(data, patients, seed, 1, tmp_path / str(seed)) for seed in (3, 4)]
+    one, other = (nib.load(load_cases(folder, "training")[0]["image"]).get_fdata() for folder in made)
+    assert np.abs(one - other).mean() > 0.02
+    with pytest.raises(ValueError, match="made from other volumes: seed was 3, now 4; remove it"):
+        write_copies(data, patients, 4, 1, tmp_path / "3")
+
+
+def test_the_smallest_training_split_counts_and_a_folder_that_was_not_given_is_named(tmp_path: Path) -> None:
+    folders = {name: str(folder_of(tmp_path / name, COARSE)) for name in ("synthetic_dir", "real_dir")}
+    for number in range(3, 9):
+        nib.save(ramp(*COARSE), tmp_path / "real_dir" / f"{number}.nii.gz")
+    few, many = (len(load_cases(folder, "training")) for folder in folders.values())
+    assert few < many and smallest_training_split(folders) == few
+    with pytest.raises(ValueError, match="--pairs_dir was not given: a folder of NIfTI volumes"):
+        smallest_training_split({**folders, "pairs_dir": None})
 
 
 def test_arms_without_a_pretraining_have_its_batches_more() -> None:

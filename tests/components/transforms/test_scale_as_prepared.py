@@ -57,11 +57,26 @@ def test_a_file_given_alone_has_the_scale_of_the_data_set_that_lists_it(tmp_path
     (tmp_path / "images").mkdir()
     for name in ("listed", "other"):
         nib.save(nib.Nifti1Image(volume(-1, 0)[0].numpy(), np.eye(4)), tmp_path / "images" / f"{name}.nii.gz")
-    scale = {"limits_from": "window", "limits": [-1000, 1000], "range": [-1, 1]}
+    scale = {"limits_from": "window", "limits": [-1000, 1000], "range": [-2, 2]}
     listing = {"training": [{"image": "images/listed.nii.gz"}], "decided": {"scale": scale}}
     (tmp_path / "dataset.json").write_text(json.dumps(listing))
     found = {}
     for name in ("listed", "other"):
         case = LoadVolumed("image")({"image": str(tmp_path / "images" / f"{name}.nii.gz")})
-        found[name] = float(ScaleAsPreparedd("image")(case)["image"].max())
+        scaled = ScaleAsPreparedd("image")(case)
+        found[name] = float(scaled["image"].max())
+        again = ScaleAsPreparedd("image")(scaled)["image"]
+        torch.testing.assert_close(
+            again, scaled["image"], msg="the file's own range is not that of what was made of it"
+        )
     assert found == {"listed": pytest.approx(0), "other": pytest.approx(1)}
+
+
+def test_a_volume_that_was_augmented_is_scaled_again_from_the_range_that_it_then_has() -> None:
+    case = {"image": volume(51, 204), **CASE, "intensity_range": [0.0, 255.0]}
+    scaled = ScaleAsPreparedd("image")(case)
+    assert scaled["intensity_range"] == [-1.0, 1.0] and scaled["window"] == CASE["window"]
+    brighter = {**scaled, "image": 2 * scaled["image"]}
+    found = ScaleAsPreparedd("image", clip=True)(brighter)["image"]
+    torch.testing.assert_close(found, (2 * volume(-0.6, 0.6)).clamp(-1, 1))
+    assert case["intensity_range"] == [0.0, 255.0], "the case itself is left as it was"
