@@ -49,7 +49,7 @@ def turned_against(training: Tensor, volumes: Tensor, flip_axis: int | None = No
     as_drawn = [0] if flip_axis is None else [0, ways.index(f"mirrored along {AXES[flip_axis]}")]
     as_they_are, _, gain = _correlations(training, turned, as_drawn)
     own, best, gained = _correlations(volumes, turned, as_drawn)
-    found = (own + gained >= as_they_are.min() - CLEARLY) & (gained > max(float(gain.max()), 0.0) + CLEARLY)
+    found = (own + gained >= as_they_are.min() - CLEARLY) & (gained > gain.max() + CLEARLY)
     if not found.any():
         return None
     way = ways[int(best[found].mode().values)]

@@ -103,6 +103,18 @@ def test_each_latent_is_denoised_under_its_conditions_and_samples_ask_for_those_
     assert sum(sides) * 2 == len(sides) > 0, "as many of either side"
 
 
+def test_of_many_training_volumes_the_same_random_ones_are_compared_each_time(bed: tuple, monkeypatch) -> None:
+    generator, training, held_out = bed
+    watch = MembershipWatch(generator, training, held_out[:12], stop_at=0.9, num_training=10)
+    losses, compared = watch._losses, []
+    monkeypatch.setattr(
+        watch, "_losses", lambda entries: compared.append([int(e["case_id"]) for e in entries]) or losses(entries)
+    )
+    train(watch, learn_in=9, epochs=2)
+    assert compared[:2] == compared[2:] and compared[1] == list(range(COUNT, COUNT + 12))
+    assert len(set(compared[0])) == 10 and set(compared[0]) < set(range(COUNT)) and compared[0] != list(range(10))
+
+
 def test_the_area_is_that_of_the_audit(bed: tuple) -> None:
     generator, training, held_out = bed
     _, areas = train(MembershipWatch(*bed, stop_at=1.0), learn_in=9, epochs=1)
@@ -116,6 +128,16 @@ def test_samples_of_what_was_learned_by_heart_are_nearer_to_training_volumes(bed
     assert shares[1] > 0.9
 
 
+def test_samples_of_a_mirrored_training_volume_are_nearer_to_it(bed: tuple) -> None:
+    generator, training, held_out = bed
+    for entry in training + held_out:
+        plain = np.load(entry["image"])[0]
+        np.save(entry["image"], np.stack([plain, plain[:, ::-1]]))
+    generator.denoiser.known = generator.denoiser.known.flip(2)
+    _, shares = train(MembershipWatch(*bed, stop_at=1.0), learn_in=1, epochs=1, metric="holdout_share")
+    assert shares[0] > 0.9
+
+
 @pytest.mark.parametrize("metric", ["membership_auc", "holdout_share"])
 def test_by_default_nothing_is_computed(bed: tuple, metric: str) -> None:
     assert train(MembershipWatch(*bed), learn_in=1, metric=metric) == (5, [None] * 5)
@@ -127,6 +149,8 @@ def test_a_few_held_out_volumes_do_not_stop_a_training_by_chance(bed: tuple) -> 
     assert not watch.reached
     watch.load_state_dict({"found": [0.65, 0.05]})
     assert watch.reached and "0.650 ± 0.050" in watch.reason
+    watch.load_state_dict({"found": [0.6, 0.01]})
+    assert watch.reached, "the level itself is reached"
 
 
 def test_a_training_that_has_ended_does_not_train_on(bed: tuple) -> None:
@@ -147,8 +171,9 @@ def test_a_training_that_has_ended_does_not_train_on(bed: tuple) -> None:
 def test_volumes_of_one_patient_do_not_count_as_independent(bed: tuple) -> None:
     generator, *whole = bed
     errors = []
-    for volumes in (1, 2):  # of each patient
-        sides = [[{**entry, "patient_id": str(n // volumes)} for n, entry in enumerate(side)] for side in whole]
+    for volumes in (1, 2):  # of each training patient
+        of_each = zip(whole, (volumes, 1))
+        sides = [[{**entry, "patient_id": str(n // m)} for n, entry in enumerate(side)] for side, m in of_each]
         watch = MembershipWatch(generator, *sides, stop_at=0.9)
         train(watch, learn_in=9, epochs=1)
         assert watch.found is not None
@@ -164,4 +189,4 @@ def test_a_level_that_is_chance_or_none_is_refused(bed: tuple, stop_at: float) -
     with pytest.raises(ValueError, match=rf"above 0\.5, which is chance, and at most 1; got {stop_at}"):
         MembershipWatch(*bed, stop_at=stop_at)
     with pytest.raises(ValueError, match="two or more for validation, got 30 and 1 patients"):
-        MembershipWatch(bed[0], bed[1], bed[2][:1], stop_at=0.6)
+        MembershipWatch(bed[0], bed[1], [bed[2][0]] * 3, stop_at=0.6)

@@ -35,12 +35,19 @@ def study(
         (-0.03, 0.002, "harm"),
         (0.02, 0.2, "open"),
         (0.005, 0.2, "open"),  # too little on average, but not surely
+        (-0.02, 0.2, "open"),
     ],
 )
 def test_the_interval_decides(gain: float, spread: float, answer: str) -> None:
-    found = find(study(dict.fromkeys(NUMBERS, gain), spread), QUESTION)
+    dice = study(dict.fromkeys(NUMBERS, gain), spread)
+    found = find(dice, QUESTION)
     assert (found.answer, found.seeds) == (answer, 5)
     assert found.gain is not None and found.gain.mean == pytest.approx(gain)
+    low, high = found.gain.low, found.gain.high
+    said = {"yes": "It helped", "no": "It did not help", "harm": "It harmed", "open": "No conclusion"}[answer]
+    assert low < high and finding_line(dice, QUESTION).startswith(
+        f"**{said}**: `synthetic` against `scratch`, {gain:+.3f} ({low:+.3f} to {high:+.3f}) in Dice at 2, 4 labelled"
+    )
 
 
 def test_only_few_labels_count() -> None:
