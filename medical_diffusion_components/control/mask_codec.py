@@ -149,11 +149,11 @@ class MaskCodec(nn.Module):
             raise ValueError("expected label maps to make components from, got none")
         mean = total / count
         variances, vectors = torch.linalg.eigh(products / count - mean.outer(mean))
-        variances, vectors = variances.flip(0).clamp(min=0), vectors.flip(1).T  # largest first, (size, size)
+        variances, vectors = variances.flip(0), vectors.flip(1).T  # largest first, (size, size)
         if not variances[0] > 0:
             raise ValueError("the label maps are all of one class: there is nothing to learn from them")
         share = variances.cumsum(0) / variances.sum()
-        enough = int((share < kept_variance - 1e-12).sum()) + 1
+        enough = int((share < kept_variance).sum()) + 1
         varying = int((variances > NOTHING * variances[0]).sum())
         kept = vectors[: min(self.channels, enough, varying)]
         # A component's own sign is arbitrary: of its largest numbers the first is made positive. There are several

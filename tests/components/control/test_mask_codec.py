@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from medical_diffusion_components.control import MaskCodec, MaskDistancesd, fitted_codec
+from medical_diffusion_components.control import MaskCodec, MaskDistancesd, fitted_codec, mask_codec
 from medical_diffusion_components.weights import load_weights, save_weights
 
 BLOCK = (2, 3, 1)
@@ -77,8 +77,10 @@ def test_latents_have_the_shape_that_is_said() -> None:
     codec = fitted(4)
     assert codec.latent_shape((8, 6, 4)) == (4, 4, 2, 4)
     assert codec.encode_stage_2_inputs(distances(0)[None]).shape[1:] == (4, 4, 2, 4)
-    with pytest.raises(ValueError, match=r"\(8, 7, 4\) must be divisible by \(2, 3, 1\)"):
-        codec.latent_shape((8, 7, 4))
+    for use in (codec.latent_shape, lambda size: codec.encode_stage_2_inputs(torch.zeros(1, 3, *size)),
+                lambda size: codec.fit([torch.zeros(3, *size)])):  # fmt: skip
+        with pytest.raises(ValueError, match=r"8, 7, 4.* must be divisible by .*2, 3, 1"):
+            use((8, 7, 4))
 
 
 def test_there_are_no_more_components_than_vary_or_than_are_enough() -> None:
@@ -97,6 +99,9 @@ def test_masks_of_one_class_alone_are_refused() -> None:
         MaskCodec(2, (1, 1, 1), 2).fit([torch.ones(2, 2, 2, 2)])
     with pytest.raises(ValueError, match="expected label maps to make components from, got none"):
         MaskCodec(2, (1, 1, 1), 2).fit([])
+    for share in (0, 1.1):
+        with pytest.raises(ValueError, match=f"a share of the variance above 0 and at most 1, got {share}"):
+            fitted(4, share)
 
 
 def test_weights_bring_the_number_of_components(tmp_path: Path) -> None:
@@ -121,8 +126,8 @@ def test_a_codec_is_made_once_for_its_masks_and_settings(tmp_path: Path) -> None
         return {"image": distances(int(case["case_id"]))}
 
     def made(**changed) -> MaskCodec:
-        settings = {"num_classes": 3, "block": BLOCK, "channels": 4} | changed
-        return fitted_codec(tmp_path / "codec.pt", cases, preprocessing, {"reach": 4.0}, **settings)
+        settings = {"num_classes": 3, "block": BLOCK, "channels": 4, "preprocessing_settings": {"reach": 4.0}} | changed
+        return fitted_codec(tmp_path / "codec.pt", cases, preprocessing, **settings)
 
     first = made()
     assert asked == ["0", "1", "2"]
@@ -131,6 +136,27 @@ def test_a_codec_is_made_once_for_its_masks_and_settings(tmp_path: Path) -> None
     nib.save(nib.Nifti1Image(labels(9), np.eye(4)), tmp_path / "label0.nii")
     made(channels=3)
     assert len(asked) == 9
+    for changed in ({"kept_variance": 0.9}, {"block": (2, 1, 1)}, {"preprocessing_settings": {"reach": 5.0}}):
+        made(channels=3)
+        asked.clear()
+        made(channels=3, **changed)
+        assert len(asked) == 3, changed
+
+
+def test_of_many_masks_some_from_the_whole_list_make_the_components(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(mask_codec, "MOST_MASKS", 3)
+    monkeypatch.setattr(mask_codec, "data_fingerprint", lambda _: "of seven")
+    asked: list[int] = []
+
+    def preprocessing(case: dict) -> dict:
+        asked.append(case["seed"])
+        return {"image": distances(case["seed"])}
+
+    cases = [{"seed": seed} for seed in range(7)]
+    found = fitted_codec(tmp_path / "codec.pt", cases, preprocessing, {}, 3, BLOCK, 18, kept_variance=0.5)
+    expected = MaskCodec(3, BLOCK, 18)
+    expected.fit(map(distances, (0, 2, 4)), 0.5)
+    assert asked == [0, 2, 4] and torch.equal(found.components, expected.components) and found.channels < 9
 
 
 def test_components_point_one_way_and_none_is_rounding_alone() -> None:

@@ -13,8 +13,10 @@ import pytest
 import torch
 from scipy import ndimage
 
-from medical_diffusion_components.control import PairSampling, PairWriter, pairs, training_structures
+from medical_diffusion_components.control import PairSampling, PairWriter, pairs, training_structures, varied
 from medical_diffusion_components.data import SPLITS
+from medical_diffusion_components.diffusion import NoiseLatent
+from medical_diffusion_components.files import file_hash
 from medical_diffusion_components.weights import save_weights
 
 SIZE, SPACING = (8, 6, 4), (2.0, 2.0, 3.0)
@@ -72,14 +74,80 @@ def test_pairs_of_one_patient_are_in_one_split_and_nobody_is_named(draw: Draw) -
     assert "sub-" not in json.dumps(listing)
 
 
+def test_a_pair_is_what_was_drawn_and_the_mask_as_it_was_varied_and_its_note_says_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = save_weights(torch.nn.Linear(1, 1), tmp_path / "model.pt", {"window": [-9.0, 9.0], "notice": "Invented."})
+    control = save_weights(torch.nn.Linear(2, 1), tmp_path / "control.pt", {})
+    network, asked = torch.nn.Identity(), []
+    network.strength = 1.5
+    drawn = np.linspace(-1.5, 1.5, 192, dtype=np.float32).reshape(SIZE)
+
+    def draw(generator: torch.nn.Module, controlled: torch.nn.Module, noise: torch.Tensor, channels: torch.Tensor):
+        assert not controlled.training
+        asked.append((noise, channels))
+        return torch.from_numpy(drawn)[None, None]
+
+    monkeypatch.setattr(pairs, "draw_controlled", draw)
+    paths = [tmp_path / f"sub-1_{name}.nii.gz" for name in "ab"]
+    for number, path in enumerate(paths):
+        nib.save(nib.Nifti1Image(mask(number), np.diag([*SPACING, 1.0])), path)
+
+    def sampling() -> PairSampling:
+        writer = PairWriter(tmp_path / "pairs", weights, control, {"sampler": "ddim"}, CLASSES, window=(100.0, 300.0))
+        grid = ((1, 2, 2, 1), SIZE, SPACING, "RAS")
+        return PairSampling(
+            network, network, writer, torch.from_numpy, *grid, (100.0, 300.0), ["flip"], flip_axes=[1], seed=10
+        )
+
+    listing = json.loads(sampling().run(paths, 3).read_text())
+    flipped = set()
+    for number, (noise, channels) in enumerate(asked):
+        name, first = f"pair_{10 + number:06d}", number // 3
+        volume, labels = (nib.load(tmp_path / "pairs" / kind / f"{name}.nii.gz") for kind in ("images", "labels"))
+        expected = varied(mask(first), ["flip"], SPACING, 10 + number, [1])
+        flipped.add(not np.array_equal(expected, mask(first)))
+        for found in (labels.get_fdata(), channels[0].numpy()):
+            np.testing.assert_array_equal(found, expected)
+        assert torch.equal(noise[0], NoiseLatent((1, 2, 2, 1))(10 + number))
+        np.testing.assert_allclose(volume.get_fdata(), 200 + 100 * drawn.clip(-1, 1), rtol=1e-5)
+        np.testing.assert_array_equal(volume.affine, labels.affine)
+        assert volume.header.get_zooms() == SPACING
+        note = json.loads((tmp_path / "pairs" / "images" / f"{name}.json").read_text())
+        said = {"id": f"mask_{10 + 3 * first:06d}", "patient": "mask_000010", "augmentation": ["flip"], "cut_off": 0}
+        assert said.items() <= note["mask"].items() and note["mask"]["sha256"] == file_hash(labels.get_filename())
+        assert (note["control_strength"], note["sampler"], note["synthetic"]) == (1.5, "ddim", True)
+        assert [note["weights_sha256"], note["control_sha256"]] == [file_hash(weights), file_hash(control)]
+    assert len(asked) == len(listing["training"]) == 6 and flipped == {True, False}
+    assert {entry["patient_id"] for entry in listing["training"]} == {"mask_000010"}
+    assert listing["labels"] == {"0": "background", "1": "organ", "2": "lesion"}
+    assert listing["description"].endswith("label maps. Invented.")
+    assert listing["decided"]["scale"] == {"limits_from": "window", "limits": [-9.0, 9.0], "range": [100.0, 300.0]}
+    with pytest.raises(ValueError, match="at least one volume per mask, got 0"):
+        sampling().run(paths, 0)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PairWriter, "write", killed)
+    again = sampling()
+    with pytest.raises(KeyboardInterrupt):
+        again.run(paths[1:])
+    assert not (tmp_path / "pairs" / "images" / "pair_000010.nii.gz").exists(), "its label map is another by now"
+    assert "mask" not in again.writer.facts
+
+
 def test_a_class_that_no_mask_has_is_named(draw: Draw, caplog) -> None:
     draw({"a": np.minimum(mask(1), 1)})
     assert "no voxel of lesion is in any of the 1 masks" in caplog.text
+    caplog.clear()
+    draw({"b": mask(2)})  # beside the one without
+    assert "no voxel" not in caplog.text
 
 
 @pytest.mark.parametrize(
     ("strength", "remark"),
-    [(0.0, "0: the volumes are drawn without the masks"), (1e6, "1e+06 is far from 1"), (1.0, ""), (1.5, "")],
+    [(0.0, "0: the volumes are drawn without the masks"), (2.1, "2.1 is far from 1"), (1.0, ""), (2.0, "")],
 )
 def test_a_strength_unlike_the_training_is_remarked_on(draw: Draw, caplog, strength: float, remark: str) -> None:
     draw({"a": mask(1)}, strength=strength)

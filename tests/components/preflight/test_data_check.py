@@ -6,6 +6,7 @@ import json
 import re
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -15,9 +16,10 @@ from folders_to_check import GRID, LPS, SECRET, all_kinds, good_heads, head, nif
 from matplotlib.image import imread
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from medical_diffusion_components.preflight import read_facts, warn_of_absent_classes
+from medical_diffusion_components.preflight import data_check, read_facts, warn_of_absent_classes
 from medical_diffusion_components.preflight.advice import advice_for
 from medical_diffusion_components.preflight.headers import without_identifiers
+from medical_diffusion_components.preflight.rehearsal import Estimate
 from medical_diffusion_components.preparation import take_inventory
 from medical_diffusion_components.preparation.case_ids import short_hash
 from medical_diffusion_components.preparation.same_scan import in_two_splits
@@ -341,3 +343,30 @@ def test_a_file_that_is_no_nrrd_is_refused_without_the_names_of_a_librarys_files
     refused = run(tmp_path, raw_dir=str(tmp_path / "raw"))["refused"]["junk"]
     assert refused["why"].startswith("junk.nrrd: cannot be read: ") and ".cxx" not in refused["why"]
     assert refused["advice"] == "fetch the file again"
+
+
+def test_room_time_and_memory_are_what_the_trial_says_of_all(tmp_path, monkeypatch):
+    asked = []
+    usage = SimpleNamespace(free=100 * 2**20)
+    monkeypatch.setattr(data_check.shutil, "disk_usage", lambda path: asked.append(path) or usage)
+    monkeypatch.setattr(data_check.os, "cpu_count", lambda: 2)
+    (tmp_path / "disk").mkdir()
+    check = data_check.DataCheck(None, tmp_path, tmp_path / "disk" / "new" / "data", num_workers=4, worker_memory_gib=1)
+    room, short = check._room(Estimate((None,) * 3, 600.0, 2.0, 1500.0), num_cases=30, kept=60)
+    assert asked == [tmp_path / "disk"]
+    sample = "(from 3 of 30 prepared for trial)"
+    assert room == {
+        "disk for the result": f"120.0 MiB {sample}, 100 MiB free",
+        "time": f"5 min with 4 processes {sample}",
+        "peak memory of a process": "1,500 MiB",
+    }
+    assert short == [
+        "make room: 120 MiB are needed, 100 are free",
+        "--worker_memory_gib 2: the largest case needs 1,500 MiB",
+    ]
+    assert check._room(Estimate((None,) * 3, 600.0, 2.0, 1024.0), 30, 50)[1] == [], "what is there is enough"
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(119, "119 s"), (120, "2 min"), (7199, "120 min"), (9000, "2.5 h")])
+def test_a_duration_is_said_in_the_unit_that_fits(seconds, said):
+    assert data_check._duration(seconds) == said

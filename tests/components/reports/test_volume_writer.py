@@ -6,6 +6,7 @@ import errno
 import itertools
 import json
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from monai.data import MetaTensor
 from torch import nn, zeros
 
 from medical_diffusion_components.data import is_synthetic
-from medical_diffusion_components.reports import SyntheticVolumeWriter
+from medical_diffusion_components.data.datasets import noted_scale
+from medical_diffusion_components.reports import SyntheticVolumeWriter, drawing
 from medical_diffusion_components.reports.volume_writer import NiftiVolumes, note_path
 from medical_diffusion_components.weights import save_weights
 
@@ -51,6 +53,51 @@ def test_every_volume_has_a_note_by_which_it_is_known_as_synthetic(tmp_path: Pat
     assert json.loads((tmp_path / "samples" / "synthetic_000005.json").read_text())["seed"] == 5
 
 
+def test_a_volume_is_written_as_it_is_and_its_note_says_its_scale(tmp_path: Path) -> None:
+    trained = save_weights(nn.Linear(1, 1), tmp_path / "model.pt", {"data": "patients", "window": [-1000.0, 400.0]})
+    writer = SyntheticVolumeWriter(tmp_path / "samples", trained, {"sampler": "ddim"}, window=(5.0, 205.0))
+    writer.prepare()
+    voxels = np.random.default_rng(0).uniform(5, 205, (2, 3, 4)).astype(np.float32)
+    affine = np.array([[-2.0, 0, 0, 7], [0, 0, 3, 8], [0, 4, 0, 9], [0, 0, 0, 1]])
+    writer.write(12, MetaTensor(voxels[None], affine=affine), 1.23456)
+    image = nib.load(tmp_path / "samples" / "synthetic_000012.nii.gz")
+    np.testing.assert_array_equal(image.get_fdata(dtype=np.float32), voxels)
+    np.testing.assert_array_equal(image.affine, affine)
+    assert image.header.get_xyzt_units()[0] == "mm"
+    note = json.loads((tmp_path / "samples" / "synthetic_000012.json").read_text())
+    assert {"seed": 12, "sampler": "ddim", "seconds": 1.235, "trained_on": "patients"}.items() <= note.items()
+    assert noted_scale(image.get_filename()) == {"intensity_range": [5.0, 205.0], "window": [-1000.0, 400.0]}
+
+
+def test_volumes_of_a_batch_share_its_time(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer, evaluator, seconds = SyntheticVolumeWriter(tmp_path / "samples", weights, {}), Engine(lambda *_: None), []
+    monkeypatch.setattr(writer, "write", lambda seed, volume, took, conditions: seconds.append(took))
+    monkeypatch.setattr(time, "perf_counter", iter((10.0, 16.0)).__next__)
+    evaluator.state.batch = [{"seed": seed} for seed in range(3)]
+    evaluator.state.output = [{"pred": zeros(1)}] * 3
+    writer._start_clock(evaluator)
+    writer(evaluator)
+    assert seconds == [2.0] * 3
+
+
+def test_the_montage_shows_the_first_volumes_as_they_lie(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[Any] = []
+    monkeypatch.setattr(drawing, "montage", lambda *given, **named: shown.append((given, named)))
+    monkeypatch.setattr(drawing, "save_montage", lambda *_: None)
+    writer = SyntheticVolumeWriter(tmp_path / "samples", weights, {}, window=(5.0, 205.0), num_in_montage=2)
+    writer.prepare()
+    with pytest.raises(ValueError, match=r"no synthetic volume was written to .*samples, so there is none to draw"):
+        writer.draw_montage()
+    for seed in (8, 4, 6):
+        writer.write(seed, MetaTensor(zeros(1, 2, 3, 4) + seed, affine=np.diag([-2.0, 3, 4, 1])), 0.0)
+    writer.draw_montage()
+    ((rows, spacing, window), named) = shown[0]
+    assert [float(volume.max()) for volume in rows["synthetic volumes"]] == [4, 6]
+    assert (list(spacing), window, named) == ([2, 3, 4], (5.0, 205.0), {"axcodes": "LAS"})
+
+
 class EverySecond:
     """A filter that withholds volumes of even seeds and is content with two."""
 
@@ -65,7 +112,10 @@ class EverySecond:
 def test_progress_counts_volumes_and_ends_with_the_last(
     release: Any, shown: str, tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture
 ) -> None:
+    sample(tmp_path / "samples", weights, (2,))
     writer = sample(tmp_path / "samples", weights, (2, 3, 4, 5, 6, 7), release)
+    left = {path.name for path in (tmp_path / "samples").iterdir()}
+    assert ("synthetic_000002.nii.gz" in left) == ("synthetic_000002.json" in left) == (release is None)
     last = capsys.readouterr().err.rstrip().split("\r")[-1]
     assert last.startswith("sampling: ") and shown in last and writer.bar is None
     assert len(writer.written) == (6 if release is None else 2)
@@ -91,6 +141,8 @@ def test_a_folder_of_synthetic_volumes_may_take_more(tmp_path: Path, weights: Pa
 
 def test_volumes_of_other_weights_in_the_folder_are_counted(tmp_path: Path, weights: Path, capsys) -> None:
     sample(tmp_path / "samples", weights, (3, 4))
+    note = tmp_path / "samples" / "synthetic_000004.json"
+    note.write_text(json.dumps({**json.loads(note.read_text()), "versions": "of last year"}))
     sample(tmp_path / "samples", weights, (3,)).draw_montage()
     assert "other weights" not in capsys.readouterr().out
     other = save_weights(nn.Linear(1, 1), tmp_path / "other" / "model.pt", {"data": "patients"})
