@@ -13,12 +13,28 @@ from scipy.ndimage import gaussian_filter
 
 from medical_diffusion_components.audit import AuditError, refusals
 from medical_diffusion_components.audit.volumes import AuditedVolumes, Preprocessing, one_case_per_patient, read_volumes
+from medical_diffusion_components.weights import save_weights
 
 
 def volumes(names: list[str], reduced: torch.Tensor | None = None, prefix: str = "") -> AuditedVolumes:
     cases = [{"image": f"{name}.nii.gz", "case_id": name, "patient_id": name} for name in names]
     hashes = [f"{prefix}{name}" for name in names]
     return AuditedVolumes(cases, hashes, torch.zeros(len(names), 1, 4, 4, 4) if reduced is None else reduced)
+
+
+@pytest.mark.parametrize(("folder", "came"), [("models", ""), ("released", "came with the bundle and ")])
+def test_training_volumes_that_the_weights_never_saw_are_refused(folder: str, came: str, tmp_path: Path) -> None:
+    seen = {"data": "user's data", "cases": {"training": 8}, "data_sha256": "a" * 64, "training_sha256": "b" * 64}
+    other = seen | {"cases": {"training": 5}, "data_sha256": "c" * 64, "training_sha256": "d" * 64}
+    (tmp_path / folder).mkdir()
+    weights = save_weights(torch.nn.Linear(1, 1), tmp_path / folder / "model.pt", seen)
+    assert refusals.check_training_data(weights, seen) is True
+    trained = rf"^the weights {came}were trained on 8 volumes of the .* \(SHA-256 b{{16}}\.\.\.\)"
+    at_hand = r"the training volumes at hand are 5 volumes of the .* \(SHA-256 d{16}\.\.\.\): this generator has never"
+    with pytest.raises(AuditError, match=f"{trained}, and {at_hand}"):
+        refusals.check_training_data(weights, other)
+    unknown = save_weights(torch.nn.Linear(1, 1), tmp_path / folder / "unknown.pt", {})
+    assert refusals.check_training_data(unknown, other) is False, "nobody knows"
 
 
 def test_eighteen_held_out_patients_are_too_few_and_nineteen_are_not() -> None:
@@ -47,8 +63,23 @@ def test_intensities_prepared_in_another_way_are_refused(change) -> None:
 
     training = volumes([str(n) for n in range(40)], drawn(40))
     refusals.check_preprocessed_alike(training, volumes([f"h{n}" for n in range(30)], drawn(30)))
-    with pytest.raises(AuditError, match="prepared in another way"):
-        refusals.check_preprocessed_alike(training, volumes([f"h{n}" for n in range(30)], change(drawn(30))))
+    changed = volumes([f"h{n}" for n in range(30)], change(drawn(30)))
+    with pytest.raises(AuditError, match="prepared in another way") as said:
+        refusals.check_preprocessed_alike(training, changed)
+    mean, other = (np.median(side.reduced.flatten(1).mean(1)) for side in (training, changed))
+    if "mean intensity" in str(said.value):
+        assert f"{mean:.3g} in training and {other:.3g} in held-out volumes" in str(said.value)
+
+
+def test_a_background_of_another_grey_is_refused_by_its_share() -> None:
+    """Mean and deviation differ in nothing that the test sees."""
+    generator = torch.Generator().manual_seed(0)
+    training = (torch.randn(40, 1, 6, 6, 6, generator=generator) * 0.2).clamp(-1, 1)
+    held_out = (torch.randn(30, 1, 6, 6, 6, generator=generator) * 0.2).clamp(-1, 1)
+    training[..., 0, 0], held_out[..., 0, 0] = -0.92, -0.88
+    names = [str(n) for n in range(70)]
+    with pytest.raises(AuditError, match="the share of background is 0.0278 in training and 0 in held-out"):
+        refusals.check_preprocessed_alike(volumes(names[:40], training), volumes(names[40:], held_out))
 
 
 def test_repeated_scans_of_the_same_patients_are_no_evidence() -> None:
@@ -126,6 +157,7 @@ def test_volumes_that_lie_otherwise_than_in_training_are_seen(turn, way: str) ->
     assert refusals.check_orientation(training, drawn) == []
     with pytest.raises(AuditError, match=f"6 of 6 synthetic volumes resemble the training volumes far better {way} "):
         refusals.check_orientation(training, turn(drawn))
+    assert len(refusals.check_orientation(training, torch.cat([drawn, turn(drawn)]))) == 1, "half of them"
     (remark,) = refusals.check_orientation(training, torch.cat([drawn, turn(drawn[:2])]))
     assert remark.startswith(f"2 of 8 synthetic volumes resemble the training volumes far better {way} (correlation")
 
@@ -138,6 +170,13 @@ def test_volumes_mirrored_as_in_training_and_noise_do_not_lie_otherwise() -> Non
     assert refusals.check_orientation(training, torch.randn(drawn.shape, generator=torch.manual_seed(0))) == []
 
 
+def test_synthetic_volumes_of_another_size_are_refused() -> None:
+    with pytest.raises(
+        AuditError, match=r"training volumes are \(1, 4, 4, 4\) after reduction, synthetic ones \(1, 4, 4, 5"
+    ):
+        refusals.check_orientation(torch.zeros(2, 1, 4, 4, 4), torch.zeros(2, 1, 4, 4, 5))
+
+
 def test_other_voxels_are_refused(tmp_path: Path) -> None:
     training = [write(tmp_path / f"{n}.nii.gz", (1.0, 2.0, 3.0 + n / 10)) for n in range(3)]
     refusals.check_spacing(training, [write(tmp_path / "s.nii.gz", (1.05, 2.0, 3.1))], "RAS", "synthetic volumes")
@@ -145,6 +184,10 @@ def test_other_voxels_are_refused(tmp_path: Path) -> None:
         AuditError, match=r"synthetic volumes have voxels of 1 x 2 x 1 mm.* 1 x 2 x 3 to 1 x 2 x 3.2 mm"
     ):
         refusals.check_spacing(training, [write(tmp_path / "t.nii.gz", (1.0, 2.0, 1.0))], "RAS", "synthetic volumes")
+    with pytest.raises(AuditError, match="have voxels of 1 x 2 x 3.6 mm"):
+        refusals.check_spacing(training, [write(tmp_path / "u.nii.gz", (1.0, 2.0, 3.6))], "RAS", "synthetic volumes")
+    with pytest.raises(AuditError, match=r"have voxels of 2 x 3 x 1 mm.* from 3 x 2 x 1 to 3.2 x 2 x 1 mm"):
+        refusals.check_spacing(training, [write(tmp_path / "v.nii.gz", (1.0, 3.0, 2.0))], "SAR", "synthetic volumes")
 
 
 def test_volumes_of_another_generator_are_refused(tmp_path: Path) -> None:

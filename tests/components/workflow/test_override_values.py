@@ -200,6 +200,15 @@ def test_a_folder_to_be_made_whose_name_means_something_else_is_explained(value:
         override_values.check_folder_names({"output_dir": value})
 
 
+@pytest.mark.parametrize("value", ["$a+b", "%x"])
+def test_a_folder_that_is_there_is_no_expression(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    override_values.check_folder_names({"output_dir": value})  # nothing of that name
+    Path(value).mkdir()
+    with pytest.raises(ValueError, match=r"is an expression or a reference in a configuration, not a folder"):
+        override_values.check_folder_names({"output_dir": value})
+
+
 @pytest.mark.parametrize("value", ["@models_dir", "@a::models_dir", "$@models_dir + '/x'", "$None", "./$x", "/tmp/@y"])
 def test_references_expressions_and_paths_that_make_sense_are_left_alone(value: str) -> None:
     override_values.check_folder_names({"output_dir": value, "models_dir": "m", "a": {"models_dir": "m"}})
@@ -214,6 +223,7 @@ def test_references_expressions_and_paths_that_make_sense_are_left_alone(value: 
         (2**63, 0, "below 2^63"),
         (True, 8, "a whole number"),
         ("fast", 1e-4, "a number"),
+        (True, 1e-4, "a number"),
         (64, [64, 64, 64], "a list"),
         ("slices", ["slices", "anatomy"], "a list"),
     ],

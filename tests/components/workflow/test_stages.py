@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -56,6 +57,32 @@ def test_a_stage_in_a_folder_of_its_own_is_not_what_the_command_line_named(confi
     with pytest.raises(RuntimeError) as refused:
         start(configs, file="train_autoencoder.yaml", models_dir=f"{folder}/a")
     assert "--models_dir was given as" in str(refused.value.__cause__)
+
+
+def test_processes_wait_for_the_weights_of_the_first_stage(configs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, there = configs.parent / "models" / "first.pt", []
+    monkeypatch.setattr(stages, "wait_for_all", lambda: there.append(weights.is_file()))
+    start(configs).run()
+    assert there == [True]
+
+
+@pytest.mark.parametrize(("rank", "level"), [("0", logging.NOTSET), ("1", logging.INFO)])
+def test_of_several_processes_the_first_alone_says_what_happens(
+    rank: str, level: int, configs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    try:
+        start(configs)
+        assert logging.root.manager.disable == level
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def test_a_training_ends_with_the_epoch_of_its_weights(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    path = str(save_weights(nn.Linear(1, 1), tmp_path / "model.pt", {"epoch": 7}))
+    stages.say_weights(path)
+    assert f"training is complete: weights of epoch 7 at {path}" in caplog.text
 
 
 def test_without_a_workflow_there_is_nothing_to_train_the_first_stage_with(tmp_path: Path) -> None:
@@ -117,6 +144,18 @@ def test_the_cause_in_a_loaders_process_is_the_last_line(capsys) -> None:
 def test_a_package_that_is_missing_is_the_last_line(error: Exception, capsys) -> None:
     last = last_lines(chained(RuntimeError("Failed to evaluate x"), error), capsys)[-1]
     assert last == "Stopped: ModuleNotFoundError: no module named 'not_here', which this needs: pip install not_here"
+
+
+@pytest.mark.parametrize(("module", "package"), [("ignite.engine", "pytorch-ignite"), ("yaml", "pyyaml")])
+def test_a_package_is_named_as_pip_knows_it(module: str, package: str, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "find_spec", lambda _: None)
+    error = chained(RuntimeError("Failed to evaluate x"), ModuleNotFoundError(f"No module named {module!r}"))
+    assert last_lines(error, capsys)[-1].endswith(f"pip install {package}")
+
+
+def test_the_cause_in_a_writer_is_the_last_line(capsys) -> None:
+    error = RuntimeError("cannot find a suitable writer for x.nii.gz\n  File: y\nValueError: no space left")
+    assert last_lines(error, capsys)[-1] == "Stopped: RuntimeError: ValueError: no space left"
 
 
 def test_a_wrong_name_in_an_installed_package_is_no_missing_package(capsys) -> None:
