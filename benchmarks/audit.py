@@ -200,6 +200,8 @@ def main() -> None:
     parser.add_argument("--first_stage", type=Path)
     parser.add_argument("--samples", type=Path)
     options = parser.parse_args()
+    if options.samples and not options.first_stage:
+        parser.error("--samples needs --first_stage: held-out volumes have to go through what has decoded the samples")
     size = tuple(options.size)
     every = volumes(options.cohort, options.training + options.held_out + options.innocents, size, options.folder)
     training, held_out, fresh = every.split([options.training, options.held_out, options.innocents])

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import torch
 from ignite.engine import Engine, Events
 from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
+from tqdm.contrib import DummyTqdmFile
 
 from medical_diffusion_components.engine_state import running
 
@@ -49,12 +49,11 @@ class TrainingProgress:
         self.epoch_started = time.perf_counter()
         if self.bar is None:
             state = running(engine)
-            total = state.max_epochs * state.epoch_length
             # written to a log file, a bar that redraws ten times a second is a nuisance
             pace = 0.5 if sys.stderr.isatty() else 30.0
             self.bar = tqdm(
                 desc=self.description,
-                total=total,
+                total=state.max_epochs * state.epoch_length,
                 initial=state.iteration,
                 unit="batch",
                 mininterval=pace,
@@ -62,7 +61,8 @@ class TrainingProgress:
                 disable=state.rank > 0,
             )
             if sys.stderr.isatty():  # or a line of the log would begin at the end of the bar
-                self.above_bar.enter_context(logging_redirect_tqdm(_console_loggers(), tqdm))
+                for handler in _console_handlers():
+                    self.above_bar.callback(handler.setStream, handler.setStream(DummyTqdmFile(handler.stream)))
 
     def __call__(self, engine: Engine) -> None:
         # reading a value waits for the device, so only when the bar is redrawn anyway
@@ -96,8 +96,8 @@ class TrainingProgress:
         raise error
 
 
-def _console_loggers() -> list[logging.Logger]:
-    """The loggers that write to the terminal themselves: the root, and those of MONAI's ``StatsHandler``."""
+def _console_handlers() -> set[logging.StreamHandler]:
+    """Those of all loggers that write to the terminal: of the root, and of MONAI's ``StatsHandler``."""
     loggers = [logging.root, *map(logging.getLogger, list(logging.root.manager.loggerDict))]
     console = (sys.stdout, sys.stderr)
-    return [one for one in loggers if any(getattr(handler, "stream", None) in console for handler in one.handlers)]
+    return {h for one in loggers for h in one.handlers if type(h) is logging.StreamHandler and h.stream in console}

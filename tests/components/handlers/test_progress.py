@@ -105,6 +105,30 @@ def test_a_line_of_the_log_begins_where_a_line_of_the_terminal_does(monkeypatch:
     assert logger.handlers == handlers
 
 
+def test_beside_the_bar_a_handler_of_the_log_leaves_out_what_it_leaves_out_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal, logger = Terminal(), logging.getLogger("evaluator")
+    monkeypatch.setattr(sys, "stderr", terminal)
+    handler = logging.StreamHandler(terminal)
+    handler.setLevel(logging.WARNING)
+    monkeypatch.setattr(logger, "handlers", [handler])
+    monkeypatch.setattr(logger, "propagate", False)
+    logger.setLevel(logging.DEBUG)
+
+    def log(engine: Engine) -> None:
+        logger.info("a detail")
+        logger.warning("a warning")
+
+    engine = Engine(lambda *_: {"loss": torch.tensor(0.25)})
+    engine.state.rank = 0
+    TrainingProgress("training").attach(engine)
+    engine.add_event_handler(Events.EPOCH_COMPLETED, log)
+    engine.run([0], 1)
+    assert "a warning\n" in terminal.getvalue() and "a detail" not in terminal.getvalue()
+    assert handler.stream is terminal
+
+
 def test_other_ranks_show_nothing(capsys) -> None:
     run(rank=1)
     assert capsys.readouterr().err == ""
