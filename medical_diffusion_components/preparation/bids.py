@@ -70,7 +70,7 @@ def is_derivative(inside: str, bids_roots: Iterable[str]) -> bool:
     """Whether a path lies in a folder that BIDS keeps, below a root, for what was made from the scans, or not converted."""
     parts = PurePosixPath(inside).parts
     for root in bids_roots:
-        top = PurePosixPath(root).parts if root != "." else ()
+        top = PurePosixPath(root).parts
         if parts[: len(top)] == top and len(parts) > len(top) + 1 and parts[len(top)] in _DERIVATIVES:
             return True
     return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 
@@ -12,6 +13,12 @@ from dicom_writing import stable_uid, write_series
 
 from medical_diffusion_components.preparation.bids import read_participants
 from medical_diffusion_components.preparation.inventory import Selection, take_inventory
+from medical_diffusion_components.preparation.patients import (
+    PLACEHOLDERS,
+    PatientTable,
+    group_patients,
+    read_patient_table,
+)
 from medical_diffusion_components.preparation.steps import LoadScan
 
 AFFINE = np.diag([1.0, 1, 2, 1])
@@ -41,6 +48,15 @@ def test_a_pattern_that_is_no_regular_expression_is_named(tmp_path):
     nifti(tmp_path / "a.nii.gz")
     with pytest.raises(ValueError, match="patient_pattern '\\(\\[' is no regular expression: unterminated"):
         take_inventory(tmp_path, Selection(patient_pattern="(["))
+
+
+def test_the_patient_of_a_pattern_is_its_first_group(tmp_path):
+    nifti(tmp_path / "site-A" / "p07_t1.nii.gz")
+    (case,) = take_inventory(tmp_path, Selection(patient_pattern=r"(p\d+)_(t\d)")).cases
+    assert case.patient_id == "p07"
+    for pattern in (r"p\d+", r"q(\d+)", r"p07(\d*)"):
+        with pytest.raises(ValueError, match=r"finds no patient id \(its first group\) in 'site-A/p07_t1.nii.gz'"):
+            take_inventory(tmp_path, Selection(patient_pattern=pattern))
 
 
 def test_subjects_that_differ_in_case_alone_are_one_and_that_is_said(tmp_path):
@@ -198,6 +214,49 @@ def test_patients_of_the_table_that_are_written_in_several_ways_are_one_and_that
     assert any(
         "1 patients of the table" in remark and "(0012 and 1 2 and 12)" in remark for remark in inventory.remarks
     )
+
+
+@pytest.mark.parametrize(("number", "more"), [(5, ""), (6, " and 1 more")])
+def test_lines_that_name_no_scan_are_not_all_listed(number, more):
+    lines = {f"{n}.nii": (n + 2, "P") for n in range(number)}
+    (remark,) = PatientTable("who.csv", lines).remarks()
+    listed = ", ".join(f"{n}.nii (line {n + 2})" for n in range(5))
+    assert remark == f"{number} lines of the table given as --patients name no scan: {listed}{more}"
+
+
+@pytest.mark.parametrize("line", ["b.nii.gz,", ",B", "b.nii.gz"])
+def test_a_line_without_a_file_or_a_patient_is_named(tmp_path, line):
+    nifti(tmp_path / "raw" / "a.nii.gz")
+    with pytest.raises(ValueError, match="who.csv, line 2: expected a file and a patient"):
+        take_inventory(tmp_path / "raw", table(tmp_path / "who.csv", "a.nii.gz,A", line))
+
+
+def test_a_file_called_file_is_no_header(tmp_path):
+    path = tmp_path / "who.csv"
+    path.write_text("file,patient\nfile,patient\n")
+    assert read_patient_table(path).lines == {"file": (2, "patient")}
+
+
+def remarks_on(*signs):
+    return " ".join(group_patients([{"file": str(number), **own} for number, own in enumerate(signs)]).remarks)
+
+
+def test_one_patient_id_in_all_studies_is_said_but_not_in_one_study():
+    own = {"patient": "P", "study": "1"}
+    assert "all 2 studies bear one PatientID" in remarks_on(own, {"patient": "P", "study": "2"})
+    assert "bear one PatientID" not in remarks_on(own, own)
+    assert "bear one PatientID" not in remarks_on(own, {"patient": "Q", "study": "2"})
+
+
+def test_an_id_that_reads_like_none_matters_where_there_are_several_studies():
+    (unknown,) = {sign for sign in PLACEHOLDERS if sign == hashlib.sha256(b"unknown").hexdigest()[:12]}
+    own = {"patient": unknown, "study": "1"}
+    assert "reads like none" in remarks_on(own, {"patient": unknown, "study": "2"})
+    assert "reads like none" not in remarks_on(own, own)
+
+
+def test_of_one_scan_alone_nobody_needs_to_know_whose_it_is():
+    assert remarks_on({}) == "" and "nothing tells whose 2 of the scans are" in remarks_on({}, {})
 
 
 def test_a_line_with_a_comma_in_its_name_is_no_line_of_two_cells(tmp_path):
