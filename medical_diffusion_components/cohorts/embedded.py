@@ -42,7 +42,7 @@ def resolve_dataset(
 ) -> str:
     """The folder to train on: ``dataset_dir``, or, where none is given, the bundle's embedded cohort.
 
-    The cohort is written below ``output_dir`` once and announced in a banner, once in a run, by the first process.
+    The cohort is written below ``output_dir`` once and announced in a banner, once by the first process.
     Volumes of several kinds in a folder that is given are remarked on in the log. They are read for that once; a file in
     ``output_dir`` remembers it, as long as no file changes.
 
@@ -104,7 +104,8 @@ def resolve_dataset(
         name, notice = f"{cohort} cohort", TEMPLATE_COHORT_NOTICE
     folder = Path(output_dir) / f"{name.replace(' ', '_')}_{num_subjects}_{times(size)}_{seed}"
     if process_rank() == 0:
-        _announce(name, notice)
+        if seed != _HELD_OUT_SEED:  # beside which the training's is announced
+            _announce(name, notice, str(output_dir))
         if anatomy == "template":
             write_template_cohort(folder, num_subjects, size, seed, variation)
         else:
@@ -114,8 +115,8 @@ def resolve_dataset(
 
 
 @functools.cache
-def _announce(name: str, notice: str) -> None:
-    """Once for both stages of a training, and for the training and the held-out subjects of an evaluation."""
+def _announce(name: str, notice: str, output_dir: str) -> None:
+    """Once for both stages of a training; a run of another bundle, as in a notebook, has another ``output_dir``."""
     print(f"{_RULE}\nNo dataset_dir was given: using the {EMBEDDED}{name}.\n{notice}\n{_RULE}", flush=True)
     logger.info(f"using the {EMBEDDED}{name}")
 

@@ -13,7 +13,7 @@ import pytest
 
 from medical_diffusion_components import requirements
 from medical_diffusion_components.cohorts import embedded
-from medical_diffusion_components.cohorts.embedded import resolve_dataset
+from medical_diffusion_components.cohorts.embedded import more_held_out_cases, resolve_dataset
 from medical_diffusion_components.cohorts.phantoms import PHANTOM_NOTICE
 from medical_diffusion_components.cohorts.template import TEMPLATE_COHORT_NOTICE
 from medical_diffusion_components.data.datasets import describe_data
@@ -131,6 +131,13 @@ def test_the_embedded_cohort_is_written_once_and_announced_once(tmp_path: Path, 
     assert capsys.readouterr().out.count("No dataset_dir was given") == 1
     facts = describe_data(None, folders[0])
     assert facts["data"].startswith("embedded ") and "not patients" in facts["notice"]
+
+
+def test_each_bundle_that_a_process_runs_announces_its_cohort_once(tmp_path: Path, capsys) -> None:
+    for name in ("one", "other", "one"):
+        resolve_dataset(None, str(tmp_path / name), 3, SIZE, "knee")
+        more_held_out_cases(None, str(tmp_path / name / "held_out"), 3, SIZE, "knee")
+    assert capsys.readouterr().out.count("No dataset_dir was given") == 2
 
 
 def test_phantoms_do_without_the_package_of_the_template(tmp_path: Path, monkeypatch) -> None:
