@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 
 import medical_diffusion_components.audit.encoder as encoder_module
 from medical_diffusion_components.audit import (
+    ContrastiveEncoder,
     ContrastiveTraining,
     RandomViews,
     embed,
@@ -127,6 +128,14 @@ def test_points_have_length_one_and_do_not_depend_on_the_batch(volumes: torch.Te
     points = embed(network, volumes)
     torch.testing.assert_close(points.norm(dim=1), torch.ones(6))
     torch.testing.assert_close(points, embed(network, volumes, batch_size=1), atol=1e-5, rtol=0)
+
+
+def test_training_brings_two_views_of_a_volume_together(volumes: torch.Tensor, tmp_path: Path) -> None:
+    views, generator = RandomViews(), torch.Generator().manual_seed(1)
+    network, _ = trained_encoder(volumes, {}, tmp_path, views, TRAINING._replace(steps=40))
+    one, other = views(volumes, generator), views(volumes, generator)
+    trained, fresh = (float(nt_xent(some(one), some(other), 0.1)) for some in (network, ContrastiveEncoder(SHAPE)))
+    assert trained < 0.7 * fresh and not network.training
 
 
 def test_one_volume_is_too_few(volumes: torch.Tensor, tmp_path: Path) -> None:
