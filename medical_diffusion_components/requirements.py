@@ -39,4 +39,6 @@ def check_packages(wanted: Mapping[str, str]) -> None:
     missing = [requirement for requirement, module in wanted.items() if find_spec(module) is None]
     if missing:
         command = " ".join(f'"{requirement}"' for requirement in missing)
-        raise ModuleNotFoundError(f"{len(missing)} packages are missing: install them with pip install {command}")
+        several = f"{len(missing)} packages are missing: install them"
+        said = "1 package is missing: install it" if len(missing) == 1 else several
+        raise ModuleNotFoundError(f"{said} with pip install {command}")

@@ -39,6 +39,14 @@ def test_every_missing_package_is_named_with_the_command(without_two: None) -> N
     )
 
 
+def test_one_missing_package_is_named_in_the_singular(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requirements, "find_spec", lambda name: None if name == "torchio" else find_spec(name))
+    with pytest.raises(
+        ModuleNotFoundError, match=r'^1 package is missing: install it with pip install "torchio>=1,<2"$'
+    ):
+        check_packages(SEGMENTATION_TRAINING)
+
+
 def test_a_training_says_so_before_anything_else_fails(without_two: None) -> None:
     """Before the cases are read: there are none."""
     parser = ConfigParser()
