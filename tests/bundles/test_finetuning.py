@@ -75,6 +75,8 @@ def test_weights_are_those_of_a_plain_swin_unetr_and_say_what_they_were_made_fro
     assert list(found["knobs"]["classes"]) == CLASSES and found["pretrained"] is None and found["resample"] is False
     assert "from scratch: no pretrained_weights were given" in done.printed["train.yaml"]
     assert "No dataset_dir was given" in done.printed["train.yaml"]
+    last = done.printed["train.yaml"].splitlines()[-1]
+    assert f"weights of epoch {found['epoch']} at {done.models / 'model.pt'}" in last
 
 
 def test_training_leaves_curves_and_pictures_in_colour(done: Trained) -> None:
