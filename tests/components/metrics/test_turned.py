@@ -1,4 +1,4 @@
-"""Volumes that lie otherwise than others are found by their correlation, and are named as they lie."""
+"""Volumes that are turned or mirrored against others are found by correlation, and it is said how they lie."""
 
 from __future__ import annotations
 
