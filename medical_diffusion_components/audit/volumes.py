@@ -21,7 +21,7 @@ from tqdm import tqdm
 from medical_diffusion_components.audit.views import reduce_volumes
 from medical_diffusion_components.chance import seed_of_name
 from medical_diffusion_components.files import file_hash, write_atomically
-from medical_diffusion_components.transforms.scale_as_prepared import fixed_scale, scale_facts
+from medical_diffusion_components.transforms.scale_as_prepared import WRITTEN, fixed_scale, scale_facts
 
 __all__ = [
     "AuditedVolumes",
@@ -32,8 +32,6 @@ __all__ = [
     "one_place_per_patient",
     "read_volumes",
 ]
-
-WRITTEN = (0.0, 255.0)  # intensities of -1 and 1 in files that a first stage wrote
 
 
 class Preprocessing(NamedTuple):

@@ -32,13 +32,12 @@ from medical_diffusion_components.files import file_hash, write_atomically
 from medical_diffusion_components.networks.vqgan import VQGAN
 from medical_diffusion_components.preparation.same_scan import scans_among
 from medical_diffusion_components.reports.volume_writer import SyntheticVolumeWriter, note_path
-from medical_diffusion_components.transforms.scale_as_prepared import fixed_scale, scale_facts
+from medical_diffusion_components.transforms.scale_as_prepared import WRITTEN, fixed_scale, scale_facts
 from medical_diffusion_components.transforms.spacing_affine import SpacingAffine
 from medical_diffusion_components.weights import provenance
 
 __all__ = ["folder_cases", "guided_cases", "sampled_cases", "set_remarks", "write_reconstructions"]
 
-WINDOW = (0.0, 255.0)  # intensities of written volumes
 SAME = (
     "weights_sha256",
     "sampler",
@@ -160,10 +159,10 @@ def sampled_cases(
         start = time.perf_counter()
         under = [asked[number][None].to(device)] if asked else []
         volume = generator(noise(number)[None].to(device), *under)[0].float().cpu().clamp(-1, 1)
-        scaled = affine((volume + 1) / 2 * (WINDOW[1] - WINDOW[0]) + WINDOW[0])
+        scaled = affine((volume + 1) / 2 * (WRITTEN[1] - WRITTEN[0]) + WRITTEN[0])
         writer.write(number, scaled, time.perf_counter() - start, asked.get(number))
     gathered(None)
-    scale = scale_facts(WINDOW, provenance(writer.weights).get("window"))  # as the writer's notes say it
+    scale = scale_facts(WRITTEN, provenance(writer.weights).get("window"))  # as the writer's notes say it
     files = [writer.path(number) for number in wanted]
     return [
         {"image": str(file), "case_id": file.name, "patient_id": file.name, **scale, **values[number]}
@@ -248,11 +247,11 @@ def write_reconstructions(
     for case, path in tqdm(share(missing), desc="reconstructing", unit="volume", disable=not missing):
         latent = first_stage.encode_stage_2_inputs(read(case)[None].to(device))
         again = first_stage.decode_stage_2_outputs(latent)[0].float().cpu().clamp(-1, 1)
-        scaled = affine((again + 1) / 2 * (WINDOW[1] - WINDOW[0]) + WINDOW[0])
+        scaled = affine((again + 1) / 2 * (WRITTEN[1] - WRITTEN[0]) + WRITTEN[0])
         image = nib.Nifti1Image(scaled.as_tensor()[0].numpy(), scaled.affine.numpy())
         write_atomically(path, partial(nib.save, image))
     gathered(None)
     return [
-        {**case, "image": str(path), **scale_facts(WINDOW, fixed_scale(case).get("window"))}
+        {**case, "image": str(path), **scale_facts(WRITTEN, fixed_scale(case).get("window"))}
         for case, path in zip(cases, paths)
     ]

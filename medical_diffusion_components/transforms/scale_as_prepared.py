@@ -27,6 +27,7 @@ __all__ = [
 
 INTENSITY_RANGE = "intensity_range"  # of a case: the voxel values that stand for the ends of its window
 WINDOW = "window"  # of a case: the intensities, such as Hounsfield units, that the ends of the range are
+WRITTEN = (0.0, 255.0)  # voxel values of -1 and 1 in files of a generator or a first stage
 _LEVELS = 4  # folders above a file in which its dataset.json is looked for
 _SLACK = 1e-3  # of the range: rounding of stored voxels
 
