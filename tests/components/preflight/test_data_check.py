@@ -29,6 +29,9 @@ ROOT = Path(__file__).parents[3]
 THREADS = {"_target_": "concurrent.futures.ThreadPoolExecutor", "_mode_": "callable", "max_workers": 1}
 
 
+MUCH = {"worker_memory_gib": 64}  # a process that has run other tests holds gigabytes before it begins
+
+
 def run(folder, run_id="check", file="prepare.yaml", bundle="adni_ldm", **settings):
     workflow = ConfigWorkflow(
         config_file=str(ROOT / "bundles" / bundle / "configs" / file),
@@ -36,7 +39,7 @@ def run(folder, run_id="check", file="prepare.yaml", bundle="adni_ldm", **settin
         logging_file=False,
         run_id=run_id,
         **({"report_dir": str(folder / "report")} if run_id == "check" else {}),
-        **settings,
+        **(MUCH if file == "prepare.yaml" else {}) | settings,
     )
     workflow.initialize()
     workflow.run()

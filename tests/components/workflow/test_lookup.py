@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,8 @@ def test_a_bundle_knows_its_folder_by_any_relative_path(configs: Path, path: str
 
 def test_with_a_bare_parser_the_bundle_is_the_current_folder(configs: Path, monkeypatch) -> None:
     monkeypatch.chdir(configs.parent)
-    assert ConfigParser(SECOND).get_parsed_content("bundle_root") == str(configs.parent)
+    parser = ConfigParser(copy.deepcopy(SECOND))  # it resolves "%training" in place
+    assert parser.get_parsed_content("bundle_root") == str(configs.parent)
 
 
 def test_the_version_is_that_of_the_metadata(configs: Path) -> None:
