@@ -17,9 +17,11 @@ from scipy.ndimage import gaussian_filter
 
 from medical_diffusion_components.chance import derive_seed
 from medical_diffusion_components.data import SPLITS, data_fingerprint, labelled_cases, labelled_subset, load_cases
+from medical_diffusion_components.data.datasets import fixed_window
 from medical_diffusion_components.files import write_folder_atomically, write_json
 from medical_diffusion_components.requirements import SEGMENTATION_TRAINING, check_packages
 from medical_diffusion_components.transforms import LoadVolumed, RandTorchIOd, ScaleAsPreparedd
+from medical_diffusion_components.transforms.scale_as_prepared import fixed_scale
 from medical_diffusion_components.workflow import changes
 
 __all__ = ["on_grid_of", "smallest_training_split", "write_copies"]
@@ -35,7 +37,7 @@ def on_grid_of(volumes_dir: str | None, dataset_dir: str, folder: str | Path) ->
     A generator may have learned another grid than the labelled volumes have. A coarser axis is interpolated linearly; along
     a finer one the volume is blurred first, so that nothing is folded back. The middles lie on each other: of a larger
     volume only the middle is kept, and a smaller one is continued by its outermost voxels. Notes beside the volumes are
-    copied: synthetic stays synthetic.
+    copied: synthetic stays synthetic. A scale that preparation fixed stays the volumes' own.
 
     Args:
         volumes_dir: folder of NIfTI files or with a ``dataset.json``.
@@ -65,7 +67,7 @@ def on_grid_of(volumes_dir: str | None, dataset_dir: str, folder: str | Path) ->
             note = Path(str(case["image"]).removesuffix(".gz").removesuffix(".nii") + ".json")
             if note.is_file():
                 (unfinished / "images" / f"{case['case_id']}.json").write_text(note.read_text())
-        listed = {split: [_entry(case["case_id"], case["patient_id"]) for case in cases[split]] for split in SPLITS}
+        listed = {split: [_entry(case) for case in cases[split]] for split in SPLITS}
         write_json(unfinished / "dataset.json", {**listed, "made_from": wanted})
 
     return _written_once(Path(folder), wanted, write)
@@ -77,7 +79,8 @@ def write_copies(
     """Augmented copies of the volumes of the labelled patients, to pre-train on where there are no others.
 
     The control of a pre-training on synthetic volumes: as many volumes, and nothing in them that the labelled ones have
-    not. They are deformed, moved and turned more than the fine-tuning augments, and vary in contrast and shading.
+    not. They are deformed, moved and turned more than the fine-tuning augments, and vary in contrast and shading. Where
+    preparation fixed what intensities mean, -1 and 1 mean the same in every copy.
 
     Args:
         dataset_dir: the labelled data.
@@ -102,14 +105,16 @@ def write_copies(
         load = Compose([LoadVolumed("image", axcodes=axcodes), ScaleAsPreparedd("image", minv=-1.0, maxv=1.0)])
         loaded = [load({key: case[key] for key in case if key != "label"}) for case in originals]
         vary = _copying()
-        names = [f"copy_{number:05d}" for number in range(copies)]
-        for number, name in enumerate(names):
+        made = []
+        for number in range(copies):
+            name = f"copy_{number:05d}"
             vary.set_random_state(seed=derive_seed(seed, num_labelled, number))
             original = loaded[number % len(loaded)]
-            image = vary({**original, "image": original["image"].clone()})["image"]
-            nib.save(nib.Nifti1Image(image[0].numpy(), image.affine.numpy()), unfinished / _file(name))
-        listed = {"training": [_entry(name, name) for name in names]}
-        listed |= {split: load_cases(dataset_dir, split) for split in SPLITS[1:]}
+            copy = vary({**original, "image": original["image"].clone(), "case_id": name, "patient_id": name})
+            voxels, affine = copy["image"][0].numpy(), copy["image"].affine.numpy()
+            nib.save(nib.Nifti1Image(voxels, affine), unfinished / _file(name))
+            made.append(_entry(copy))
+        listed = {"training": made} | {split: load_cases(dataset_dir, split) for split in SPLITS[1:]}
         write_json(unfinished / "dataset.json", {**listed, "made_from": wanted})
 
     return _written_once(Path(folder), wanted, write)
@@ -148,17 +153,20 @@ def _written_once(folder: Path, wanted: Mapping[str, Any], write: Callable[[Path
 
 
 def _named(cases: Sequence[Mapping[str, Any]], key: str) -> dict[str, Any]:
-    """What copies were made from: case names, and a hash of the volumes, since volumes drawn again have the same names."""
+    """What copies were made from: case names, their window, and a hash, since volumes drawn again have the same names."""
     images = [{name: case[name] for name in case if name != "label"} for case in cases]
-    return {key: sorted(case["case_id"] for case in cases), "volumes_sha256": data_fingerprint(images)}
+    hashed = {"volumes_sha256": data_fingerprint(images), **fixed_window(cases)}
+    return {key: sorted(case["case_id"] for case in cases), **hashed}
 
 
 def _file(case: str) -> str:
     return f"images/{case}.nii.gz"
 
 
-def _entry(case: str, patient: str) -> dict[str, str]:
-    return {"image": _file(case), "case_id": case, "patient_id": patient}
+def _entry(case: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``dataset.json`` says of a case that was written."""
+    named = {key: case[key] for key in ("case_id", "patient_id")}
+    return {"image": _file(case["case_id"]), **named, **fixed_scale(case)}
 
 
 def _spacing(volume: Any) -> list[float]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torchio
 from monai.transforms import Compose
 
 from medical_diffusion_components.cohorts import write_phantom_cohort
@@ -15,7 +16,7 @@ from medical_diffusion_components.data import SPLITS, is_synthetic, load_cases
 from medical_diffusion_components.label_study import volumes
 from medical_diffusion_components.label_study.scales import longer_finetuning, pretraining_length, study_scale
 from medical_diffusion_components.label_study.volumes import on_grid_of, smallest_training_split, write_copies
-from medical_diffusion_components.transforms import ScaleAsPreparedd
+from medical_diffusion_components.transforms import LoadVolumed, ScaleAsPreparedd
 
 FINE = ((20, 16, 24), (1.0, 2.0, 1.5))  # voxels and mm of the labelled data
 COARSE = ((10, 16, 16), (2.0, 2.0, 3.0))  # of the others: the same width, and 48 mm for 36 in depth
@@ -153,6 +154,36 @@ def test_copies_are_of_every_volume_in_turn_and_are_scaled_as_the_volumes_are(
     assert len(originals) == 2, "both breasts"
     assert np.array_equal(first.get_fdata(), others[1].get_fdata())
     assert not np.array_equal(first.get_fdata(), others[0].get_fdata())
+
+
+def test_volumes_with_a_fixed_window_keep_it_on_the_grid_and_in_copies(tmp_path: Path) -> None:
+    """Their highest voxel is 200 of 255: scaled by its own extremes, a copy would have it at 1."""
+    fine = str(folder_of(tmp_path / "fine", ((40, 30, 20), (1.0, 1.0, 1.0))))
+    data = write_phantom_cohort(tmp_path / "data", "breast", 8, (32, 32, 16))
+    written_window(data)
+    scale = Compose([LoadVolumed("image"), ScaleAsPreparedd("image")])
+    for made in (on_grid_of(str(data), fine, tmp_path / "made"), write_copies(str(data), 1, 3, 3, tmp_path / "copies")):
+        for case in (case for split in SPLITS for case in load_cases(made, split)):
+            assert case["window"] == [-1000.0, 1000.0]
+            low, high = case["intensity_range"]
+            voxels = nib.load(case["image"]).get_fdata()
+            expected = np.clip((voxels - low) / (high - low) * 2 - 1, -1, 1)
+            np.testing.assert_allclose(scale(case)["image"][0].numpy(), expected, atol=1e-5)
+        listing = json.loads((Path(made) / "dataset.json").read_text())
+        assert listing["made_from"]["window"] == [-1000.0, 1000.0], "made without it, they are refused"
+    on_grid = [scale(case)["image"] for case in load_cases(str(tmp_path / "made"), "training")]
+    assert max(float(image.max()) for image in on_grid) == pytest.approx(200 / 127.5 - 1, abs=0.1)
+
+
+def test_a_copy_that_varies_beyond_the_window_is_cut_off_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write_phantom_cohort(tmp_path / "data", "breast", 8, (32, 32, 16))
+    written_window(data)
+    brighter = torchio.Lambda(lambda voxels: voxels + 0.5, types_to_apply=[torchio.INTENSITY])  # of [0, 1]
+    for name in ("RandomAffine", "RandomBiasField", "RandomGamma", "RandomBlur", "RandomNoise"):
+        monkeypatch.setattr(torchio, name, lambda *_, **__: brighter)
+    made = write_copies(str(data), 1, 3, 1, tmp_path / "copies")
+    voxels = nib.load(load_cases(made, "training")[0]["image"]).get_fdata()
+    assert voxels.max() == 1.0 and voxels.min() >= -1
 
 
 def test_copies_of_another_seed_are_others(tmp_path: Path) -> None:
