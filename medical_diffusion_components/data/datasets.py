@@ -206,7 +206,7 @@ def nifti_files(folder: Path) -> list[Path]:
     }
     for what, paths in ((what, list(paths)) for what, paths in aside.items()):
         if paths:
-            _warn_once(f"{len(paths)} {what} in {folder} are left out, the first is {paths[0]}")
+            warn_once(f"{len(paths)} {what} in {folder} are left out, the first is {paths[0]}")
     return [path for path in found.files if path.name.lower().endswith(NIFTI_SUFFIXES)]
 
 
@@ -214,13 +214,13 @@ def image_files(folder: Path) -> list[Path]:
     """Those of :func:`nifti_files` that are no label maps; a warning says how many are."""
     found = nifti_files(folder)
     if labels := [path for path in found if is_label_file(path)]:
-        _warn_once(f"{len(labels)} label maps in {folder} are left out, the first is {labels[0].name}")
+        warn_once(f"{len(labels)} label maps in {folder} are left out, the first is {labels[0].name}")
     return sorted({*found} - {*labels})
 
 
 @functools.cache
-def _warn_once(message: str) -> None:
-    """A training lists a folder a dozen times, and its user wants to read what was left out once."""
+def warn_once(message: str) -> None:
+    """A training lists a folder a dozen times, and its user wants to read what was left out once; ``start_run`` forgets."""
     logger.warning(message)
 
 

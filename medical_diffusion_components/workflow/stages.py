@@ -14,10 +14,10 @@ from typing import Any
 
 from monai.bundle import ConfigWorkflow
 
-from medical_diffusion_components.data.datasets import EMBEDDED
+from medical_diffusion_components.data.datasets import EMBEDDED, warn_once
 from medical_diffusion_components.distributed import end_by_error, wait_for_all
 from medical_diffusion_components.weights import provenance
-from medical_diffusion_components.workflow.lookup import running
+from medical_diffusion_components.workflow.lookup import is_stage, running
 from medical_diffusion_components.workflow.overrides import changed_settings, check_overrides
 
 __all__ = ["ensure_first_stage", "run_config", "say_weights", "start_run"]
@@ -37,6 +37,8 @@ def start_run(*passed_on: str) -> None:
     sys.excepthook = _traceback_with_cause
     if int(os.environ.get("RANK", "0")) > 0:  # set by torchrun: what all processes would say, the first alone says
         logging.disable(logging.INFO)
+    if not is_stage():
+        warn_once.cache_clear()  # of an earlier run in this process, as in a notebook
     check_overrides(*passed_on)
 
 

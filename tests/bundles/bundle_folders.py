@@ -23,7 +23,6 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from scipy.ndimage import gaussian_filter
 
 from medical_diffusion_components.cohorts import embedded
-from medical_diffusion_components.data import datasets
 
 _PARSE = ConfigParser.load_config_file
 
@@ -218,7 +217,6 @@ def last_line(bundle: Path, config: str | Sequence[str], **overrides: Any) -> st
 def undisturbed() -> Iterator[io.StringIO]:
     """Catch what is printed; put back what a workflow changes in its process, such as what it has said."""
     embedded._announce.cache_clear()
-    datasets._warn_once.cache_clear()
     root, hook, path, threads = logging.getLogger(), sys.excepthook, sys.path[:], torch.get_num_threads()
     handlers, level = root.handlers[:], root.level
     torch.set_num_threads(1)

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from monai.utils import OptionalImportError
 from torch import nn
-from two_stages import FIRST, start
+from two_stages import FIRST, SECOND, start
 
 from medical_diffusion_components.weights import save_weights
 from medical_diffusion_components.workflow import stages
@@ -57,6 +57,21 @@ def test_a_stage_in_a_folder_of_its_own_is_not_what_the_command_line_named(confi
     with pytest.raises(RuntimeError) as refused:
         start(configs, file="train_autoencoder.yaml", models_dir=f"{folder}/a")
     assert "--models_dir was given as" in str(refused.value.__cause__)
+
+
+def test_a_warning_comes_once_in_each_run_of_a_process(configs: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The second stage lists the folder, too; a second run, as in a notebook, has its own reader."""
+    folder = configs.parent / "volumes"
+    folder.mkdir()
+    (folder / "scan.mha").touch()
+    files = "$nifti_files(Path(@folder))"
+    for name, config in (("train_autoencoder.yaml", FIRST), ("train.yaml", SECOND)):
+        imports = [*config["imports"], "$from medical_diffusion_components.data.datasets import nifti_files"]
+        more = {"imports": imports, "folder": str(folder), "training": [files, *config["training"], files]}
+        (configs / name).write_text(yaml.safe_dump(config | more, sort_keys=False))
+    for number in (1, 2):
+        start(configs, models_dir=str(configs.parent / str(number))).run()
+        assert sum("1 images that are not NIfTI" in message for message in caplog.messages) == number
 
 
 def test_processes_wait_for_the_weights_of_the_first_stage(configs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
