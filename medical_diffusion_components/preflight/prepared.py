@@ -48,7 +48,8 @@ class TrainingCheck:
         axcodes: where the axes of ``image_size`` and ``min_size`` point.
         image_size: voxels that every volume must have; None for any.
         min_size: voxels that every volume must have at least; None for any.
-        look_seconds: time for looking at voxels; one volume is always looked at.
+        look_seconds: time for looking at voxels, and half as much for finding the classes in labels; one of each is always
+            looked at.
         training: GB of a training step by stage.
         classes: name -> value, of a training with labels; None for one without.
         resample: whether a training with labels brings volumes to one spacing.
@@ -147,7 +148,7 @@ class TrainingCheck:
             short.append(without_identifiers(str(error), self.dataset_dir))
         good = [case for case in cases["training"] if "label" in case and case["case_id"] not in survey.refused]
         try:
-            said = _absent_classes(good, self.classes or {})
+            said = _absent_classes(good, self.classes or {}, self.look_seconds / 2)
         except VolumeError as error:
             said = without_identifiers(str(error), self.dataset_dir)
         return [said] if said and good else []
@@ -190,15 +191,20 @@ def warn_of_absent_classes(cases: Sequence[Mapping[str, Any]], classes: Mapping[
         logger.warning(said)
 
 
-def _absent_classes(cases: Sequence[Mapping[str, Any]], classes: Mapping[str, int]) -> str:
+def _absent_classes(cases: Sequence[Mapping[str, Any]], classes: Mapping[str, int], seconds: float = math.inf) -> str:
+    """Says which classes have no voxel in labels that are read until all were seen or the time is up; else nothing."""
     absent, load = CheckLabels(classes).classes, LoadVolume()
-    for case in cases:
-        if not absent:
-            return ""
-        there = set(load(case["label"]).unique().tolist())
+
+    def look(case: Mapping[str, Any]) -> None:
+        nonlocal absent
+        there = set(load(case["label"]).unique().tolist()) if absent else ()
         absent = {name: value for name, value in absent.items() if value not in there}
+
+    looked = within_budget(cases, look, seconds)
     if not absent:
         return ""
+    if looked < len(cases):
+        return f"no voxel of {', '.join(absent)} is in any of the {looked} of {len(cases)} training labels looked at"
     return f"no voxel of {', '.join(absent)} is in any of {len(cases)} training labels: nothing is learned of it"
 
 

@@ -16,7 +16,7 @@ from folders_to_check import GRID, LPS, SECRET, all_kinds, good_heads, head, nif
 from matplotlib.image import imread
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from medical_diffusion_components.preflight import data_check, read_facts, warn_of_absent_classes
+from medical_diffusion_components.preflight import data_check, look, prepared, read_facts, warn_of_absent_classes
 from medical_diffusion_components.preflight.advice import advice_for
 from medical_diffusion_components.preflight.headers import without_identifiers
 from medical_diffusion_components.preflight.rehearsal import Estimate
@@ -24,6 +24,7 @@ from medical_diffusion_components.preparation import take_inventory
 from medical_diffusion_components.preparation.case_ids import short_hash
 from medical_diffusion_components.preparation.same_scan import in_two_splits
 from medical_diffusion_components.preparation.steps import LoadScan
+from medical_diffusion_components.transforms import LoadVolume
 
 ROOT = Path(__file__).parents[3]
 THREADS = {"_target_": "concurrent.futures.ThreadPoolExecutor", "_mode_": "callable", "max_workers": 1}
@@ -219,6 +220,32 @@ def test_a_class_of_which_no_label_has_a_voxel_is_named(tmp_path, caplog):
     with pytest.raises(ValueError, match="classes must be names with their numbers"):
         warn_of_absent_classes(cases, ["background", "liver"])
     assert not caplog.records
+
+
+def test_labels_are_looked_at_for_no_longer_than_there_is_time(tmp_path, monkeypatch):
+    for number in range(6):
+        nifti(tmp_path / f"{number}.nii.gz", head(number), LPS)
+        nifti(tmp_path / f"{number}_seg.nii.gz", np.full(head(number).shape, number % 2, np.uint8), LPS)
+    splits = ["training"] * 4 + ["validation", "test"]
+    listed = {split: [] for split in splits}
+    for number, split in enumerate(splits):
+        case = {"image": f"{number}.nii.gz", "label": f"{number}_seg.nii.gz", "patient_id": f"p{number}"}
+        listed[split].append(case)
+    (tmp_path / "dataset.json").write_text(json.dumps(listed))
+    read, clock = [], SimpleNamespace(now=0.0)
+
+    class Slow(LoadVolume):
+        def __call__(self, path):
+            clock.now += 1.0
+            read.append(Path(path).name)
+            return super().__call__(path)
+
+    monkeypatch.setattr(prepared, "LoadVolume", Slow)
+    monkeypatch.setattr(look, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    classes = {"background": 0, "organ": 1, "liver": 2}
+    check = prepared.TrainingCheck(tmp_path, tmp_path / "report", classes=classes, look_seconds=2.5)
+    assert list(check.run().remarks) == ["no voxel of liver is in any of the 2 of 4 training labels looked at"]
+    assert read == ["0_seg.nii.gz", "1_seg.nii.gz"]
 
 
 def test_training_on_no_folder_has_nothing_to_check(tmp_path):
