@@ -64,6 +64,15 @@ def test_what_an_overlay_says_for_another_run_is_accepted_where_it_changes_nothi
     assert refusal(configs, "thin.yaml", width=5, initialize=unused) == said
 
 
+def test_an_edited_copy_of_a_file_is_taken_at_its_own_word(configs: Path) -> None:
+    """Both have the same ids: that width is a number in the original, and what it is, says nothing of the copy."""
+    edited = FIRST | {"width": [16, 8], "depth": "$@width[1]", "devices": 2, "training": ["$print(@depth)"]}
+    (configs / "train_autoencoder_mine.yaml").write_text(yaml.safe_dump(edited, sort_keys=False))
+    start(configs, file="train_autoencoder_mine.yaml", train={"epochs": 10, "rate": 0.5})
+    assert "--width 7: expected a list" in refusal(configs, file="train_autoencoder_mine.yaml", width=7)
+    assert "--width [7]: expected a whole number" in refusal(configs, file="train_autoencoder.yaml", width=[7])
+
+
 def test_a_file_that_was_edited_is_read_again(configs: Path) -> None:
     given = {"file": "train_autoencoder.yaml", "lamps": 3}
     assert "--lamps is no setting" in refusal(configs, **given)
