@@ -114,7 +114,7 @@ def check_overrides(*passed_on: str) -> None:
     files = _files(workflow)
     config = workflow.parser.get()
     check_folder_names(config)
-    # MONAI keeps no name of the running file: it is the largest whose ids are all there; of copies, the one with these values
+    # MONAI keeps no name of the running file: it is the largest whose ids are all there; of copies, the most alike
     whole = [file for file in files.values() if "run" in file and file.keys() <= config.keys()]
     own = max(whole, key=lambda f: (len(f), sum(config[id] == f[id] for id in f)), default={})
     check_switches(config, own, workflow.parser.locator)
