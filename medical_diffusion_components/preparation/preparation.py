@@ -6,6 +6,7 @@ prepared is refused with its reason and does not keep the others from being made
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 import time
@@ -42,6 +43,10 @@ from medical_diffusion_components.preparation.settings import settings_hash
 __all__ = ["Preparation", "TooManyRefused", "run_or_exit"]
 
 UNFINISHED = "The preparation of this folder was not finished: run `prepare` again."
+_GUARD = (
+    'A script that runs `prepare` must do so below the line `if __name__ == "__main__":`, since each worker process '
+    "imports the script"
+)
 
 
 class TooManyRefused(RuntimeError):
@@ -135,6 +140,7 @@ class Preparation:
             TooManyRefused: after everything is written.
             FileNotFoundError, ValueError: the folder or the manifest cannot be used; nothing is written.
             BlockingIOError: another process is preparing the same folder.
+            ChildProcessError: no worker process can start.
             OSError: a volume could not be written, as on a full disk; the folder holds what was finished before.
         """
         started = time.monotonic()
@@ -245,6 +251,7 @@ class Preparation:
                     suspects = list(running.values())
                     running.clear()
                     executor = self._replace(executor)
+                    _check_start(executor)
                     for case in suspects:
                         try:
                             result = _result_of(self._submit(executor, case), case)
@@ -341,6 +348,14 @@ def _result_of(future: Future, case: RawCase) -> CaseResult:
         return CaseResult(*case[:3], "refused", "worker_failed", text)
 
 
+def _check_start(executor: Executor) -> None:
+    """Refuse to go through all cases with processes of which none lives long enough to begin one."""
+    try:
+        executor.submit(int).result()
+    except BrokenExecutor as error:
+        raise ChildProcessError(f"no worker process can start; what they said stands above. {_GUARD}") from error
+
+
 def _crashed(case: RawCase) -> CaseResult:
     text = "its worker process died, perhaps for want of memory"
     return CaseResult(*case[:3], "refused", "crashed", text)
@@ -360,7 +375,10 @@ def _alone_in(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout as error:
-        raise BlockingIOError(f"another process is preparing {folder}: wait for it, or end it") from error
+        advice = "wait for it, or end it"
+        if multiprocessing.current_process().name != "MainProcess":  # a worker that is importing the script
+            advice = _GUARD
+        raise BlockingIOError(f"another process is preparing {folder}: {advice}") from error
     try:
         yield
     finally:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,14 +16,65 @@ from filelock import FileLock
 from small_preparations import prepare, processes, raw_folder, stamps
 
 
-def test_two_runs_cannot_write_to_one_folder(tmp_path):
+def test_two_runs_cannot_write_to_one_folder(tmp_path, monkeypatch):
     raw_folder(tmp_path)
     (tmp_path / "out").mkdir()
-    with FileLock(tmp_path / "out" / ".lock"), pytest.raises(BlockingIOError, match="another process is preparing"):
-        prepare(tmp_path)
+    with FileLock(tmp_path / "out" / ".lock"):
+        with pytest.raises(BlockingIOError, match="another process is preparing .*out: wait for it"):
+            prepare(tmp_path)
+        with monkeypatch.context() as worker, pytest.raises(BlockingIOError, match=r"out: A script .*__main__"):
+            worker.setattr(multiprocessing.current_process(), "name", "SpawnProcess-1")
+            prepare(tmp_path)
     prepare(tmp_path)
     with FileLock(tmp_path / "out" / ".lock", timeout=0):
         assert stamps(tmp_path), "the lock is free again when a run has ended"
+
+
+class NoWorkers(ThreadPoolExecutor):
+    """As a pool of processes that end before they begin."""
+
+    begun = 0
+
+    def submit(self, work, *args):
+        NoWorkers.begun += 1
+        return super().submit(self._die)
+
+    def _die(self):
+        raise BrokenExecutor("a process in the pool was terminated abruptly")
+
+
+def test_where_no_process_can_start_the_run_ends_and_the_cases_are_not_refused(tmp_path):
+    raw_folder(tmp_path)
+    with pytest.raises(ChildProcessError, match="no worker process can start"):
+        prepare(tmp_path, lambda: NoWorkers(1), in_flight=2)
+    assert NoWorkers.begun == 3, "two cases in flight, and one attempt to start a process"
+    assert not (tmp_path / "out" / "report.json").exists()
+    assert set(prepare(tmp_path).counts) and stamps(tmp_path), "the folder is free"
+
+
+UNGUARDED = """
+from pathlib import Path
+from small_preparations import prepare, processes
+from medical_diffusion_components.preparation.preparation import run_or_exit
+
+class Made:
+    def run(self):
+        return prepare(Path(__file__).parent, processes)
+
+run_or_exit(Made)
+"""
+
+
+@pytest.mark.slow
+def test_a_script_without_a_guard_ends_with_the_line_that_it_lacks(tmp_path):
+    raw_folder(tmp_path)
+    (tmp_path / "mine.py").write_text(UNGUARDED)
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    command, environment = [sys.executable, tmp_path / "mine.py"], {**os.environ, "PYTHONPATH": path}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    last = ended.stderr.strip().splitlines()[-1]
+    assert ended.returncode == 1 and last.startswith("prepare: no worker process can start")
+    assert 'below the line `if __name__ == "__main__":`' in last
 
 
 @pytest.mark.slow
