@@ -21,7 +21,7 @@ from medical_diffusion_components.files import check_writable, folder_setting
 from medical_diffusion_components.preflight.check_report import CheckReport, write_check
 from medical_diffusion_components.preflight.headers import read_facts, without_identifiers
 from medical_diffusion_components.preflight.look import look_at, within_budget
-from medical_diffusion_components.preflight.rehearsal import Estimate, rehearse
+from medical_diffusion_components.preflight.rehearsal import Estimate, fresh_process_mib, rehearse
 from medical_diffusion_components.preflight.survey import Survey
 from medical_diffusion_components.preparation.case import (
     IMAGE_KEY,
@@ -190,11 +190,15 @@ class DataCheck:
             room["time"] = f"{_duration(spread)} with {self.num_workers} processes ({sample})"
             if result_mib > free:
                 short.append(f"make room: {result_mib:,.0f} MiB are needed, {free:,.0f} are free")
-        if estimate is not None and estimate.worker_mib is not None:
-            room["peak memory of a process"] = f"{estimate.worker_mib:,.0f} MiB"
-            if self.worker_memory_gib and estimate.worker_mib > self.worker_memory_gib * 1024:
-                needed = math.ceil(estimate.worker_mib / 1024 * 1.1)
-                short.append(f"--worker_memory_gib {needed}: the largest case needs {estimate.worker_mib:,.0f} MiB")
+        if estimate is not None and estimate.held_mib is not None and estimate.growth_mib is not None:
+            limit_mib = 1024 * (self.worker_memory_gib or math.inf)
+            worker_mib = estimate.held_mib + estimate.growth_mib
+            if worker_mib > limit_mib:  # perhaps for what this process holds beside, such as a notebook's volumes
+                worker_mib = min(estimate.held_mib, fresh_process_mib()) + estimate.growth_mib
+            room["peak memory of a process"] = f"{worker_mib:,.0f} MiB"
+            if worker_mib > limit_mib:
+                needed = math.ceil(worker_mib / 1024 * 1.1)
+                short.append(f"--worker_memory_gib {needed}: the largest case needs {worker_mib:,.0f} MiB")
         for stage, gigabytes in self.training.items():
             room[f"peak memory of a training step, {stage}"] = f"{gigabytes:.1f} GB (on a CPU, in float32)"
         return room, short

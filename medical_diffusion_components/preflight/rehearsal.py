@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,8 +16,7 @@ from medical_diffusion_components.preflight.headers import ScanFacts
 from medical_diffusion_components.preparation.case import CaseResult, peak_memory, prepare_case
 from medical_diffusion_components.preparation.inventory import RawCase
 
-__all__ = ["Estimate", "rehearse"]
-
+__all__ = ["Estimate", "fresh_process_mib", "rehearse"]
 
 _MOST = 8  # cases: more of them say little more
 
@@ -26,15 +28,17 @@ class Estimate(NamedTuple):
         results: of the cases that were prepared for trial.
         seconds: of one worker for all cases.
         case_mib: room that the prepared volumes of a case take.
-        worker_mib: highest memory use of a worker, at the largest case.
+        held_mib: memory that this process held before the first case: a notebook holds more than a worker will.
+        growth_mib: what the largest case needs beside it.
 
-    They are None where no case of the sample could be prepared, the last also where the system does not tell.
+    They are None where no case of the sample could be prepared, the last two also where the system does not tell.
     """
 
     results: tuple[CaseResult, ...]
     seconds: float | None
     case_mib: float | None
-    worker_mib: float | None
+    held_mib: float | None
+    growth_mib: float | None
 
 
 def rehearse(
@@ -77,15 +81,25 @@ def rehearse(
         size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
     made = [result for result in results if result.status == "made"]
     if not made:
-        return Estimate(tuple(results), None, None, None)
+        return Estimate(tuple(results), None, None, None, None)
     spent = sum(sum(result.seconds.values()) for result in made)
     share = sum(facts[case.case_id].voxels for case in ordered) / sum(facts[result.case_id].voxels for result in made)
     return Estimate(
         tuple(results),
         spent * share,
         size / 2**20 / len(made),
-        None if base is None else base + growth * facts[ordered[-1].case_id].voxels,
+        base,
+        None if base is None else growth * facts[ordered[-1].case_id].voxels,
     )
+
+
+@functools.cache
+def fresh_process_mib() -> float:
+    """What a process holds that has imported what `prepare` needs and read no case, in MiB; takes seconds to find out."""
+    module = peak_memory.__module__
+    code = f"import sys; sys.path[:] = {sys.path!r}; import {module} as case; print(case.peak_memory())"
+    ended = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return float(ended.stdout.split()[-1])
 
 
 def _forget_peak() -> bool:

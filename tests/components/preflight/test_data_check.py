@@ -30,9 +30,6 @@ ROOT = Path(__file__).parents[3]
 THREADS = {"_target_": "concurrent.futures.ThreadPoolExecutor", "_mode_": "callable", "max_workers": 1}
 
 
-MUCH = {"worker_memory_gib": 64}  # a process that has run other tests holds gigabytes before it begins
-
-
 def run(folder, run_id="check", file="prepare.yaml", bundle="adni_ldm", **settings):
     workflow = ConfigWorkflow(
         config_file=str(ROOT / "bundles" / bundle / "configs" / file),
@@ -40,7 +37,7 @@ def run(folder, run_id="check", file="prepare.yaml", bundle="adni_ldm", **settin
         logging_file=False,
         run_id=run_id,
         **({"report_dir": str(folder / "report")} if run_id == "check" else {}),
-        **(MUCH if file == "prepare.yaml" else {}) | settings,
+        **settings,
     )
     workflow.initialize()
     workflow.run()
@@ -377,12 +374,13 @@ def test_a_file_that_is_no_nrrd_is_refused_without_the_names_of_a_librarys_files
 
 def test_room_time_and_memory_are_what_the_trial_says_of_all(tmp_path, monkeypatch):
     asked = []
+    monkeypatch.setattr(data_check, "fresh_process_mib", lambda: 600.0)
     usage = SimpleNamespace(free=100 * 2**20)
     monkeypatch.setattr(data_check.shutil, "disk_usage", lambda path: asked.append(path) or usage)
     monkeypatch.setattr(data_check.os, "cpu_count", lambda: 2)
     (tmp_path / "disk").mkdir()
     check = data_check.DataCheck(None, tmp_path, tmp_path / "disk" / "new" / "data", num_workers=4, worker_memory_gib=1)
-    room, short = check._room(Estimate((None,) * 3, 600.0, 2.0, 1500.0), num_cases=30, kept=60)
+    room, short = check._room(Estimate((None,) * 3, 600.0, 2.0, 500.0, 1000.0), num_cases=30, kept=60)
     assert asked == [tmp_path / "disk"]
     sample = "(from 3 of 30 prepared for trial)"
     assert room == {
@@ -394,7 +392,18 @@ def test_room_time_and_memory_are_what_the_trial_says_of_all(tmp_path, monkeypat
         "make room: 120 MiB are needed, 100 are free",
         "--worker_memory_gib 2: the largest case needs 1,500 MiB",
     ]
-    assert check._room(Estimate((None,) * 3, 600.0, 2.0, 1024.0), 30, 50)[1] == [], "what is there is enough"
+    assert check._room(Estimate((None,) * 3, 600.0, 2.0, 24.0, 1000.0), 30, 50)[1] == [], "what is there is enough"
+
+
+def test_what_a_notebook_holds_is_not_asked_for_its_workers(tmp_path, monkeypatch):
+    """Of 3,600 MiB, 3,100 were held before; a worker will hold 400."""
+    check = data_check.DataCheck(None, tmp_path, worker_memory_gib=1)
+    estimate = Estimate((None,), 1.0, 1.0, 3100.0, 500.0)
+    monkeypatch.setattr(data_check, "fresh_process_mib", lambda: 400.0)
+    room, short = check._room(estimate, 1, 1)
+    assert (room["peak memory of a process"], short) == ("900 MiB", [])
+    room, short = check._room(estimate._replace(growth_mib=700.0), 1, 1)
+    assert short == ["--worker_memory_gib 2: the largest case needs 1,100 MiB"]
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(119, "119 s"), (120, "2 min"), (7199, "120 min"), (9000, "2.5 h")])

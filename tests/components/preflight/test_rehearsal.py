@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from medical_diffusion_components.preflight import rehearsal
@@ -54,14 +55,15 @@ def test_eight_of_the_middle_size_stand_for_all(rehearsed: Callable) -> None:
     assert [VOXELS[result.case_id] for result in found.results] == MIDDLE
     assert found.seconds == pytest.approx(0.01 * sum(VOXELS.values()))
     assert found.case_mib == 1
-    assert found.worker_mib == pytest.approx(500 + 0.1 * 2000), "of the largest case, which was not tried"
+    assert found.held_mib == 500
+    assert found.growth_mib == pytest.approx(0.1 * 2000), "of the largest case, which was not tried"
 
 
 def test_cases_that_are_refused_do_not_count(rehearsed: Callable) -> None:
     found = rehearsed(CASES, refused=(1100, 800))
     assert len(found.results) == 8 and found.case_mib == 1
     assert found.seconds == pytest.approx(0.01 * sum(VOXELS.values()))
-    assert rehearsed(CASES, refused=(*MIDDLE,))[1:] == (None, None, None)
+    assert rehearsed(CASES, refused=(*MIDDLE,))[1:] == (None,) * 4
 
 
 def test_one_case_is_tried_however_little_time_there_is(rehearsed: Callable) -> None:
@@ -70,4 +72,10 @@ def test_one_case_is_tried_however_little_time_there_is(rehearsed: Callable) -> 
 
 
 def test_memory_that_the_system_does_not_tell_is_not_guessed(rehearsed: Callable) -> None:
-    assert rehearsed(CASES, watched=False).worker_mib is None
+    assert rehearsed(CASES, watched=False)[3:] == (None, None)
+
+
+@pytest.mark.slow
+def test_what_this_process_holds_is_not_what_a_fresh_one_does() -> None:
+    held = np.ones(2**28)  # 2 GiB
+    assert 100 < rehearsal.fresh_process_mib() < 2000 < held.nbytes / 2**20
