@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from medical_diffusion_components.chance import numpy_generator, seed_of_name
-from medical_diffusion_components.data.conditions import Conditions, Variable
+from medical_diffusion_components.data.conditions import Conditions, Variable, category_text
 from medical_diffusion_components.data.tables import table_lines
 
 __all__ = ["RequestedConditions", "condition_strata", "stratum_part"]
@@ -148,9 +148,9 @@ class RequestedConditions:
 
         def holds(stratum: Mapping[str, Any], variable: Variable) -> bool:
             part, value = stratum[variable.name], given.get(variable.name)
-            if value is None or part is None or variable.values:
-                return value is None or part == str(value)
-            return part[0] <= value <= part[1]
+            if value is None or part is None:
+                return value is None
+            return part == category_text(value) if variable.values else part[0] <= value <= part[1]
 
         return [s for s in self.strata if all(holds(s["stratum"], v) for v in self.conditions.variables)]
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Conditions", "Variable"]
+__all__ = ["Conditions", "Variable", "category_text"]
 
 Value = float | str | None  # of a variable: a number, a category, or missing
 
@@ -136,7 +136,7 @@ def _variable(name: Any, declared: Any) -> Variable:
 
 
 def _categories(where: str, values: Any) -> tuple[str, ...]:
-    texts = [_category(value) for value in values] if isinstance(values, list | tuple) else []
+    texts = [category_text(value) for value in values] if isinstance(values, list | tuple) else []
     if len(set(texts)) < 2 or len(set(texts)) < len(texts) or None in texts:
         raise ValueError(
             f"{where}: expected a list of two or more different values, text or whole numbers, got {values!r}"
@@ -145,7 +145,7 @@ def _categories(where: str, values: Any) -> tuple[str, ...]:
     return tuple(str(text) for text in texts)
 
 
-def _category(value: Any) -> str | None:
+def category_text(value: Any) -> str | None:
     """A category as text: itself, or a whole number's digits; None for anything else."""
     if _is_number(value) and float(value).is_integer():
         return str(int(value))
@@ -160,7 +160,7 @@ def _number(variable: Variable, value: Any, where: str, extrapolate: bool) -> fl
     if value is None:
         return math.nan
     if variable.values:
-        text = _category(value)
+        text = category_text(value)
         if text not in variable.values:
             raise ValueError(f"{where}: expected {variable.name} to be {' or '.join(variable.values)}, got {value!r}")
         return float(variable.values.index(text))

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from medical_diffusion_components.chance import numpy_generator
-from medical_diffusion_components.data.conditions import Conditions, Variable
+from medical_diffusion_components.data.conditions import Conditions, Variable, category_text
 from medical_diffusion_components.evaluation.comparison import VolumeSet
 from medical_diffusion_components.evaluation.feature_space import FeatureSpace
 from medical_diffusion_components.evaluation.measured_conditions import FORMULAS, Instrument, fitted_instrument
@@ -109,8 +109,10 @@ class Obedience:
             given = case.get("conditions") or {}
             for place, variable in enumerate(self.conditions.variables):
                 value = given.get(variable.name)
-                if value is not None:
-                    found[number, place] = variable.values.index(str(value)) if variable.values else float(value)
+                if value is not None and variable.values:
+                    found[number, place] = variable.values.index(category_text(value))
+                elif value is not None:
+                    found[number, place] = float(value)
         return found
 
     def _inputs(

@@ -253,3 +253,15 @@ def test_unconditional_weights_take_no_request_and_missing_tables_are_missed() -
 def test_extrapolation_is_a_setting() -> None:
     vector = RequestedConditions(CONDITIONS, {"age": 100, "sex": "M"}, STRATA, allow_extrapolation=True)(0)
     assert vector.tolist() == [1.5, 1.0]
+
+
+def test_a_whole_number_names_a_category_however_it_is_written() -> None:
+    """JSON of a table with a gap gives 1.0 for 1, which a declaration, a case and a request may do, too."""
+    graded = Conditions({"grade": {"values": [1, 2]}, "sex": {"values": ["F", "M"]}})
+    counted = [
+        {"stratum": {"grade": "2", "sex": "M"}, "patients": 7},
+        {"stratum": {"grade": "1", "sex": "F"}, "patients": 9},
+    ]
+    for grade in (2, 2.0, "2"):
+        requested = RequestedConditions(graded, {"grade": grade}, counted, min_patients=7)
+        assert requested(0).tolist() == [1.0, 1.0], grade

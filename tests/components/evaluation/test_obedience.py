@@ -196,3 +196,12 @@ def test_volumes_of_other_conditions_are_not_taken_for_those_asked_for(tmp_path:
         sampling(tmp_path, {"age": 60, "sex": "F"})()
     with pytest.raises(ValueError, match="made with guidance_scale 1.0, not 2.0"):
         sampling(tmp_path, {"age": 90, "sex": "F"}, scale=2.0)()
+
+
+def test_a_whole_number_names_a_category_however_it_is_written() -> None:
+    obedience = Obedience(Conditions({"grade": {"values": [1, 2]}}), *[[case_of_grade(2.0)]] * 2)
+    assert obedience._values([case_of_grade(grade) for grade in (1, 2.0, "2", None)])[:3, 0].tolist() == [0, 1, 1]
+
+
+def case_of_grade(grade: Any) -> dict[str, Any]:
+    return {"case_id": "a", "conditions": {"grade": grade}}
