@@ -12,7 +12,6 @@ from typing import Any
 from medical_diffusion_components.chance import seed_of_name
 from medical_diffusion_components.data.datalists import NIFTI_SUFFIXES, without_suffix
 from medical_diffusion_components.data.datasets import (
-    EMBEDDED,
     USERS_DATA,
     data_fingerprint,
     fixed_window,
@@ -21,6 +20,7 @@ from medical_diffusion_components.data.datasets import (
     noted_scale,
 )
 from medical_diffusion_components.transforms.scale_as_prepared import INTENSITY_RANGE, WINDOW
+from medical_diffusion_components.weights import EMBEDDED
 
 __all__ = [
     "describe_cases",
@@ -154,7 +154,7 @@ def volumes_to_segment(path: str | os.PathLike) -> list[dict]:
     if not path.exists():
         raise FileNotFoundError(f"there is no file or folder {path} to segment: check dataset_dir")
     if path.is_file():
-        if not path.name.endswith(NIFTI_SUFFIXES):
+        if not path.name.lower().endswith(NIFTI_SUFFIXES):
             raise ValueError(f"{path}: expected a NIfTI file (.nii or .nii.gz) or a folder of them")
         return [{"image": str(path), "case_id": without_suffix(path.name), **noted_scale(path)}]
     if (path / "dataset.json").is_file():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
@@ -131,5 +132,5 @@ class FeatureReader:
         try:
             with np.load(path, allow_pickle=False) as file:
                 return {name: file[name].astype(np.float64) for name in file.files}
-        except (ValueError, EOFError, OSError) as error:
+        except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path} holds no features ({error}): delete it, and it is made again") from error

@@ -171,3 +171,8 @@ def test_nothing_to_segment_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no volume")
     with pytest.raises(ValueError, match=r"notes\.txt: expected a NIfTI file"):
         volumes_to_segment(tmp_path / "notes.txt")
+
+
+def test_the_ending_of_a_single_file_may_be_in_upper_case(tmp_path: Path) -> None:
+    (tmp_path / "SCAN.NII.GZ").touch()
+    assert volumes_to_segment(tmp_path / "SCAN.NII.GZ") == [{"image": str(tmp_path / "SCAN.NII.GZ"), "case_id": "SCAN"}]

@@ -105,3 +105,13 @@ def test_workers_end_with_the_features_whatever_happens(tmp_path: Path) -> None:
         evaluation.run()
     with pytest.raises(RuntimeError, match="after shutdown"):
         pool.submit(print)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 the first half", b"no archive"])
+def test_damaged_features_are_named(content: bytes, cases: list[dict], tmp_path: Path) -> None:
+    made = reader(tmp_path / "cache")
+    made(cases[:1], "first")
+    [file] = (tmp_path / "cache").glob("*.npz")
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{file.name} holds no features .*: delete it, and it is made again"):
+        made(cases[:1], "again")
