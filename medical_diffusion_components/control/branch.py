@@ -160,12 +160,7 @@ class ControlledDenoiser(nn.Module):
             return self.denoiser(x, timesteps, context)
         if len(x) > len(mask):  # guidance asks for each volume twice in one batch
             mask = mask.repeat(len(x) // len(mask), 1, 1, 1, 1)
-        added = self.branch(x, timesteps, mask)
-        denoiser = self.denoiser
-        embedding = F.silu(denoiser.embedded(timesteps.expand(x.shape[0]), context))
-        patches = denoiser.depth_first(x).contiguous()
-        position = denoiser.position(patches.shape[0])
-        skips = denoiser.encode(patches, embedding, position)
-        middle = denoiser.middle(skips[-1], embedding, position) + self.strength * added.pop()
-        skips = [skip + self.strength * more for skip, more in zip(skips, added, strict=True)]
-        return denoiser.depth_last(denoiser.decode(middle, skips, embedding, position)).contiguous().to(x.dtype)
+        *levels, middle = [self.strength * added for added in self.branch(x, timesteps, mask)]
+        return self.denoiser(
+            x, timesteps, context, down_block_additional_residuals=levels, mid_block_additional_residual=middle
+        )

@@ -132,29 +132,37 @@ class LatentDiffusionGenerator(nn.Module):
 
     def forward(self, noise: Tensor, conditions: Tensor | None = None) -> Tensor:
         """Synthesise one volume per noise latent, under its row of the conditions."""
-        return self.first_stage.decode_stage_2_outputs(self.sample_latent(noise, conditions)).float()
+        # None by hand: TorchScript knows no defaults of methods of the module that it compiles
+        latent = self.sample_latent(noise, conditions, None)
+        return self.first_stage.decode_stage_2_outputs(latent).float()
 
     @torch.jit.export
-    def sample_latent(self, noise: Tensor, conditions: Tensor | None = None) -> Tensor:
-        """Reverse diffusion from ``noise`` to the first stage's latent, (B, latent_channels, h, w, d) both; no gradient."""
+    def sample_latent(self, noise: Tensor, conditions: Tensor | None = None, timesteps: Tensor | None = None) -> Tensor:
+        """Reverse diffusion from ``noise`` to the first stage's latent, (B, latent_channels, h, w, d) both; no gradient.
+
+        ``timesteps`` (S,), falling, take the place of the generator's own; ``noise`` is then a latent with the noise of the
+        first of them.
+        """
+        if timesteps is None:
+            timesteps = self.timesteps
         seeds = seeds_from_noise(noise)
         x = noise.float()
-        steps = self.timesteps.shape[0]
+        steps = timesteps.shape[0]
         one = torch.ones_like(self.alphas_cumprod[0])
         prediction = int(self.prediction)
         bound = float(self.latent_scaling.bound)
         before = x  # the last step's x0, from the second step on
         with torch.no_grad():  # a graph through every step would not fit in memory
             for i in range(steps):
-                t = self.timesteps[i]
+                t = timesteps[i]
                 a_t = self.alphas_cumprod[t]
-                a_s = self.alphas_cumprod[self.timesteps[i + 1]] if i + 1 < steps else one
+                a_s = self.alphas_cumprod[timesteps[i + 1]] if i + 1 < steps else one
                 seen = x if prediction != 3 else x / (a_t.sqrt() + (1.0 - a_t).sqrt())
                 predicted = self._predict(seen, t.expand(x.shape[0]), conditions)
                 x0 = self._clean(prediction, seen, predicted, a_t).clamp(-bound, bound)
                 target = x0
                 if self.second_order and 0 < i < steps - 1:
-                    a_r = self.alphas_cumprod[self.timesteps[i - 1]]
+                    a_r = self.alphas_cumprod[timesteps[i - 1]]
                     h, h_before = half_log_snr(a_s) - half_log_snr(a_t), half_log_snr(a_t) - half_log_snr(a_r)
                     target = x0 + (x0 - before) * (h / (2.0 * h_before))
                 before = x0

@@ -91,7 +91,8 @@ class LatentEditor:
 
     def _step(self, x: Tensor, t: Tensor, a_t: Tensor, a_s: Tensor, noise: _Noise) -> Tensor:
         """One step of the generator's own equation, from timestep t to the one with signal a_s."""
-        clean = self.generator.latent_scaling(self._sampled(x, t[None]))  # one step to the end: the estimate of x0
+        # one step to the end: the estimate of x0
+        clean = self.generator.latent_scaling(self.generator.sample_latent(x, timesteps=t[None]))
         direction = (x - a_t.sqrt() * clean) / (1 - a_t).sqrt()
         variance = self.generator.eta**2 * (1 - a_s) / (1 - a_t) * (1 - a_t / a_s)
         x = a_s.sqrt() * clean + (1 - a_s - variance).clamp(min=0).sqrt() * direction
@@ -136,16 +137,8 @@ class LatentEditor:
         noised = [_noised(scaling(latent.float()), trained[start], noise) for latent in (one, other)]
         meeting = _arc(noised[0], noised[1], weight)
         times = self.generator.timesteps
-        return self._sampled(meeting, torch.cat([times.new_tensor([start]), times[times < start]]))
-
-    def _sampled(self, x: Tensor, timesteps: Tensor) -> Tensor:
-        """The generator's sampler from ``x`` on, over these timesteps."""
-        before = self.generator.timesteps
-        self.generator.timesteps = timesteps
-        try:
-            return self.generator.sample_latent(x)
-        finally:
-            self.generator.timesteps = before
+        left = torch.cat([times.new_tensor([start]), times[times < start]])
+        return self.generator.sample_latent(meeting, timesteps=left)
 
 
 class _Noise:

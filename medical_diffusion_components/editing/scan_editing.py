@@ -166,13 +166,7 @@ class ScanEditing:
         self.writer.check(scan, around.min(initial=seen.limits[0]), around.max(initial=seen.limits[1]))
         on_grid = seen.grid.mask(region, scan.affine)
         emptied = filled(seen.volume, on_grid, seen.grid.spacing.tolist())
-        contents = [
-            emptied,
-            np.where(on_grid, -1.0, seen.volume),
-            np.where(on_grid, seen.volume[~on_grid].mean(), seen.volume),
-        ]
-        tensors = [self._tensor(content) for content in contents]
-        free = free_positions(self.first_stage, tensors, torch.from_numpy(on_grid), self.tolerance)
+        free = self._free(seen.volume, emptied, on_grid)
         latent, edits, results = self._encoded(emptied, scan), [], []
         fair = {"masked_voxels": int(region.sum()), "free_positions": int(free.sum()), "positions": free.numel()}
         for seed in seeds:
@@ -317,6 +311,15 @@ class ScanEditing:
     @torch.no_grad()
     def _decoded(self, latent: Tensor) -> np.ndarray:
         return self.first_stage.decode_stage_2_outputs(latent).float()[0, 0].cpu().numpy()
+
+    def _free(self, volume: np.ndarray, emptied: np.ndarray, region: np.ndarray) -> Tensor:
+        """Positions of the latent, (h, w, d) bool, that depend on what is in a region of the model's grid.
+
+        Found with three contents: a smooth continuation of what surrounds it, black, and the mean of the rest.
+        """
+        black, grey = np.where(region, -1.0, volume), np.where(region, volume[~region].mean(), volume)
+        contents = [self._tensor(content) for content in (emptied, black, grey)]
+        return free_positions(self.first_stage, contents, torch.from_numpy(region), self.tolerance)
 
     def _drawn(self, latent: Tensor, free: Tensor, seed: int) -> np.ndarray:
         steps = len(self.editor.generator.timesteps)

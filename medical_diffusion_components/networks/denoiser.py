@@ -212,6 +212,8 @@ class Denoiser(nn.Module):
         ``x (B, C, H, W, D)``, ``timesteps (B,)``, or (1,) for all, -> ``(B, C, H, W, D)``. H and W must be divisible by
         ``2^(levels - 1)`` times the patch, D by the patch alone. ``context (B, V)``, where MONAI's inferers put a
         condition: one number for each condition in the order of their names, NaN where missing; None: all are missing.
+        A control branch's additions, where MONAI's control nets put theirs: ``down_block_additional_residuals``, in the
+        order and shapes of :meth:`encode`'s list, and ``mid_block_additional_residual``, as the last of them.
 
     Raises:
         ValueError: sizes that do not fit together, a context without conditions declared, or class labels.
@@ -236,8 +238,7 @@ class Denoiser(nn.Module):
         super().__init__()
         if base_channels < 4 or base_channels % 2 or base_channels % norm_groups:
             raise ValueError(
-                f"base_channels must be even, at least 4 and divisible by norm_groups ({norm_groups}), "
-                f"got {base_channels}"
+                f"base_channels must be even, at least 4 and divisible by norm_groups ({norm_groups}), got {base_channels}"
             )
         if len(channel_multipliers) == 0 or min(channel_multipliers) < 1:
             raise ValueError(f"channel_multipliers must be one or more positive numbers, got {channel_multipliers}")
@@ -284,7 +285,13 @@ class Denoiser(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
 
     def forward(
-        self, x: Tensor, timesteps: Tensor, context: Tensor | None = None, class_labels: Tensor | None = None
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor | None = None,
+        class_labels: Tensor | None = None,
+        down_block_additional_residuals: list[Tensor] | None = None,
+        mid_block_additional_residual: Tensor | None = None,
     ) -> Tensor:
         if class_labels is not None:
             raise ValueError("this denoiser has no class_labels, they must be None: its conditions are the context")
@@ -294,6 +301,11 @@ class Denoiser(nn.Module):
         position = self.position(patches.shape[0])
         skips = self.encode(patches, embedding, position)  # (D, B, H, W, C) each
         h = self.middle(skips[-1], embedding, position)
+        if down_block_additional_residuals is not None:
+            for place, residual in enumerate(down_block_additional_residuals):
+                skips[place] = skips[place] + residual
+        if mid_block_additional_residual is not None:
+            h = h + mid_block_additional_residual
         return self.depth_last(self.decode(h, skips, embedding, position)).contiguous().to(x.dtype)  # (B, C, H, W, D)
 
     def encode(

@@ -121,6 +121,14 @@ def test_ddim_equals_its_formula_for_any_number_of_steps(steps):
     torch.testing.assert_close(latent.double(), torch.from_numpy(x), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m"])
+def test_given_timesteps_take_the_place_of_the_generators_own(sampler):
+    few, many = (generator(Guess(), sampler=sampler, num_inference_steps=steps) for steps in (7, 11))
+    assert torch.equal(
+        many.sample_latent(starting_noise(), timesteps=few.timesteps), few.sample_latent(starting_noise())
+    )
+
+
 @pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp_2m"])
 def test_a_perfect_denoiser_leads_every_sampler_to_the_latent(sampler, prediction_type):
