@@ -19,12 +19,11 @@ from medical_diffusion_components.audit.copy_test import NOT_ANONYMOUS, PROTOCOL
 from medical_diffusion_components.audit.strata import HOW_READ, WHY, strata_in_words, strata_table
 from medical_diffusion_components.audit.training_ids import volumes_by_id
 from medical_diffusion_components.audit.volumes import Preprocessing
-from medical_diffusion_components.data.datasets import note_beside
+from medical_diffusion_components.data.datasets import note_beside, note_path
 from medical_diffusion_components.data.training_of_weights import without_hashes
 from medical_diffusion_components.files import file_hash, markdown_table, versions, write_atomically, write_json
 from medical_diffusion_components.orientation import to_ras
 from medical_diffusion_components.reports.drawing import save_montage
-from medical_diffusion_components.reports.volume_writer import note_path
 
 __all__ = ["AuditReport", "audit_headline"]
 
@@ -190,6 +189,36 @@ def table(result: AuditResult) -> str:
 
 def markdown(report: Mapping[str, Any]) -> str:
     """The report for people."""
+    facts = report["facts"]
+    volumes = ", ".join(f"{count} {word}" for word, count in report["volumes"].items())
+    return "\n".join(
+        [
+            "# Copy audit",
+            "",
+            report["headline"],
+            "",
+            f"Volumes: {volumes}. Training: {facts['training_volumes']} volumes of {facts['training_patients']} patients; "
+            f"held out: {facts['held_out_patients']} patients."
+            + ("" if facts["trained_on_these"] else f" **{UNKNOWN}**")
+            + "".join(f" Remark: {remark}." for remark in facts.get("remarks", ())),
+            "",
+            *markdown_table(("", "found", "without copies"), _measures(report)),
+            "",
+            *(strata_in_words(report["strata"]) if "strata" in report else ()),
+            _duplicates(report["duplicates_in_training"]),
+            "",
+            "Intervals are at 95 %, errors are standard errors. The test finds volumes that resemble a training volume "
+            "more than held-out patients do, in the encoder's space and up to the mirror images, movements, bends, blurs "
+            "and intensity changes that it was trained with. A fragment of a training volume inside an otherwise new one "
+            "is outside of it, and so is what an attacker with the weights could do, of which the membership test shows "
+            f"the least. {NOT_ANONYMOUS} See docs/privacy.md.",
+            "",
+        ]
+    )
+
+
+def _measures(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Rows of the table: what was measured, what was found, and what is expected without copies."""
     flagged, member, rule = report["flagged"], report["membership"], report["published_rule"]
     share, memorised, facts = report["holdout_share"], report["memorised"], report["facts"]
     low, high = (_percent(bound) for bound in flagged["interval"])
@@ -233,31 +262,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     ]
     if member["true_positives"] is not None:
         rows.append(("membership: true positives at 1 % false ones", _percent(member["true_positives"]), "1 %"))
-    volumes = ", ".join(f"{count} {word}" for word, count in report["volumes"].items())
-    return "\n".join(
-        [
-            "# Copy audit",
-            "",
-            report["headline"],
-            "",
-            f"Volumes: {volumes}. Training: {facts['training_volumes']} volumes of {facts['training_patients']} patients; "
-            f"held out: {facts['held_out_patients']} patients."
-            + ("" if facts["trained_on_these"] else f" **{UNKNOWN}**")
-            + "".join(f" Remark: {remark}." for remark in facts.get("remarks", ())),
-            "",
-            *markdown_table(("", "found", "without copies"), rows),
-            "",
-            *(strata_in_words(report["strata"]) if "strata" in report else ()),
-            _duplicates(report["duplicates_in_training"]),
-            "",
-            "Intervals are at 95 %, errors are standard errors. The test finds volumes that resemble a training volume "
-            "more than held-out patients do, in the encoder's space and up to the mirror images, movements, bends, blurs "
-            "and intensity changes that it was trained with. A fragment of a training volume inside an otherwise new one "
-            "is outside of it, and so is what an attacker with the weights could do, of which the membership test shows "
-            f"the least. {NOT_ANONYMOUS} See docs/privacy.md.",
-            "",
-        ]
-    )
+    return rows
 
 
 def note_verdict(volume: str | Path, verdict: Verdict) -> None:

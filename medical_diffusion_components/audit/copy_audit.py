@@ -57,8 +57,6 @@ class PreparedAudit(NamedTuple):
     """What an audit needs to know before it sees a synthetic volume."""
 
     test: CopyTest
-    training: AuditedVolumes
-    held_out: AuditedVolumes
     duplicates: list[tuple[str, str, float]]  # name, name, similarity
     held_out_raw: np.ndarray  # similarities (M, N) of held-out with training volumes
     held_out_through: np.ndarray  # the same through the first stage
@@ -108,7 +106,7 @@ class CopyAudit:
 
     Raises:
         AuditError: when called, weights that were trained on other volumes, too few held-out patients, an overlap of
-            patients or files, or sets that were not prepared alike.
+            patients or files, or sets that were not prepared in the same way.
     """
 
     def __init__(
@@ -175,25 +173,29 @@ class CopyAudit:
         pairs = similar_pairs(bank, float(raw.max()))
         if pairs:
             logger.warning(f"{len(pairs)} pair(s) of training volumes of different patients look like duplicates")
-        facts: dict[str, Any] = {
-            "encoder": key,
-            "weights_sha256": weights_sha256,
-            "shape": list(training.reduced.shape[1:]),
-        }
-        facts["trained_on_these"] = known
         ids = training_ids(training, self.folder)
         test = CopyTest(
-            encoder,
-            bank._replace(groups=merge_groups(bank.groups, pairs)),
-            ids,
-            reconstructed.max(axis=1),
-            raw.max(axis=1),
-            self.alpha,
-            facts,
+            encoder=encoder,
+            bank=bank._replace(groups=merge_groups(bank.groups, pairs)),
+            sources=ids,
+            calibration=reconstructed.max(axis=1),
+            calibration_raw=raw.max(axis=1),
+            alpha=self.alpha,
+            facts={
+                "encoder": key,
+                "weights_sha256": weights_sha256,
+                "shape": list(training.reduced.shape[1:]),
+                "trained_on_these": known,
+            },
         )
         test.save(self.folder / FILTER_FILE)
-        duplicates = [(ids[one], ids[other], found) for one, other, found in pairs]
-        return PreparedAudit(test, training, held_out, duplicates, raw, reconstructed, held_out_bank)
+        return PreparedAudit(
+            test=test,
+            duplicates=[(ids[one], ids[other], found) for one, other, found in pairs],
+            held_out_raw=raw,
+            held_out_through=reconstructed,
+            held_out_bank=held_out_bank,
+        )
 
     def __call__(self, samples: Sequence[dict]) -> AuditResult:
         """Audit synthetic volumes.
@@ -215,37 +217,38 @@ class CopyAudit:
         for remark in remarks:
             logger.warning(remark)
         prepared = self._prepare(known, training)
-        verdicts = prepared.test.verdicts(synthetic.reduced)
-        points = embed(prepared.test.encoder, synthetic.reduced)
-        to_training = prepared.test.bank.similarities(points).double().numpy()
+        test = prepared.test
+        verdicts = test.verdicts(synthetic.reduced)
+        points = embed(test.encoder, synthetic.reduced)
+        to_training = test.bank.similarities(points).double().numpy()
         to_held_out = prepared.held_out_bank.similarities(points).double().numpy()
         chosen = numpy_generator(self.seed).permutation(len(self.training))[: self.num_membership_volumes]
-        facts = {
-            **{
-                name: value for name, value in prepared.test.facts.items() if name != "encoder"
-            },  # a hash of all volumes
-            "alpha": self.alpha,
-            "training_volumes": len(self.training),
-            "training_patients": len(set(prepared.training.groups.tolist())),
-            "held_out_patients": len(self.held_out),
-            "synthetic_volumes": len(samples),
-            **({"remarks": remarks} if remarks else {}),
-        }
+        p_values = np.array([verdict.p for verdict in verdicts])
+        strata = None
+        if self.conditions:
+            strata = by_stratum(samples, verdicts, self.conditions, self.strata, self.alpha, len(self.held_out))
         return AuditResult(
-            samples,
-            verdicts,
-            flagged_share(np.array([verdict.p for verdict in verdicts]), self.alpha, len(self.held_out)),
-            _memorised(verdicts, len(self.training)),
-            holdout_share(to_training, to_held_out, seed=self.seed),
-            data_copying_z(to_training.max(axis=1), prepared.test.calibration),
-            self._membership([self.training[place] for place in sorted(chosen)]),
-            published_rule(to_training, prepared.held_out_raw, prepared.held_out_through, seed=self.seed),
-            prepared.duplicates,
-            self.training,
-            facts,
-            by_stratum(samples, verdicts, self.conditions, self.strata, self.alpha, len(self.held_out))
-            if self.conditions
-            else None,
+            samples=samples,
+            verdicts=verdicts,
+            flagged=flagged_share(p_values, self.alpha, len(self.held_out)),
+            memorised=_memorised(verdicts, len(self.training)),
+            holdout_share=holdout_share(to_training, to_held_out, seed=self.seed),
+            data_copying=data_copying_z(to_training.max(axis=1), test.calibration),
+            membership=self._membership([self.training[place] for place in sorted(chosen)]),
+            published=published_rule(to_training, prepared.held_out_raw, prepared.held_out_through, seed=self.seed),
+            duplicates=prepared.duplicates,
+            sources=self.training,
+            facts={
+                # the encoder's key is a hash of all volumes
+                **{name: value for name, value in test.facts.items() if name != "encoder"},
+                "alpha": self.alpha,
+                "training_volumes": len(self.training),
+                "training_patients": len(set(training.groups.tolist())),
+                "held_out_patients": len(self.held_out),
+                "synthetic_volumes": len(samples),
+                **({"remarks": remarks} if remarks else {}),
+            },
+            strata=strata,
         )
 
     def _membership(self, training: list[dict]) -> Membership:

@@ -182,24 +182,25 @@ def membership(
         losses = denoising_losses(generator, latent.float(), seed, conditions=asked)[0]
         return np.append(losses, float((decoded - image).abs().mean()))  # (6,)
 
-    sides = []
-    for cases, what in ((training, "training volumes"), (held_out, "held-out volumes")):
+    def measured_side(cases: Sequence[dict], what: str) -> tuple[np.ndarray, np.ndarray]:
+        """Losses of the denoiser, (N, 5), and errors of the first stage, (N,)."""
         rows = conditions.of_cases(cases) if conditions else [None] * len(cases)
-        found = []
-        decoded = reconstruct(cases)
+        found, decoded = [], reconstruct(cases)
         for case, again, row in zip(tqdm(cases, desc=f"membership, {what}", unit="volume"), decoded, rows):
             asked = None if row is None else row[None]
             said = [case_key(case, preprocessing), weights_sha256, VERSION, seed, None if row is None else row.tolist()]
             found.append(kept(Path(folder), said, partial(measured, case, again, asked)))
-        sides.append(np.stack(found))
-    (losses, errors), (other_losses, other_errors) = ((side[:, :-1], side[:, -1]) for side in sides)
+        table = np.stack(found)
+        return table[:, :-1], table[:, -1]
+
+    losses, errors = measured_side(training, "training volumes")
+    other_losses, other_errors = measured_side(held_out, "held-out volumes")
     scores = membership_scores(losses, other_losses)
-    rate = true_positives(*scores) if len(held_out) >= ENOUGH_FOR_RATES else None
     patients = ([case["patient_id"] for case in training], [case["patient_id"] for case in held_out])
     return Membership(
-        area_under_curve(*scores, patients),
-        area_under_curve(-errors, -other_errors, patients),
-        len(training),
-        len(held_out),
-        rate,
+        denoiser=area_under_curve(*scores, patients),
+        first_stage=area_under_curve(-errors, -other_errors, patients),
+        training=len(training),
+        held_out=len(held_out),
+        true_positives=true_positives(*scores) if len(held_out) >= ENOUGH_FOR_RATES else None,
     )

@@ -110,9 +110,8 @@ class MembershipWatch:
         noise, device = NoiseLatent(sides[0].shape[2:], self.seed), self.generator.alphas_cumprod.device
         samples = []
         for number in range(self.num_samples):
-            rows = asked[
-                number % 2
-            ]  # of training and of held-out patients in turn, or samples would be nearer to one side
+            # under conditions of training and held-out patients in turn, or samples would be nearer to one side
+            rows = asked[number % 2]
             row = None if rows is None else rows[[number // 2 % size]].to(device)
             samples.append(self.generator.sample_latent(noise(number)[None].to(device), row).cpu())
         return latent_holdout_share(torch.cat(samples), *sides).share

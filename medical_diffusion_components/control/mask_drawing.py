@@ -16,11 +16,11 @@ import torch
 from tqdm import tqdm
 
 from medical_diffusion_components.control.structures import cleaned, implausible
-from medical_diffusion_components.data.datasets import is_synthetic, nifti_files
+from medical_diffusion_components.data.datasets import is_synthetic, nifti_files, note_path
 from medical_diffusion_components.diffusion.generator import LatentDiffusionGenerator
 from medical_diffusion_components.diffusion.noise_latent import NoiseLatent
 from medical_diffusion_components.reports.montages import SampleMontage
-from medical_diffusion_components.reports.volume_writer import SyntheticVolumeWriter, note_path
+from medical_diffusion_components.reports.volume_writer import SyntheticVolumeWriter
 from medical_diffusion_components.transforms.spacing_affine import SpacingAffine
 
 __all__ = ["DrawnMask", "MaskMontage", "MaskSampling", "draw_labels", "drawn_masks", "note_of_drawn"]
@@ -42,7 +42,7 @@ class DrawnMask(NamedTuple):
 
 def note_of_drawn(path: str | os.PathLike) -> dict[str, Any]:
     """The note that :class:`MaskSampling` wrote beside a label map; empty if it drew none there."""
-    note = json.loads(note_path(Path(path)).read_text()) if is_synthetic(path) else {}
+    note = json.loads(note_path(path).read_text()) if is_synthetic(path) else {}
     return note if note.get("kind") == KIND else {}
 
 

@@ -28,7 +28,7 @@ from medical_diffusion_components.control.masks import (
 )
 from medical_diffusion_components.control.sampling import draw_controlled
 from medical_diffusion_components.control.structures import implausible
-from medical_diffusion_components.data.datasets import note_beside
+from medical_diffusion_components.data.datasets import note_beside, note_path
 from medical_diffusion_components.data.splits import SPLITS, split_patients
 from medical_diffusion_components.diffusion.generator import LatentDiffusionGenerator
 from medical_diffusion_components.diffusion.noise_latent import NoiseLatent
@@ -37,7 +37,6 @@ from medical_diffusion_components.files import file_hash, write_atomically, writ
 from medical_diffusion_components.reports.volume_writer import (
     SyntheticVolumeWriter,
     nifti_image,
-    note_path,
     remove_volume,
 )
 from medical_diffusion_components.transforms.scale_as_prepared import WINDOW
@@ -100,15 +99,10 @@ class PairWriter(SyntheticVolumeWriter):
         former = note_beside(path).get("mask")
         remove_volume(path)
         label = write_atomically(self.labels / path.name, partial(nib.save, nifti_image(mask.labels, mask.affine)))
-        of_all = self.facts
         own = {**facts["mask"], "sha256": file_hash(label)}
         self.replaced += former is not None and former["sha256"] != own["sha256"]
-        self.facts = {**of_all, **facts, "mask": own}
-        try:
-            tensor = MetaTensor(torch.from_numpy(volume[None]), affine=torch.from_numpy(mask.affine))
-            self.write(seed, tensor, seconds)
-        finally:
-            self.facts = of_all
+        tensor = MetaTensor(torch.from_numpy(volume[None]), affine=torch.from_numpy(mask.affine))
+        self.write(seed, tensor, seconds, facts={**facts, "mask": own})
 
     def write_datalist(self) -> Path:
         """``dataset.json`` over all pairs in the folder, once every process has written its own."""

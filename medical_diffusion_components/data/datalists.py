@@ -87,8 +87,9 @@ def _listed(path: Path, content: Mapping[str, Any]) -> dict[str, list[dict]]:
 
 def _with_ids(every: str, entry: Any) -> dict:
     entry = {"image": entry} if isinstance(entry, str) else entry
-    for key in _FILES if isinstance(entry, dict) else ("image",):
-        if not isinstance(entry, dict) or not (isinstance(entry.get(key, "-"), str) and entry.get(key, key == "label")):
+    named = {"image": None, **(entry if isinstance(entry, dict) else {})}
+    for key in _FILES:
+        if key in named and not (isinstance(named[key], str) and named[key]):
             raise ValueError(f'{every} needs "{key}": "<path>", or no "label" at all, got {entry!r}')
     for key in ("case_id", "patient_id"):  # a table that misses one gives null or NaN, and 7 becomes 7.0 there
         if key in entry and (type(entry[key]) not in (str, int) or not str(entry[key]).strip()):

@@ -38,8 +38,6 @@ from medical_diffusion_components.transforms.scale_as_prepared import (
 from medical_diffusion_components.weights import EMBEDDED
 
 __all__ = [
-    "EMBEDDED",
-    "NIFTI_SUFFIXES",
     "USERS_DATA",
     "case_weights",
     "check_spacing",
@@ -53,8 +51,8 @@ __all__ = [
     "median_spacing",
     "nifti_files",
     "note_beside",
+    "note_path",
     "noted_scale",
-    "without_suffix",
 ]
 
 logger = logging.getLogger(__name__)
@@ -235,9 +233,14 @@ def is_edited(volume: str | os.PathLike) -> bool:
     return "edited_from" in note_beside(volume)
 
 
+def note_path(volume: str | os.PathLike) -> Path:
+    """The JSON note beside a volume: ``synthetic_000007.nii.gz`` -> ``synthetic_000007.json``."""
+    return Path(without_suffix(str(volume)) + ".json")
+
+
 def note_beside(volume: str | os.PathLike) -> dict[str, Any]:
     """The JSON object beside a volume, or an empty one where there is none, or another kind of file."""
-    note = Path(without_suffix(str(volume)) + ".json")
+    note = note_path(volume)
     if not note.is_file():
         return {}
     try:

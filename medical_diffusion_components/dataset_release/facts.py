@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medical_diffusion_components.audit import audit_headline
-from medical_diffusion_components.data.datasets import EMBEDDED
+from medical_diffusion_components.weights import EMBEDDED
 
 __all__ = ["ReleaseError", "ReleaseFacts", "check_releasable", "licence_of", "licence_url"]
 

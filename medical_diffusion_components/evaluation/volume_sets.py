@@ -24,6 +24,7 @@ from medical_diffusion_components.data.datasets import (
     is_edited,
     median_spacing,
     note_beside,
+    note_path,
     noted_scale,
 )
 from medical_diffusion_components.diffusion.noise_latent import NoiseLatent
@@ -31,20 +32,15 @@ from medical_diffusion_components.distributed import gathered, share
 from medical_diffusion_components.files import file_hash, write_atomically
 from medical_diffusion_components.networks.vqgan import VQGAN
 from medical_diffusion_components.preparation.same_scan import scans_among
-from medical_diffusion_components.reports.volume_writer import SyntheticVolumeWriter, note_path
+from medical_diffusion_components.reports.volume_writer import SyntheticVolumeWriter
 from medical_diffusion_components.transforms.scale_as_prepared import WRITTEN, fixed_scale, scale_facts
 from medical_diffusion_components.transforms.spacing_affine import SpacingAffine
 from medical_diffusion_components.weights import provenance
 
 __all__ = ["folder_cases", "guided_cases", "sampled_cases", "set_remarks", "write_reconstructions"]
 
-SAME = (
-    "weights_sha256",
-    "sampler",
-    "steps",
-    "guidance_scale",
-    "conditions",
-)  # what a volume that is there must have been made with
+# what a volume that is there must have been made with
+SAME = ("weights_sha256", "sampler", "steps", "guidance_scale", "conditions")
 
 
 def folder_cases(folder: str | Path) -> list[dict[str, Any]]:

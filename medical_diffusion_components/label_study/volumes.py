@@ -17,7 +17,7 @@ from scipy.ndimage import gaussian_filter
 
 from medical_diffusion_components.chance import derive_seed
 from medical_diffusion_components.data import SPLITS, data_fingerprint, labelled_cases, labelled_subset, load_cases
-from medical_diffusion_components.data.datasets import fixed_window
+from medical_diffusion_components.data.datasets import fixed_window, note_path
 from medical_diffusion_components.files import write_folder_atomically, write_json
 from medical_diffusion_components.requirements import SEGMENTATION_TRAINING, check_packages
 from medical_diffusion_components.transforms import LoadVolumed, RandTorchIOd, ScaleAsPreparedd
@@ -64,7 +64,7 @@ def on_grid_of(volumes_dir: str | None, dataset_dir: str, folder: str | Path) ->
         (unfinished / "images").mkdir()
         for case in every:
             nib.save(_resampled(nib.load(case["image"]), grid), unfinished / _file(case["case_id"]))
-            note = Path(str(case["image"]).removesuffix(".gz").removesuffix(".nii") + ".json")
+            note = note_path(case["image"])
             if note.is_file():
                 (unfinished / "images" / f"{case['case_id']}.json").write_text(note.read_text())
         listed = {split: [_entry(case) for case in cases[split]] for split in SPLITS}

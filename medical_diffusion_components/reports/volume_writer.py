@@ -18,7 +18,8 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from medical_diffusion_components.data.conditions import Conditions
-from medical_diffusion_components.data.datasets import NIFTI_SUFFIXES, is_synthetic
+from medical_diffusion_components.data.datalists import NIFTI_SUFFIXES
+from medical_diffusion_components.data.datasets import is_synthetic, note_path
 from medical_diffusion_components.distributed import gathered, process_rank
 from medical_diffusion_components.engine_state import running
 from medical_diffusion_components.files import (
@@ -35,16 +36,10 @@ __all__ = [
     "SyntheticVolumeWriter",
     "VolumeFormat",
     "nifti_image",
-    "note_path",
     "remove_volume",
     "volume_format",
     "with_note",
 ]
-
-
-def note_path(volume: str | Path) -> Path:
-    """The JSON note beside a volume: ``synthetic_000007.nii.gz`` -> ``synthetic_000007.json``."""
-    return Path(str(volume).removesuffix(".gz")).with_suffix(".json")
 
 
 def with_note(path: Path, note: Mapping[str, Any], write: Callable[[Path], object]) -> Callable[[Path], None]:
@@ -238,7 +233,14 @@ class SyntheticVolumeWriter:
         """Where the volume of a seed goes."""
         return self.format.path(self.folder, f"{self.name}_{seed:06d}")
 
-    def write(self, seed: int, volume: MetaTensor, seconds: float, conditions: Tensor | None = None) -> None:
+    def write(
+        self,
+        seed: int,
+        volume: MetaTensor,
+        seconds: float,
+        conditions: Tensor | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
         """Write one volume and its note.
 
         Args:
@@ -246,10 +248,11 @@ class SyntheticVolumeWriter:
             volume: (1, H, W, D) with an affine.
             seconds: that it took, for the note.
             conditions: under which it was made, (V,), if there are any; those beyond the range of the training are named.
+            facts: of this volume alone, for its note.
         """
         voxels = volume.as_tensor().float().cpu().numpy()[0]  # (H, W, D)
         affine = np.asarray(volume.affine, np.float64)
-        path, note = self.path(seed), {"seed": seed, **self.facts, "seconds": round(seconds, 3)}
+        path, note = self.path(seed), {"seed": seed, **self.facts, **(facts or {}), "seconds": round(seconds, 3)}
         if self.conditions and conditions is not None:
             note["conditions"] = self.conditions.decode(conditions)
             if extrapolated := self.conditions.extrapolated(conditions):

@@ -130,6 +130,14 @@ def test_a_verdict_goes_into_the_note_of_a_volume_and_into_no_other_file(content
     assert (tmp_path / "0.json").read_text() == content, "it is somebody else's"
 
 
+def test_a_verdict_goes_into_the_note_of_a_volume_whose_ending_is_in_upper_case(tmp_path: Path) -> None:
+    samples, verdicts = result(tmp_path, None)[:2]
+    volume = Path(samples[0]["image"]).rename(tmp_path / "A.NII.GZ")
+    (tmp_path / "A.json").write_text('{"seed": 4}')
+    note_verdict(volume, verdicts[0])
+    assert json.loads((tmp_path / "A.json").read_text()).keys() == {"seed", "audit"}
+
+
 @pytest.mark.parametrize("axcodes", ["RAS", "PSR", "SLA"])
 def test_a_mirrored_copy_is_shown_beside_the_mirror_image_of_its_source(axcodes: str, tmp_path: Path) -> None:
     """Whichever axis points to the right: the difference in the picture is nothing."""

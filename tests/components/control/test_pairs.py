@@ -126,7 +126,7 @@ def test_a_pair_is_what_was_drawn_and_the_mask_as_it_was_varied_and_its_note_say
     with pytest.raises(ValueError, match="at least one volume per mask, got 0"):
         sampling().run(paths, 0)
 
-    def killed(*_: object) -> None:
+    def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(PairWriter, "write", killed)

@@ -18,10 +18,10 @@ import torch
 from monai.data import MetaTensor
 
 from medical_diffusion_components.data import Conditions
+from medical_diffusion_components.data.datasets import note_path
 from medical_diffusion_components.dicom_export.synthetic_series import SyntheticSeries
 from medical_diffusion_components.preparation.steps import LoadScan
 from medical_diffusion_components.reports import SyntheticVolumeWriter
-from medical_diffusion_components.reports.volume_writer import note_path
 from medical_diffusion_components.weights import save_weights
 
 SHAPE, SPACING = (6, 9, 5), (0.7, 1.3, 4.0)
