@@ -80,9 +80,7 @@ def flagged_share(p_values: np.ndarray, alpha: float, patients: int) -> FlaggedS
         ValueError: no volumes, or too few patients for p <= alpha to happen.
     """
     total = len(p_values)
-    rank = math.floor(
-        alpha * (patients + 1) + 1e-9
-    )  # of the held-out patients, this many most similar ones give p <= alpha
+    rank = math.floor(alpha * (patients + 1) + 1e-9)  # so many held-out patients, the most similar, have p <= alpha
     if total < 1 or rank < 1:
         raise ValueError(
             f"expected volumes and at least {smallest_calibration(alpha)} held-out patients, got {total} and {patients}"

@@ -37,9 +37,8 @@ __all__ = [
 class Preprocessing(NamedTuple):
     """How files become volumes."""
 
-    transform: Callable[
-        [Mapping], Mapping
-    ]  # {"image": path, "case_id": ...} -> {"image": (C, H, W, D) in [-1, 1], ...}
+    # {"image": path, "case_id": ...} -> {"image": (C, H, W, D) in [-1, 1], ...}
+    transform: Callable[[Mapping], Mapping]
     text: str  # describes it; part of every cache's key
 
     def volume(self, case: Mapping) -> Tensor:

@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medical_diffusion_components.data.datasets import EMBEDDED, is_edited, is_synthetic, load_cases
+from medical_diffusion_components.data.datasets import is_edited, is_synthetic, load_cases
 from medical_diffusion_components.data.splits import SPLITS
 from medical_diffusion_components.distributed import process_rank, wait_for_all
 from medical_diffusion_components.files import write_json
 from medical_diffusion_components.requirements import check_packages
 from medical_diffusion_components.transforms.volume_error import times
+from medical_diffusion_components.weights import EMBEDDED
 
 __all__ = ["more_held_out_cases", "resolve_dataset"]
 
@@ -64,28 +65,38 @@ def resolve_dataset(
             or edited ones, which never are; or two splits hold the same scan.
     """
     if dataset_dir is not None:
-        splits = {split: load_cases(dataset_dir, split) for split in SPLITS}
-        cases = [case for split in SPLITS for case in splits[split]]
-        synthetic = [] if allow_synthetic else [case["image"] for case in cases if is_synthetic(case["image"])]
-        if synthetic:
-            raise ValueError(
-                f"{len(synthetic)} of the {len(cases)} volumes in {dataset_dir} are synthetic, first {synthetic[0]}: "
-                "move them out of the folder, or give --allow_synthetic True if they are meant"
-            )
-        if edited := [case["image"] for case in cases if is_edited(case["image"])]:
-            raise ValueError(
-                f"{len(edited)} of the {len(cases)} volumes in {dataset_dir} were edited from real scans, first "
-                f"{edited[0]}: they are neither what a scanner saw nor synthetic; move them out of the folder"
-            )
-        if process_rank() == 0:
-            _compare_splits(dataset_dir, splits, Path(output_dir) / _COMPARED)
-        wait_for_all()
+        _check_folder(dataset_dir, Path(output_dir), allow_synthetic)
         return str(dataset_dir)
     if cohort is None:
         raise ValueError(
             "no dataset_dir was given, and this bundle has no embedded cohort to take its place: give --dataset_dir, a "
             "folder that the bundle's `prepare` made, or one of NIfTI files of one size"
         )
+    return _write_cohort(cohort, Path(output_dir), num_subjects, size, seed)
+
+
+def _check_folder(dataset_dir: str, output_dir: Path, allow_synthetic: bool) -> None:
+    """Refuse volumes that are synthetic, edited, or in two splits; the first process compares the splits."""
+    splits = {split: load_cases(dataset_dir, split) for split in SPLITS}
+    cases = [case for split in SPLITS for case in splits[split]]
+    synthetic = [] if allow_synthetic else [case["image"] for case in cases if is_synthetic(case["image"])]
+    if synthetic:
+        raise ValueError(
+            f"{len(synthetic)} of the {len(cases)} volumes in {dataset_dir} are synthetic, first {synthetic[0]}: "
+            "move them out of the folder, or give --allow_synthetic True if they are meant"
+        )
+    if edited := [case["image"] for case in cases if is_edited(case["image"])]:
+        raise ValueError(
+            f"{len(edited)} of the {len(cases)} volumes in {dataset_dir} were edited from real scans, first "
+            f"{edited[0]}: they are neither what a scanner saw nor synthetic; move them out of the folder"
+        )
+    if process_rank() == 0:
+        _compare_splits(dataset_dir, splits, output_dir / _COMPARED)
+    wait_for_all()
+
+
+def _write_cohort(cohort: str, output_dir: Path, num_subjects: int, size: tuple[int, int, int], seed: int) -> str:
+    """The folder of an embedded cohort, which the first process announces and writes unless it is there."""
     anatomy = cohort.removeprefix(VARIED)
     try:
         check_packages(TO_WARP if anatomy == "template" else TO_COMPARE)  # phantoms need no template
@@ -102,7 +113,7 @@ def resolve_dataset(
     name, notice = f"{cohort} phantom cohort", PHANTOM_NOTICE
     if anatomy == "template":
         name, notice = f"{cohort} cohort", TEMPLATE_COHORT_NOTICE
-    folder = Path(output_dir) / f"{name.replace(' ', '_')}_{num_subjects}_{times(size)}_{seed}"
+    folder = output_dir / f"{name.replace(' ', '_')}_{num_subjects}_{times(size)}_{seed}"
     if process_rank() == 0:
         if seed != _HELD_OUT_SEED:  # beside which the training's is announced
             _announce(name, notice, str(output_dir))

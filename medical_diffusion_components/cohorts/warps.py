@@ -74,9 +74,10 @@ def sample(volume: torch.Tensor, index: torch.Tensor, padding_mode: str = "zeros
     """
     last = torch.tensor(volume.shape[1:], dtype=torch.float32) - 1
     grid = (2 * index / last - 1).flip(-1)  # PyTorch names the last axis first
+    # (1, C, 1, 1, points)
     values = torch.nn.functional.grid_sample(
         volume.unsqueeze(0), grid.reshape(1, 1, 1, -1, 3), padding_mode=padding_mode, align_corners=True
-    )  # (1, C, 1, 1, points)
+    )
     return values.reshape(volume.shape[0], *index.shape[:-1])
 
 

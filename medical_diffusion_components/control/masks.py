@@ -106,18 +106,18 @@ def first_of_patient(paths: Sequence[Path], masks: Sequence[AskedMask]) -> list[
     does, or if they are the same voxel for voxel. A warning says what was found; without any of it each is of its own.
     """
     above = Path(os.path.commonpath([path.parent for path in paths])) if paths else Path()
-    first: dict[str, int] = {}
+    with_sign: dict[str, int] = {}  # what shows whose a mask is -> number of the first mask that shows it
     contents: dict[str, Path] = {}
-    found: list[int] = []
+    found: list[int] = []  # for each mask so far
     for number, (path, mask) in enumerate(zip(paths, masks)):
         content = hashlib.sha256(mask.labels.tobytes()).hexdigest()
         listed = [place for folder in path.parents[:2] if (place := folder / "dataset.json").is_file()]
         named = [patient for place in listed if (patient := _listed(place).get(str(path)))]
         signs = [content, *(named or [subject_of(path.relative_to(above).as_posix())])]
-        same = {found[first[sign]] for sign in signs if sign in first}
+        same = {found[with_sign[sign]] for sign in signs if sign in with_sign}
         own = min(same, default=number)
         found = [own if other in same else other for other in [*found, own]]  # what joins two patients makes them one
-        first = {sign: number for sign in signs if sign} | first
+        with_sign = {sign: number for sign in signs if sign} | with_sign
         if contents.setdefault(content, path) != path:
             logger.warning(f"{path} is the same label map as {contents[content]}")
     if len(set(found)) < len(found):

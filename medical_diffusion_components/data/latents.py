@@ -88,7 +88,23 @@ def cache_latents(
     if views > 1:
         facts |= {"views": views, "augmentation": augmentation_settings}
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    folder = Path(folder) / key[:16]
+    entries = _entries(cases, Path(folder) / key[:16], conditions)
+    missing = [(case, entry) for case, entry in share(list(zip(cases, entries))) if not Path(entry["image"]).exists()]
+    first_stage = first_stage.to(device).eval()
+    for case, entry in tqdm(missing, desc="encoding latents", unit="case", disable=process_rank() > 0 or not missing):
+        image = torch.as_tensor(preprocessing(case)["image"]).to(device)
+        seen = [_view(image, case["case_id"], number, augmentation) for number in range(views)]
+        plain_and_mirrored = [side for view in seen for side in (view, view.flip(1 + flip_axis))]
+        latents = torch.stack([first_stage.encode_stage_2_inputs(side[None])[0] for side in plain_and_mirrored])
+        if not latents.isfinite().all():
+            raise ValueError(f"case {case['case_id']} encodes to values that are not finite with the weights {weights}")
+        write_atomically(entry["image"], np.save, latents.float().cpu().numpy())
+    wait_for_all()
+    return entries
+
+
+def _entries(cases: Sequence[dict], folder: Path, conditions: Conditions | None) -> list[dict[str, Any]]:
+    """What :func:`cache_latents` returns, whether the files are there or not."""
     entries: list[dict[str, Any]] = [
         {
             "image": str(folder / f"{hashlib.sha256(case['case_id'].encode()).hexdigest()[:20]}.npy"),
@@ -100,17 +116,6 @@ def cache_latents(
     if conditions:
         for entry, vector in zip(entries, conditions.of_cases(cases)):
             entry["conditions"] = vector
-    missing = [(case, entry) for case, entry in share(list(zip(cases, entries))) if not Path(entry["image"]).exists()]
-    first_stage = first_stage.to(device).eval()
-    for case, entry in tqdm(missing, desc="encoding latents", unit="case", disable=process_rank() > 0 or not missing):
-        image = torch.as_tensor(preprocessing(case)["image"]).to(device)
-        seen = [_view(image, case["case_id"], number, augmentation) for number in range(views)]
-        pairs = [side for view in seen for side in (view, view.flip(1 + flip_axis))]
-        latent = torch.stack([first_stage.encode_stage_2_inputs(side[None])[0] for side in pairs]).float().cpu().numpy()
-        if not np.isfinite(latent).all():
-            raise ValueError(f"case {case['case_id']} encodes to values that are not finite with the weights {weights}")
-        write_atomically(entry["image"], np.save, latent)
-    wait_for_all()
     return entries
 
 

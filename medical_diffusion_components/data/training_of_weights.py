@@ -6,8 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from medical_diffusion_components.data.datasets import EMBEDDED
-from medical_diffusion_components.weights import HASHES_AT_HOME, provenance
+from medical_diffusion_components.weights import EMBEDDED, HASHES_AT_HOME, provenance
 
 __all__ = ["trained_on", "without_hashes"]
 

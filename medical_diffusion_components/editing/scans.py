@@ -131,7 +131,8 @@ def read_mask(path: str | Path | None, scan: Scan) -> np.ndarray:
     if path is None:
         raise ValueError("expected a NIfTI file as --mask, whose voxels other than 0 are to be replaced; got none")
     CheckVolume(allow_constant=True)(LoadVolume()(path))
-    values, affine = _read(Path(path))[2], _read(Path(path)).affine
+    read = _read(Path(path))
+    values, affine = read.values, read.affine
     if values.shape != scan.values.shape:
         raise VolumeError(
             f"{path}: expected a mask of the scan's {times(scan.values.shape)} voxels, got {times(values.shape)}"

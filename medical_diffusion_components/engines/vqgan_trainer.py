@@ -49,8 +49,8 @@ class VQGANTrainer(Trainer):
     says so, the discriminators' terms; then step the discriminators on the same reconstruction, detached. The
     discriminators look at real and reconstructed volumes once: what they say is differentiated for the reconstruction
     and for their own weights, and their activations are gone before the generator's backward pass begins.
-    ``engine.state.output`` is a dict of
-    detached scalars: the weighted terms, their sum ``loss``, and what the codebook reports.
+    ``engine.state.output`` is a dict of detached scalars: the weighted terms, their sum ``loss``, and what the codebook
+    reports.
 
     Args:
         device: where to train.

@@ -36,9 +36,8 @@ REAL = (
     "This page holds training and held-out volumes. If they are of patients, it is to be handled as they are: it may be "
     "shown only to those who may see them."
 )
-BUDGET = (
-    8.5e6  # bytes of volumes on the page, unless already the fewest cases take more; with all else it stays below 10 MB
-)
+# bytes of volumes on the page, unless the fewest cases take more already; with all else it stays below 10 MB
+BUDGET = 8.5e6
 RANDOM, CLOSEST, RECONSTRUCTED = 8, 12, 4  # cases of each gallery, at most
 
 

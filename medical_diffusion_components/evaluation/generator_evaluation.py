@@ -135,12 +135,7 @@ class GeneratorEvaluation:
             first_stage: measures PSNR, SSIM and codebook use of reconstructions, for the same report.
         """
         check_writable(self.folder)
-        shown = self.page.compared if self.page is not None else ()
-        self._check("compared", shown, fewest=0)
-        baseline = {} if self.baseline is None else {"baseline": self._check("baseline", self.baseline)}
-        cases = {"synthetic": self._check("synthetic", self.synthetic())}
-        cases |= {"reference": self.reference, "training": self.training}
-        cases |= {name: sampled() for name, sampled in self.guided.items()} | baseline
+        cases = self._cases()
         metrics: Mapping[str, float] = {}
         if first_stage is not None:
             first_stage.run()
@@ -154,18 +149,7 @@ class GeneratorEvaluation:
                 self.executor.shutdown()
         if process_rank() > 0:
             return {}
-        comparison = Comparison(sets["reference"], sets["training"], self.reader.spaces, self.permutations, self.seed)
-        rows = {"synthetic": comparison.between(sets["synthetic"])}
-        if _patients(self.training) >= FEWEST:
-            rows["training"] = comparison.between(sets["training"])
-        if "reconstructions" in sets:
-            rows["first_stage"] = comparison.paired(sets["reconstructions"])
-            rows["synthetic_latent"] = comparison.between(sets["synthetic"], sets["reconstructions"])
-        if "baseline" in sets:
-            rows["baseline"] = comparison.between(sets["baseline"])
-        rows |= {name: comparison.between(sets[name]) for name in self.guided}
-        rows = {name: rows[name] for name in (*ROWS, *self.guided) if name in rows}
-        report = self._report(cases, sets, rows, metrics)
+        report = self._report(cases, sets, self._rows(sets), metrics)
         found = ObedienceFound({}, {})
         if self.obedience is not None:
             found = self.obedience(cases, sets, self.reader.spaces, self.reader.volume)
@@ -178,6 +162,29 @@ class GeneratorEvaluation:
             self.page(report, cases, anatomy, self.reader.volume, self.seed, pairs, found.points, by_condition)
         print("\n".join([*headline(report), *report["warnings"], f"evaluation: {self.folder}"]), flush=True)
         return report
+
+    def _cases(self) -> dict[str, Cases]:
+        """Set -> cases, without reconstructions. What somebody gave is read, and what is missing is sampled."""
+        if self.page is not None:
+            self._check("compared", self.page.compared, fewest=0)
+        baseline = {} if self.baseline is None else {"baseline": self._check("baseline", self.baseline)}
+        cases = {"synthetic": self._check("synthetic", self.synthetic())}
+        cases |= {"reference": self.reference, "training": self.training}
+        return cases | {name: sampled() for name, sampled in self.guided.items()} | baseline
+
+    def _rows(self, sets: Mapping[str, VolumeSet]) -> dict[str, Any]:
+        """Name of a row -> what two sets have in common in every space, in the order of the report."""
+        comparison = Comparison(sets["reference"], sets["training"], self.reader.spaces, self.permutations, self.seed)
+        rows = {"synthetic": comparison.between(sets["synthetic"])}
+        if _patients(self.training) >= FEWEST:
+            rows["training"] = comparison.between(sets["training"])
+        if "reconstructions" in sets:
+            rows["first_stage"] = comparison.paired(sets["reconstructions"])
+            rows["synthetic_latent"] = comparison.between(sets["synthetic"], sets["reconstructions"])
+        if "baseline" in sets:
+            rows["baseline"] = comparison.between(sets["baseline"])
+        rows |= {name: comparison.between(sets[name]) for name in self.guided}
+        return {name: rows[name] for name in (*ROWS, *self.guided) if name in rows}
 
     def _check(self, name: str, cases: Cases, fewest: int = FEWEST) -> Cases:
         """The cases as they came, once there are enough of them and each could be read."""

@@ -240,10 +240,14 @@ class LabelStudy:
             return False
         return True
 
+    def _origin(self, run: LabelStudyRun) -> tuple[str, Arm]:
+        """The arm whose weights a run starts from, with its name."""
+        name = self.arms[run.arm].weights_of or run.arm
+        return name, self.arms[name]
+
     def _pretraining(self, run: LabelStudyRun) -> Path | None:
         """Folder of the pre-training whose weights a run starts from."""
-        name = self.arms[run.arm].weights_of or run.arm
-        arm = self.arms[name]
+        name, arm = self._origin(run)
         if arm.pretrain is None:
             return None
         each = {"study": name, "seed": f"{name}_{run.seed}", "run": run._replace(arm=name).name}[arm.each]
@@ -254,13 +258,13 @@ class LabelStudy:
         made = self._pretraining(run)
         if made is not None:
             return made / "models" / "model.pt"
-        file = self.arms[self.arms[run.arm].weights_of or run.arm].weights
+        file = self._origin(run)[1].weights
         return None if file is None else Path(file)
 
     def pretrain(self, run: LabelStudyRun) -> None:
         """Make the weights that a run starts from, unless they are there."""
         folder = self._pretraining(run)
-        arm = self.arms[self.arms[run.arm].weights_of or run.arm]
+        arm = self._origin(run)[1]
         assert folder is not None and arm.pretrain is not None, f"arm {run.arm} brings its weights"
         settings = {**self.pretrain_settings, **arm.pretrain, **({} if arm.each == "study" else {"seed": run.seed})}
         if arm.copies is not None:

@@ -44,9 +44,8 @@ def check_study_data(
     labelled = {split: labelled_cases(dataset_dir, split) for split in SPLITS}
     absent = dict(classes)
     for case in tqdm([case for cases in labelled.values() for case in cases], "labelled volumes", unit="volume"):
-        read = _read(
-            case, [*image, *label]
-        )  # not by MONAI's Compose, which puts an error of its own in place of theirs
+        # not by MONAI's Compose, which puts an error of its own in place of theirs
+        read = _read(case, [*image, *label])
         if case in labelled["training"]:
             there = set(read["label"].unique().tolist())
             absent = {name: value for name, value in absent.items() if value not in there}

@@ -81,10 +81,9 @@ def transfer_weights(
     found = read_state(path)
     wanted = network.state_dict()
     prefixes = tuple(prefix for part in parts for prefix in PARTS[part])
-    _check(
-        Path(path), parts, *({n: t for n, t in state.items() if n.startswith(prefixes)} for state in (wanted, found))
-    )
-    names = [name for name in wanted if name.startswith(prefixes)]
+    here, there = ({n: t for n, t in state.items() if n.startswith(prefixes)} for state in (wanted, found))
+    _check(Path(path), parts, here, there)
+    names = list(here)
     left = {}
     for name in wanted:
         if name in names:
@@ -94,8 +93,8 @@ def transfer_weights(
         elif "decoder" not in parts:
             left[name] = "the output head goes with the decoder"
         elif name not in found or found[name].shape != wanted[name].shape:
-            there = tuple(found[name].shape) if name in found else "no such tensor"
-            left[name] = f"the output head is another one: {tuple(wanted[name].shape)}, in the file {there}"
+            shape = tuple(found[name].shape) if name in found else "no such tensor"
+            left[name] = f"the output head is another one: {tuple(wanted[name].shape)}, in the file {shape}"
         else:
             names.append(name)
     unused = {name: left.get(name, "the network has no such tensor") for name in sorted(found.keys() - set(names))}

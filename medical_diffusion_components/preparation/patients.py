@@ -26,9 +26,8 @@ _LISTED = 5  # lines of a table that a remark names
 
 _NO_IDS = """0 00 000 0000 1 anon anonym anonymous anonymized anonymised anonymousid none n/a na null unknown unk test
 patient patientid deidentified removed xxx noid"""
-PLACEHOLDERS = frozenset(
-    hashlib.sha256(text.encode()).hexdigest()[:12] for text in _NO_IDS.split()
-)  # as hash_of_patient has them
+# hashed as by hash_of_patient
+PLACEHOLDERS = frozenset(hashlib.sha256(text.encode()).hexdigest()[:12] for text in _NO_IDS.split())
 # by what patients are distinguished, the most trusted first, and what dataset.json calls it
 SIGNS = {
     "table": "the table given as --patients",

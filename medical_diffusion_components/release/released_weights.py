@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from medical_diffusion_components.data.datasets import EMBEDDED
 from medical_diffusion_components.files import file_hash
 from medical_diffusion_components.weights import (
+    EMBEDDED,
     RELEASED,
     WeightsError,
     noted_knobs,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -17,6 +18,7 @@ from medical_diffusion_components.orientation import to_ras, world_axes
 __all__ = ["montage", "save_montage"]
 
 _PLANES = (("sagittal", 0), ("coronal", 1), ("axial", 2))
+_PLANE_NAME: dict[str, Any] = {"color": "0.6", "fontsize": 7, "rotation": 90, "va": "center", "ha": "right"}
 
 
 def montage(
@@ -76,17 +78,7 @@ def montage(
                     if column < len(overlays.get(heading, ())):
                         _draw_labels(axes, overlays[heading][column], axis)
                 if column == 0:
-                    axes.text(
-                        -0.06,
-                        0.5,
-                        plane,
-                        transform=axes.transAxes,
-                        color="0.6",
-                        fontsize=7,
-                        rotation=90,
-                        va="center",
-                        ha="right",
-                    )
+                    axes.text(-0.06, 0.5, plane, transform=axes.transAxes, **_PLANE_NAME)
                 if row == 0 and column == 0:
                     axes.set_title(heading, color="white", fontsize=9, loc="left", pad=3)
     return figure

@@ -104,34 +104,29 @@ class SegmentationReport:
 
     def __call__(self, evaluator: Engine) -> None:
         found = running(evaluator).metric_details
-        details = {name: np.asarray(found[name].cpu()) for name in self.metrics}  # (cases, C - 1)
-        cases = {
+        values = {metric: np.asarray(found[metric].cpu()) for metric in self.metrics}  # (cases, C - 1) each
+        dice, *distances = values.values()
+        report = {
+            "metrics": {metric: self._means(values[metric]) for metric in self.metrics},
+            "missed": int((np.isfinite(dice) & np.isnan(distances[0])).sum()) if distances else 0,
+            "absent": self._absent(),
+            **self.facts,
+            "patients": dict(zip(self.case_ids, self._patients())),
+            "cases": self._by_case(values),
+            "versions": versions(),
+        }
+        self._write(report)
+        print(self._summary(report), flush=True)
+
+    def _by_case(self, values: Mapping[str, np.ndarray]) -> dict[str, dict[str, dict[str, float]]]:
+        """Case -> metric -> class -> value; classes without one are left out."""
+        return {
             case_id: {
-                metric: {
-                    name: round(float(value), 5)
-                    for name, value in zip(self.names, details[metric][number])
-                    if np.isfinite(value)
-                }
-                for metric in self.metrics
+                metric: {name: round(float(v), 5) for name, v in zip(self.names, rows[number]) if np.isfinite(v)}
+                for metric, rows in values.items()
             }
             for number, case_id in enumerate(self.case_ids)
         }
-        dice, *distances = (details[metric] for metric in self.metrics)
-        missed = int(sum((np.isfinite(dice) & np.isnan(distance)).sum() for distance in distances[:1]))
-        metrics = {metric: self._means(details[metric]) for metric in self.metrics}
-        patients = dict(zip(self.case_ids, self._patients()))
-        absent = self._absent()
-        report = {
-            "metrics": metrics,
-            "missed": missed,
-            "absent": absent,
-            **self.facts,
-            "patients": patients,
-            "cases": cases,
-        }
-        report["versions"] = versions()
-        self._write(report, cases)
-        print(self._told(metrics, missed, absent["all"]), flush=True)
 
     def _absent(self) -> dict[str, dict[str, int]]:
         """Class -> in how many cases the label does not have it, and in how many of these the prediction has."""
@@ -153,11 +148,11 @@ class SegmentationReport:
         columns = {"mean": mean, **dict(zip(self.names, values.T))}
         return {name: mean_over_patients(column, self._patients())._asdict() for name, column in columns.items()}
 
-    def _write(self, report: Mapping[str, Any], cases: Mapping[str, Any]) -> None:
+    def _write(self, report: Mapping[str, Any]) -> None:
         table = io.StringIO()
         writer = csv.writer(table)
         writer.writerow(["case_id", "patient_id", "class", *self.metrics])
-        for case_id, found in cases.items():
+        for case_id, found in report["cases"].items():
             for name in self.names:
                 values = [found[metric].get(name, "") for metric in self.metrics]
                 writer.writerow([case_id, self.patients.get(case_id, case_id), name, *values])
@@ -165,14 +160,14 @@ class SegmentationReport:
         write_json(self.folder / "evaluation.json", report)
         save_montage(self.pictures.figure(), self.folder / "evaluation.png")
 
-    def _told(
-        self, metrics: Mapping[str, Mapping[str, Mapping[str, Any]]], missed: int, empty: Mapping[str, int]
-    ) -> str:
-        lines = []
-        for metric, found in metrics.items():
-            told = [f"{name} {_interval(value)}" for name, value in found.items()]
-            lines.append(f"{metric}: {', '.join(told)}")
-        lines.append(f"{len(self.case_ids)} cases, structures missed altogether: {missed}")
+    def _summary(self, report: Mapping[str, Any]) -> str:
+        """The report in a few lines, for the terminal."""
+        lines = [
+            f"{metric}: {', '.join(f'{name} {_interval(mean)}' for name, mean in means.items())}"
+            for metric, means in report["metrics"].items()
+        ]
+        lines.append(f"{len(self.case_ids)} cases, structures missed altogether: {report['missed']}")
+        empty = report["absent"]["all"]
         if empty["cases"]:
             lines.append(
                 f"{empty['cases']} cases have no structure in their label and count in no mean; in {empty['invented']} of "

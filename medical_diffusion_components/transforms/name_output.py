@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from monai.transforms.utils import TransformBackends
 from monai.utils import ImageMetaKey
@@ -19,13 +18,13 @@ class NameOutputd(MapTransform):
     """Note the case id in a volume's metadata, which travels to whatever is computed from it.
 
     Entries without ``case_id``, such as an annotation server's, keep the name of their file.
+
+    Args:
+        keys: volumes with metadata.
+        allow_missing_keys: skip keys that are not there.
     """
 
     backend = [TransformBackends.TORCH]
-
-    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
-        """Args: keys: volumes with metadata."""
-        super().__init__(keys, allow_missing_keys)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         data = dict(data)

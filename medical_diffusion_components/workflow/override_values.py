@@ -136,21 +136,28 @@ def check_kinds(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
 
 def _misfit(id: str, value: Any, default: Any) -> str:
     """What was expected of a value that is not of the kind of the default, or of which a name promises more; else empty."""
-    positive = _POSITIVE.search(id) is not None
     if isinstance(default, list):
-        numbers = {type(item) for item in default} <= {int, float}
-        if isinstance(value, list | tuple) and not (_FIXED_LENGTH.search(id) and len(value) != len(default)):
-            of_one = numbers and default and any(_misfit(id, item, default[0]) for item in value)
-            if not of_one and not (_ASCENDING.search(id) and not value[0] < value[1]):
-                return ""
-        return "a list" + (" of two ascending numbers" if _ASCENDING.search(id) else " of numbers above 0" * positive)
+        return _misfit_of_list(id, value, default)
+    positive, number = _POSITIVE.search(id) is not None, type(value) in (int, float)
     if default is None:
-        return "a number above 0" if positive and type(value) in (int, float) and value <= 0 else ""
+        return "a number above 0" if positive and number and value <= 0 else ""
     if type(default) is int and not (type(value) is int and positive <= value < 1 << 63):
         return f"a whole number of at least {int(positive)}, and below 2^63"
-    if type(default) is float and not (type(value) in (int, float) and (value > 0 or not positive)):
+    if type(default) is float and not (number and (value > 0 or not positive)):
         return "a number above 0" if positive else "a number"
     return ""
+
+
+def _misfit_of_list(id: str, value: Any, default: list[Any]) -> str:
+    ascending = _ASCENDING.search(id) is not None
+    of_numbers = " of two ascending numbers" if ascending else " of numbers above 0" if _POSITIVE.search(id) else ""
+    expected = f"a list{of_numbers}"
+    if not isinstance(value, list | tuple) or (_FIXED_LENGTH.search(id) and len(value) != len(default)):
+        return expected
+    holds_numbers = bool(default) and {type(item) for item in default} <= {int, float}
+    if holds_numbers and any(_misfit(id, item, default[0]) for item in value):
+        return expected
+    return expected if ascending and not value[0] < value[1] else ""
 
 
 def check_device(device: Any) -> None:

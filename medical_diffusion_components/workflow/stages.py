@@ -14,9 +14,9 @@ from typing import Any
 
 from monai.bundle import ConfigWorkflow
 
-from medical_diffusion_components.data.datasets import EMBEDDED, warn_once
+from medical_diffusion_components.data.datasets import warn_once
 from medical_diffusion_components.distributed import end_by_error, wait_for_all
-from medical_diffusion_components.weights import provenance
+from medical_diffusion_components.weights import EMBEDDED, provenance
 from medical_diffusion_components.workflow.lookup import is_stage, running
 from medical_diffusion_components.workflow.overrides import changed_settings, check_overrides
 

@@ -81,9 +81,8 @@ def read_with_itk(path: str | os.PathLike) -> MetaTensor:
         spacing, origin = np.asarray(image.GetSpacing()), np.asarray(image.GetOrigin())
     except Exception as error:  # ITK's messages run over many lines
         cause = str(error).splitlines()[-1] if str(error) else type(error).__name__
-        if cause.startswith(
-            "Reason: "
-        ):  # of an earlier error of the system: MetaImage has none for voxels that are lacking
+        # MetaImage names no cause for missing voxels: ITK then repeats an earlier error of the system
+        if cause.startswith("Reason: "):
             cause = "its voxels are not there, or not all of them"
         raise VolumeError(f"{path}: cannot be read as a {what} volume of one layer: {cause}") from error
     affine = np.eye(4)

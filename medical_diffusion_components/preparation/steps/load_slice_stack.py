@@ -12,6 +12,7 @@ from monai.transforms import Transform
 from monai.transforms.utils import TransformBackends
 from monai.utils import ImageMetaKey
 
+from medical_diffusion_components.transforms.spacing_affine import SpacingAffine
 from medical_diffusion_components.transforms.volume_error import VolumeError
 
 __all__ = ["LoadSliceStack"]
@@ -33,16 +34,14 @@ class LoadSliceStack(Transform):
         file of (D, rows, columns) -> (1, H, W, D), a ``MetaTensor`` of float32
 
     Raises:
-        VolumeError: the file is missing or damaged, or is no array of real numbers with three axes.
+        ValueError: as of :class:`~medical_diffusion_components.transforms.SpacingAffine`.
+        VolumeError: when called, the file is missing or damaged, or is no array of real numbers with three axes.
     """
 
     backend = [TransformBackends.NUMPY]
 
     def __init__(self, spacing: Sequence[float], axcodes: str) -> None:
-        if len(spacing) != 3 or not all(np.isfinite(s) and s > 0 for s in spacing):
-            raise ValueError(f"spacing must be three positive numbers in mm, got {list(spacing)}")
-        if sorted(_world_axis(code) for code in axcodes) != [0, 1, 2]:
-            raise ValueError(f"axcodes must name one of L/R, one of P/A and one of I/S, got {axcodes!r}")
+        SpacingAffine(spacing, axcodes)  # refuses what it cannot attach, before a file is read
         self.spacing = tuple(float(s) for s in spacing)
         self.axcodes = axcodes
 
@@ -64,13 +63,6 @@ class LoadSliceStack(Transform):
                 f"{stored}: its header is damaged"
             )
         volume = np.ascontiguousarray(slices[:, ::-1].transpose(2, 1, 0), dtype=np.float32)  # (columns, rows, slices)
-        affine = np.diag([0.0, 0.0, 0.0, 1.0])
-        for axis, code in enumerate(self.axcodes):
-            affine[_world_axis(code), axis] = self.spacing[axis] * (1 if code in "RAS" else -1)
-        affine[:3, 3] = -affine[:3, :3] @ (np.array(volume.shape) - 1) / 2
-        meta = {ImageMetaKey.FILENAME_OR_OBJ: str(filename)}
-        return MetaTensor(torch.from_numpy(volume[None]), affine=torch.from_numpy(affine), meta=meta)
-
-
-def _world_axis(code: str) -> int:
-    return next((axis for axis, pair in enumerate(("LR", "PA", "IS")) if code in pair), -1)
+        placed = SpacingAffine(self.spacing, self.axcodes)(torch.from_numpy(volume[None]))
+        placed.meta[ImageMetaKey.FILENAME_OR_OBJ] = str(filename)
+        return placed
