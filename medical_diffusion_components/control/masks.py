@@ -18,6 +18,7 @@ from medical_diffusion_components.control.mask_drawing import drawn_masks, note_
 from medical_diffusion_components.data.datalists import subject_of
 from medical_diffusion_components.data.datasets import SAME_SPACING, nifti_files
 from medical_diffusion_components.data.splits import SPLITS
+from medical_diffusion_components.orientation import centre_of_box, grid_around
 from medical_diffusion_components.transforms.load_volume import LoadVolume
 from medical_diffusion_components.transforms.volume_error import VolumeError, times
 
@@ -165,16 +166,13 @@ def read_asked_mask(
     size = tuple(int(n) for n in image_size)
     if labels.shape == size and (np.abs(own / wanted - 1) <= SAME_SPACING).all():
         return AskedMask(labels, affine, _origin(path))
-    box = np.argwhere(labels > 0)
-    middle = affine[:3, :3] @ ((box.min(0) + box.max(0)) / 2) + affine[:3, 3]
-    grid = np.eye(4)
-    grid[:3, :3] = affine[:3, :3] / own * wanted
-    grid[:3, 3] = middle - grid[:3, :3] @ ((np.array(size) - 1) / 2)
+    structures = np.argwhere(labels > 0)
+    grid = grid_around(centre_of_box(structures, affine), size, spacing, affine)
     change = np.round(np.linalg.inv(affine) @ grid, 9)
     sampled = ndimage.affine_transform(labels, change[:3, :3], change[:3, 3], size, order=0, mode="grid-constant")
     if not sampled.any():
         raise VolumeError(f"{path}: its structures are too small for the model's voxels of {wanted.tolist()} mm")
-    places = box @ np.linalg.inv(change)[:3, :3].T + np.linalg.inv(change)[:3, 3]
+    places = structures @ np.linalg.inv(change)[:3, :3].T + np.linalg.inv(change)[:3, 3]
     outside = float(((places < -0.5) | (places > np.array(size) - 0.5)).any(1).mean())
     if outside > 0:
         logger.warning(

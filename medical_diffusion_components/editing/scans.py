@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from medical_diffusion_components.data.datasets import SAME_SPACING, is_edited, is_synthetic
 from medical_diffusion_components.data.label_maps import looks_like_labels
+from medical_diffusion_components.orientation import centre_of_box, grid_around
 from medical_diffusion_components.preparation.scan_remarks import modality_remark
 from medical_diffusion_components.preparation.steps.resample import Resample
 from medical_diffusion_components.transforms.check_volume import CheckVolume
@@ -223,18 +224,11 @@ def model_grid(
     turned = nib.orientations.apply_orientation(scan.values, turn)
     affine = scan.affine @ nib.orientations.inv_ornt_aff(turn, scan.values.shape)
     height, width, depth = (int(n) for n in image_size)
-    if turned.shape == (height, width, depth):
-        return Grid(affine, (height, width, depth))
-    steps = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0) * np.asarray(spacing, np.float64)
-    if centre is None:
-        bright = np.argwhere(turned > turned.min())
-        middle = affine[:3, :3] @ ((bright.min(0) + bright.max(0)) / 2) + affine[:3, 3]
-    else:
-        middle = np.asarray(centre, np.float64)
-    placed = np.eye(4)
-    placed[:3, :3] = steps
-    placed[:3, 3] = middle - steps @ ((np.array([height, width, depth]) - 1) / 2)
-    return Grid(placed, (height, width, depth))
+    size = (height, width, depth)
+    if turned.shape == size:
+        return Grid(affine, size)
+    middle = centre_of_box(np.argwhere(turned > turned.min()), affine) if centre is None else np.asarray(centre, float)
+    return Grid(grid_around(middle, size, spacing, affine), size)
 
 
 def _read(path: Path) -> Scan:

@@ -19,6 +19,7 @@ from medical_diffusion_components.chance import derive_seed
 from medical_diffusion_components.data import SPLITS, data_fingerprint, labelled_cases, labelled_subset, load_cases
 from medical_diffusion_components.data.datasets import fixed_window, note_path
 from medical_diffusion_components.files import write_folder_atomically, write_json
+from medical_diffusion_components.orientation import centre_of_box, grid_around
 from medical_diffusion_components.requirements import SEGMENTATION_TRAINING, check_packages
 from medical_diffusion_components.transforms import LoadVolumed, RandTorchIOd, ScaleAsPreparedd
 from medical_diffusion_components.transforms.scale_as_prepared import fixed_scale
@@ -185,9 +186,8 @@ def _resampled(volume: Any, grid: Any) -> nib.Nifti1Image:
     voxels = np.asarray(volume.dataobj, dtype=np.float32)
     sigma = [0.5 * np.sqrt(max((new / old) ** 2 - 1, 0)) for new, old in zip(_spacing(target), _spacing(volume))]
     voxels = gaussian_filter(voxels, sigma)
-    affine = np.diag([*_spacing(target), 1.0])
-    middle, half = ((np.array(v.shape) - 1) / 2 for v in (volume, target))
-    affine[:3, 3] = volume.affine[:3, :3] @ middle + volume.affine[:3, 3] - affine[:3, :3] @ half
+    corners = np.array([(0, 0, 0), np.array(volume.shape) - 1])
+    affine = grid_around(centre_of_box(corners, volume.affine), target.shape, _spacing(target), np.eye(4))
     made = resample_from_to(nib.Nifti1Image(voxels, volume.affine), (target.shape, affine), order=1, mode="nearest")
     return nib.Nifti1Image(np.asarray(made.dataobj, dtype=np.float32), affine)
 
