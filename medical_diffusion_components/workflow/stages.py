@@ -37,6 +37,12 @@ def start_run(*passed_on: str) -> None:
     sys.excepthook = _traceback_with_cause
     if int(os.environ.get("RANK", "0")) > 0:  # set by torchrun: what all processes would say, the first alone says
         logging.disable(logging.INFO)
+        for common in (
+            "data",
+            "weights",
+            "workflow",
+        ):  # what these warn of, every process finds; of its cases, each its own
+            logging.getLogger(f"{__name__.partition('.')[0]}.{common}").setLevel(logging.ERROR)
     if not is_stage():
         warn_once.cache_clear()  # of an earlier run in this process, as in a notebook
     check_overrides(*passed_on)

@@ -242,10 +242,17 @@ def thresholding(folder: Path, **facts: Any) -> dict[str, Any]:
     return {"network_def": network_def, "classes": {"background": 0, "blob": 1}, "models_dir": str(folder / "models")}
 
 
-def test_inference_comes_back_on_the_grid_of_the_file(oblique: tuple[Path, np.ndarray], tmp_path: Path) -> None:
+def test_inference_comes_back_on_the_grid_of_the_file(
+    oblique: tuple[Path, np.ndarray],
+    tmp_path: Path,
+    recwarn: pytest.WarningsRecorder,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     path, inside = oblique
     options = thresholding(tmp_path) | {"output_dir": str(tmp_path / "output"), "roi_size": [64, 32, 32]}
     run(BUNDLE, "inference.json", **options, dataset_dir=str(path.parents[1]))
+    said = [*caplog.messages, *(str(warning.message) for warning in recwarn)]
+    assert not [text for text in said if "odec" in text], "a decoder of DICOM that is absent is of no matter here"
     [made] = (tmp_path / "output" / "segmentations").rglob("*.nii.gz")
     assert made.name == "visit 1_scan_seg.nii.gz", "the folder tells one visit from another"
     segmented = nib.load(made)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +14,7 @@ from monai.utils import OptionalImportError
 from torch import nn
 from two_stages import FIRST, SECOND, start
 
+from medical_diffusion_components.data.datasets import nifti_files
 from medical_diffusion_components.weights import save_weights
 from medical_diffusion_components.workflow import stages
 
@@ -74,6 +76,23 @@ def test_a_warning_comes_once_in_each_run_of_a_process(configs: Path, caplog: py
         assert sum("1 images that are not NIfTI" in message for message in caplog.messages) == number
 
 
+def test_a_stage_of_another_bundle_has_its_own_metadata(configs: Path) -> None:
+    """What the running bundle says of itself is not passed on with its settings."""
+    other = configs.parents[1] / "other" / "configs"
+    shutil.copytree(configs, other)
+    (other / "metadata.json").write_text(json.dumps({"version": "9.9.9"}))
+    told = FIRST | {"training": ["$Path(@models_dir + '.txt').write_text(@_meta_#version)"]}
+    (other / "train_autoencoder.yaml").write_text(yaml.safe_dump(told, sort_keys=False))
+    trained = f"$run_config(['{other}/train_autoencoder.yaml'], workflow.changed_settings('train.yaml'))"
+    running = SECOND | {
+        "imports": [*SECOND["imports"], RUN_CONFIG],
+        "training": [trained, "$print(@steps, @dataset_dir)"],
+    }
+    (configs / "train.yaml").write_text(yaml.safe_dump(running, sort_keys=False))
+    start(configs).run()
+    assert (other.parent / "models.txt").read_text() == "9.9.9"
+
+
 def test_processes_wait_for_the_weights_of_the_first_stage(configs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights, there = configs.parent / "models" / "first.pt", []
     monkeypatch.setattr(stages, "wait_for_all", lambda: there.append(weights.is_file()))
@@ -81,16 +100,30 @@ def test_processes_wait_for_the_weights_of_the_first_stage(configs: Path, monkey
     assert there == [True]
 
 
-@pytest.mark.parametrize(("rank", "level"), [("0", logging.NOTSET), ("1", logging.INFO)])
+@pytest.mark.parametrize(("rank", "level", "common"), [("0", logging.NOTSET, "1"), ("1", logging.INFO, "")])
 def test_of_several_processes_the_first_alone_says_what_happens(
-    rank: str, level: int, configs: Path, monkeypatch: pytest.MonkeyPatch
+    rank: str,
+    level: int,
+    common: str,
+    configs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """And what all find; what one finds in its share of the cases, it says itself."""
     monkeypatch.setenv("RANK", rank)
+    (configs / "scan.mha").touch()
+    package = stages.__name__.partition(".")[0]
     try:
         start(configs)
+        nifti_files(configs)
+        logging.getLogger(f"{package}.preparation.scan_remarks").warning("of one case")
         assert logging.root.manager.disable == level
+        ours = [record.getMessage() for record in caplog.records if record.name.startswith(package)]
+        assert [message[:1] for message in ours] == [*common, "o"]
     finally:
         logging.disable(logging.NOTSET)
+        for room in ("data", "weights", "workflow"):
+            logging.getLogger(f"{package}.{room}").setLevel(logging.NOTSET)
 
 
 def test_a_training_ends_with_the_epoch_of_its_weights(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -176,6 +209,13 @@ def test_the_cause_in_a_writer_is_the_last_line(capsys) -> None:
 def test_a_wrong_name_in_an_installed_package_is_no_missing_package(capsys) -> None:
     error = chained(RuntimeError("Failed to evaluate x"), ModuleNotFoundError("No module named 'torch.nothing'"))
     assert last_lines(error, capsys)[-1] == "Stopped: ModuleNotFoundError: No module named 'torch.nothing'"
+
+
+def test_a_process_of_several_ends_by_the_error_with_its_cause(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[str] = []
+    monkeypatch.setattr(stages, "end_by_error", ended.append)
+    last_lines(chained(RuntimeError("Failed to evaluate x"), ValueError("head.nii.gz is\n damaged")), capsys)
+    assert ended == ["ValueError: head.nii.gz is damaged"]
 
 
 def test_an_error_that_is_not_wrapped_is_not_repeated(capsys) -> None:
