@@ -86,6 +86,20 @@ def test_every_kind_of_view_changes_the_volume(change: str) -> None:
     assert 0.1 < changed < 0.6 if change == "blur" else changed > 0.9  # 0.3 is the blur's probability
 
 
+def test_each_step_follows_its_own_gradient_alone(
+    volumes: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = []
+
+    def flat_after_the_first(*arguments):
+        steps.append(1)
+        return nt_xent(*arguments) * (len(steps) == 1)
+
+    monkeypatch.setattr(encoder_module, "nt_xent", flat_after_the_first)
+    encoder, _ = trained_encoder(volumes, {}, tmp_path, RandomViews(), TRAINING._replace(steps=3))
+    assert not any(parameter.grad.any() for parameter in encoder.parameters())
+
+
 @pytest.mark.slow
 def test_interrupted_training_ends_as_it_would_have(
     volumes: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

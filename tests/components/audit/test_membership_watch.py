@@ -9,8 +9,9 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 
-from medical_diffusion_components.audit import MembershipWatch
+from medical_diffusion_components.audit import MembershipWatch, membership_watch
 from medical_diffusion_components.audit.membership import area_under_curve, denoising_losses, membership_scores
+from medical_diffusion_components.chance import normal_of_seed
 from medical_diffusion_components.diffusion import LatentDiffusionGenerator, noise_scheduler
 from medical_diffusion_components.handlers import StopWhenConverged
 from medical_diffusion_components.networks import VQGAN, EMACodebook
@@ -101,6 +102,29 @@ def test_each_latent_is_denoised_under_its_conditions_and_samples_ask_for_those_
     watch._holdout_share()
     sides = [int(number) >= COUNT for number in generator.denoiser.asked]
     assert sum(sides) * 2 == len(sides) > 0, "as many of either side"
+
+
+def test_of_few_patients_all_are_asked_for(bed: tuple) -> None:
+    generator, training, held_out = bed
+    for number, entry in enumerate(training + held_out):
+        entry["conditions"] = torch.tensor([float(number)])
+    generator.denoiser = AskedFor(torch.zeros(2 * COUNT, *SHAPE))
+    MembershipWatch(generator, training[:2], held_out[:2], stop_at=0.9, num_samples=4)._holdout_share()
+    assert set(generator.denoiser.asked) == {0, 1, COUNT, COUNT + 1}
+
+
+def test_all_noise_follows_from_the_seed(bed: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator, training, _ = bed
+    watch, noise, seeds = MembershipWatch(*bed, stop_at=0.9, num_samples=2, seed=7), [], []
+    sample = generator.sample_latent
+    monkeypatch.setattr(generator, "sample_latent", lambda latent, row: noise.append(latent[0]) or sample(latent, row))
+    watch._holdout_share()
+    assert torch.equal(torch.stack(noise), torch.stack([normal_of_seed(seed, SHAPE) for seed in (7, 8)]))
+    monkeypatch.setattr(
+        membership_watch, "denoising_losses", lambda _, x, seed, **__: seeds.append(seed) or np.zeros(len(x))
+    )
+    watch._losses(training)
+    assert set(seeds) == {7}
 
 
 def test_of_many_training_volumes_the_same_random_ones_are_compared_each_time(bed: tuple, monkeypatch) -> None:
