@@ -17,17 +17,20 @@ from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.uid import CTImageStorage, MRImageStorage
 
 from medical_diffusion_components.dicom.series import read_series
 from medical_diffusion_components.dicom.writing import check_right_angles, derived_uid, write_series
-from medical_diffusion_components.dicom_export.synthetic_series import MIN_LEVELS, check_replaceable, describe_equipment
+from medical_diffusion_components.dicom_export.derived_images import (
+    check_levels,
+    check_replaceable,
+    describe_equipment,
+    describe_image,
+    describe_window,
+)
 from medical_diffusion_components.files import write_folder_atomically
 from medical_diffusion_components.reports.volume_writer import with_note
 
 __all__ = ["EditedSeries"]
-
-_INT16 = np.iinfo(np.int16)
 
 
 class EditedSeries:
@@ -62,11 +65,7 @@ class EditedSeries:
                 leave too few grey levels of.
         """
         check_right_angles(affine)
-        if round(low) < _INT16.min or round(high) > _INT16.max or high - low < MIN_LEVELS - 1:
-            raise ValueError(
-                f"DICOM holds whole numbers from {_INT16.min} to {_INT16.max}, and at least {MIN_LEVELS} grey levels are "
-                f"wanted: the scan has intensities in [{low:g}, {high:g}]; write NIfTI"
-            )
+        check_levels(low, high, f"the scan has intensities in [{low:g}, {high:g}]; write NIfTI")
 
     def save(self, path: Path, volume: np.ndarray, affine: np.ndarray, note: Mapping[str, Any]) -> None:
         """Write a series and the note beside it, whole or not at all; a series that was there is replaced.
@@ -117,9 +116,8 @@ class EditedSeries:
         header.PositionReferenceIndicator = ""
         header.LossyImageCompression, header.BurnedInAnnotation = "00", "NO"
         _describe_derivation(header, note)
-        _describe_images(header, self.modality)
-        low, high = window
-        header.WindowWidth, header.WindowCenter = f"{high - low + 1:g}", f"{(low + high + 1) / 2:g}"
+        describe_image(header, self.modality, "SECONDARY", "EDITED")
+        describe_window(header, *window)
         return header
 
 
@@ -129,21 +127,3 @@ def _describe_derivation(header: Dataset, note: Mapping[str, Any]) -> None:
     header.DerivationDescription = (
         f"Edited from a real scan ({note['operation']}) by a generative model; it still shows the patient. {sources}"
     )[:1024]
-
-
-def _describe_images(header: Dataset, modality: str) -> None:
-    if modality == "CT":
-        header.SOPClassUID = CTImageStorage
-        header.ImageType = ["DERIVED", "SECONDARY", "AXIAL", "", "EDITED"]
-        header.KVP = None
-        header.RescaleIntercept, header.RescaleSlope, header.RescaleType = "0", "1", "US"
-    else:
-        header.SOPClassUID = MRImageStorage
-        header.ImageType = ["DERIVED", "SECONDARY", "OTHER", "EDITED"]
-        header.ScanningSequence, header.SequenceVariant, header.ScanOptions = "RM", "NONE", ""
-        header.MRAcquisitionType, header.EchoTime, header.EchoTrainLength, header.RepetitionTime = (
-            "3D",
-            None,
-            None,
-            None,
-        )

@@ -18,23 +18,26 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.sequence import Sequence as DicomSequence
-from pydicom.uid import CTImageStorage, MRImageStorage
 
 from medical_diffusion_components.data.conditions import Conditions
 from medical_diffusion_components.dicom.series import read_series
 from medical_diffusion_components.dicom.writing import derived_uid, write_series
-from medical_diffusion_components.files import PACKAGE_NAME, write_folder_atomically
+from medical_diffusion_components.dicom_export.derived_images import (
+    check_levels,
+    check_replaceable,
+    describe_equipment,
+    describe_image,
+    describe_window,
+)
+from medical_diffusion_components.files import write_folder_atomically
 from medical_diffusion_components.reports.volume_writer import with_note
 
 __all__ = ["SyntheticSeries"]
 
-MIN_LEVELS = 256  # grey levels that a range must have once it is rounded to whole numbers
 NOMINAL_HOUNSFIELD = (-1000.0, 1000.0)
 # width and centre that radiologists look at chest CT with
 _CT_WINDOWS = {"LUNG": (1500, -600), "SOFT TISSUE": (400, 40)}
 _AGE_UNITS = {"years": "Y", "months": "M", "weeks": "W", "days": "D"}
-_INT16 = np.iinfo(np.int16)
 
 
 class _Scale(NamedTuple):
@@ -121,12 +124,9 @@ class SyntheticSeries:
         else:
             meant = self.nominal_hounsfield if self.modality == "CT" else self.intensity_range
         start, end = meant
-        limits = (_INT16.min, _INT16.max)
-        if not limits[0] <= start < end <= limits[1] or end - start < MIN_LEVELS - 1:
-            raise ValueError(
-                f"DICOM holds whole numbers from {limits[0]} to {limits[1]}, and at least {MIN_LEVELS} grey levels are "
-                f'wanted: expected another range than [{start:g}, {end:g}], such as --intensity_range "[0.0, 4095.0]"'
-            )
+        check_levels(
+            start, end, f'expected another range than [{start:g}, {end:g}], such as --intensity_range "[0.0, 4095.0]"'
+        )
         return _Scale(self.intensity_range, meant, known)
 
     def _header(self, note: Mapping[str, Any], scale: _Scale, affine: np.ndarray, shape: Sequence[int]) -> Dataset:
@@ -147,10 +147,10 @@ class SyntheticSeries:
         _describe_conditions(header, self.conditions, note.get("conditions", {}))
         header.LossyImageCompression = "00"
         header.BurnedInAnnotation = "NO"
+        describe_image(header, self.modality, "PRIMARY", "SYNTHETIC")
+        describe_window(header, *scale.meant)
         if self.modality == "CT":
-            _describe_ct(header, scale)
-        else:
-            _describe_mr(header, scale)
+            _describe_unit(header, scale)
         return header
 
 
@@ -165,30 +165,6 @@ def _describe_patient_and_study(header: Dataset, weights: str, seed: int, identi
     header.StudyDate = header.StudyTime = header.AccessionNumber = header.ReferringPhysicianName = ""
     header.AcquisitionNumber = None
     header.Laterality = header.PatientPosition = ""  # of a body that never lay anywhere
-
-
-def describe_equipment(header: Dataset, note: Mapping[str, Any], code: str, meaning: str) -> None:
-    """Which software and weights made the images, and that they are for research.
-
-    Args:
-        header: is changed.
-        note: the JSON beside the volume.
-        code: of the equipment's purpose, a code of DICOM's own (PS3.16, CID 7005).
-        meaning: of that code.
-    """
-    header.Manufacturer = PACKAGE_NAME
-    header.ManufacturerModelName = str(note.get("bundle", PACKAGE_NAME))[:64]
-    header.SoftwareVersions = str(note["versions"][PACKAGE_NAME])[:64]
-    header.ContentQualification = "RESEARCH"
-    purpose = Dataset()
-    purpose.CodeValue, purpose.CodingSchemeDesignator = code, "DCM"
-    purpose.CodeMeaning = meaning
-    equipment = Dataset()
-    equipment.PurposeOfReferenceCodeSequence = DicomSequence([purpose])
-    equipment.Manufacturer, equipment.ManufacturerModelName = header.Manufacturer, header.ManufacturerModelName
-    equipment.SoftwareVersions = header.SoftwareVersions
-    equipment.ContributionDescription = f"weights with SHA-256 {note['weights_sha256']}, seed {note['seed']}"
-    header.ContributingEquipmentSequence = DicomSequence([equipment])
 
 
 def _describe_origin(header: Dataset, note: Mapping[str, Any]) -> None:
@@ -221,33 +197,15 @@ def _describe_conditions(header: Dataset, conditions: Conditions, given: Mapping
         header.DerivationDescription = (words + header.DerivationDescription)[:1024]
 
 
-def _describe_ct(header: Dataset, scale: _Scale) -> None:
-    header.SOPClassUID = CTImageStorage
-    header.ImageType = ["DERIVED", "PRIMARY", "AXIAL", "", "SYNTHETIC"]
-    header.KVP = None
-    header.RescaleIntercept, header.RescaleSlope = "0", "1"
-    header.RescaleType = "HU" if scale.known else "US"
+def _describe_unit(header: Dataset, scale: _Scale) -> None:
+    """Whether the values of CT are Hounsfield units."""
     if scale.known:
+        header.RescaleType = "HU"
         header.WindowWidth = [str(width) for width, _ in _CT_WINDOWS.values()]
         header.WindowCenter = [str(centre) for _, centre in _CT_WINDOWS.values()]
         header.WindowCenterWidthExplanation = list(_CT_WINDOWS)
     else:
-        _set_full_window(header, scale)
         header.ImageComments = "No Hounsfield units: every training volume was scaled by its own limits"
-
-
-def _describe_mr(header: Dataset, scale: _Scale) -> None:
-    header.SOPClassUID = MRImageStorage
-    header.ImageType = ["DERIVED", "PRIMARY", "OTHER", "SYNTHETIC"]
-    header.ScanningSequence, header.SequenceVariant, header.ScanOptions = "RM", "NONE", ""
-    header.MRAcquisitionType, header.EchoTime, header.EchoTrainLength, header.RepetitionTime = "3D", None, None, None
-    _set_full_window(header, scale)
-
-
-def _set_full_window(header: Dataset, scale: _Scale) -> None:
-    start, end = scale.meant
-    # by the formula of PS3.3 C.11.2.1.2: the least value is black and the greatest is white
-    header.WindowWidth, header.WindowCenter = f"{end - start + 1:g}", f"{(start + end + 1) / 2:g}"
 
 
 def _limits(name: str, values: Sequence[float]) -> tuple[float, float]:
@@ -255,13 +213,3 @@ def _limits(name: str, values: Sequence[float]) -> tuple[float, float]:
     if len(limits) != 2 or not limits[0] < limits[1]:
         raise ValueError(f"expected two ascending numbers as {name}, got {list(values)}")
     return limits
-
-
-def check_replaceable(path: Path) -> None:
-    """Raises: ValueError: there is something at ``path`` that a series does not consist of."""
-    if path.is_dir():
-        foreign = [entry.name for entry in path.iterdir() if entry.suffix != ".dcm" or not entry.is_file()]
-        if foreign:
-            raise ValueError(f"{path} holds something else than a series, such as {foreign[0]}: move it away")
-    elif path.exists():
-        raise ValueError(f"{path} should be the folder of a series, but is a file: move it away")
