@@ -24,7 +24,7 @@ from medical_diffusion_components.distributed import own_device
 from medical_diffusion_components.files import folder_setting
 from medical_diffusion_components.weights import provenance
 from medical_diffusion_components.workflow.lookup import is_stage
-from medical_diffusion_components.workflow.run_settings import FOLDERS
+from medical_diffusion_components.workflow.run_settings import FOLDERS, is_resolved_later
 
 __all__ = ["check_device", "check_folder_names", "check_kinds", "check_switches", "remark_on_spacing"]
 
@@ -52,7 +52,7 @@ def check_folder_names(config: Mapping[str, Any]) -> None:
             continue
         if not isinstance(value, str):
             folder_setting(id, value)
-        elif value[:1] in ("$", "@", "%") and (os.path.lexists(value) or _is_meant_as_name(value, config)):
+        elif is_resolved_later(value) and (os.path.lexists(value) or _is_meant_as_name(value, config)):
             raise ValueError(
                 f"--{id} {value}: a name that begins with {value[0]} is an expression or a reference in a configuration, "
                 f"not a folder. Write ./ before it (--{id} './{value}'), or its whole path"
@@ -101,11 +101,7 @@ def check_switches(
     known = {id: value for id, value, _ in _nested(defaults)}
     nested = list(_nested(config))
     for id, value, block in nested:
-        if (
-            isinstance(value, Mapping)
-            or value in (None, False, True, known.get(id))
-            or str(value)[:1] in ("$", "@", "%")
-        ):
+        if isinstance(value, Mapping) or value in (None, False, True, known.get(id)) or is_resolved_later(value):
             continue
         takers = [(block, id)] + [(user, own) for own, reference, user in nested if reference == f"@{id}"]
         if (
@@ -127,7 +123,7 @@ def check_kinds(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     exempt = (*_OF_TWO_KINDS, *(id.removesuffix("_target_") for id, _, _ in nested if id.endswith("_target_")))
     for id, value, _ in nested:
         default = _plain_default(known.get(id), known)
-        if id.startswith(exempt) or value in (None, default) or str(value)[:1] in ("$", "@", "%"):
+        if id.startswith(exempt) or value in (None, default) or is_resolved_later(value):
             continue
         if expected := _misfit(id, value, default):
             example = "or None" if default is None else f"such as {default}"
@@ -162,7 +158,7 @@ def _misfit_of_list(id: str, value: Any, default: list[Any]) -> str:
 
 def check_device(device: Any) -> None:
     """A device that torch does not know, or that this machine does not have."""
-    if isinstance(device, str) and device[:1] not in ("$", "@", "%"):
+    if isinstance(device, str) and not is_resolved_later(device):
         try:
             torch.empty(0, device=device)
         except Exception as error:  # of one kind for each device

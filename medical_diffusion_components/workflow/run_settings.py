@@ -13,7 +13,7 @@ from monai.bundle.utils import ID_SEP_KEY
 
 from medical_diffusion_components.workflow.lookup import running
 
-__all__ = ["FOLDERS", "PLACES", "changes", "settings", "used_ids", "without_places"]
+__all__ = ["FOLDERS", "PLACES", "changes", "is_resolved_later", "settings", "used_ids", "without_places"]
 
 # Where something lies. What lies there counts by its hash, not by its path.
 FOLDERS = frozenset(
@@ -141,11 +141,16 @@ def _is_arithmetic(config: Mapping[str, Any], id: str) -> bool:
     )
 
 
+def is_resolved_later(value: Any) -> bool:
+    """Whether a value is an expression or a reference, whose own value is known only once MONAI has resolved it."""
+    return isinstance(value, str) and value.startswith(("$", "@", "%"))
+
+
 def _is_plain(value: Any) -> bool:
     """A value that is no block, no expression and no reference."""
-    if isinstance(value, str):
-        return value[:1] not in ("$", "@", "%")
-    return all(map(_is_plain, value)) if isinstance(value, list) else not isinstance(value, dict)
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return not (isinstance(value, dict) or is_resolved_later(value))
 
 
 def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
