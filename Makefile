@@ -73,11 +73,18 @@ release: $(VENV)/.installed
 clean-demo:
 	rm -rf bundles/*/demo
 
-$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
+EXTRAS := [prepare,dicom,segmentation,evaluation,manifests,docs,dev]
+
+# This package, with the extras $(1).
+define install
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".$(1)"
+endef
+
+$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
+	$(call install)
 	touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[prepare,dicom,segmentation,evaluation,manifests,docs,dev]"
-	touch $@
+$(VENV)/.installed-dev: setup.cfg pyproject.toml constraints.txt
+	$(call install,$(EXTRAS))
+	touch $(VENV)/.installed $@

@@ -14,12 +14,15 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "docs" / "tutorial.ipynb"
 LARGEST = 1.5  # MB
+NARROW = ["--base_channels=4", "--norm_groups=4", "--denoiser_channels=32"]  # what training makes, all else uses
 # Its commands run in forked processes; tests/bundles/test_commands.py is about those that start anew.
 FORKED = f"""
 import types
 sys.path.insert(0, {str(ROOT / "tests")!r})
 import warm_processes
-subprocess = types.SimpleNamespace(run=lambda command, **_: warm_processes.python(*command[1:]))
+def run(command, **_):
+    return warm_processes.python(*command[1:], *({NARROW} if "training" in command else []))
+subprocess = types.SimpleNamespace(run=run)
 """
 SMALLEST = {"FIRST_STAGE_EPOCHS": 1, "DENOISER_EPOCHS": 1, "VOLUMES": 4, "ENCODER_STEPS": 2}
 
