@@ -25,7 +25,7 @@ from medical_diffusion_components.preparation.steps.load_scan import RawScan
 
 __all__ = ["RawCase", "cases_of_folder", "cases_of_manifest", "inventory_of_manifest"]
 
-_IMAGE_ID = re.compile(r"(?:^|_)I(\d+)(?:\.nii|\.nii\.gz)?$")
+_IMAGE_ID = re.compile(r"(?:^|_)I(\d+)(?i:\.nii|\.nii\.gz)?$")
 _NOT_WANTED = "in no case of the manifest"
 
 

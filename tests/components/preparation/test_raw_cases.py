@@ -93,11 +93,13 @@ def test_sources_of_all_kinds_are_found_and_what_is_absent_is_said(tmp_path):
     dicom(tmp_path / "some" / "where", 7)
     nifti(tmp_path / "002_S_0295" / "MPR" / "I118671" / "ADNI_002_S_0295_MR_I118671.nii")
     dicom(tmp_path / "002_S_0295" / "MPR" / "2006-04-18" / "I45108", 8)
+    (tmp_path / "flat_I77.NII.GZ").write_bytes((tmp_path / "train" / "1.nii.gz").read_bytes())
     sources = [
         {"path": "train/1.nii.gz"},
         {"series_uid": "1.2.7", "num_images": 4},
         {"image_id": "I118671"},
         {"image_id": "45108"},
+        {"image_id": "I77"},
         {"path": "train/2.nii.gz"},
         {"series_uid": "1.2.9"},
         {"image_id": "I5"},
@@ -108,12 +110,13 @@ def test_sources_of_all_kinds_are_found_and_what_is_absent_is_said(tmp_path):
         "some/where",
         "002_S_0295/MPR/I118671/ADNI_002_S_0295_MR_I118671.nii",
         "002_S_0295/MPR/2006-04-18/I45108",
+        "flat_I77.NII.GZ",
         None,
         None,
         None,
     ]
     assert cases[1].scan[1:3] == ("1.2.7", 4) and cases[1].split == "validation"
-    assert "train/2.nii.gz" in cases[4].absent and "1.2.9" in cases[5].absent
+    assert "train/2.nii.gz" in cases[5].absent and "1.2.9" in cases[6].absent
 
 
 def test_a_series_downloaded_twice_is_not_chosen_from_by_chance(tmp_path):
