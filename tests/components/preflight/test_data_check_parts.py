@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 from folders_to_check import head, nifti
@@ -39,12 +40,17 @@ def inventory_of(raw: Path, more: int = 0, **facts: Any) -> Inventory:
 
 
 def checked(
-    inventory: Inventory, allowed: float = 0.05, manifest: object = None, more: Sequence[Callable] = (), **settings: Any
+    inventory: Inventory,
+    allowed: float = 0.05,
+    manifest: object = None,
+    more: Sequence[Callable] = (),
+    load: Any = None,
+    **settings: Any,
 ) -> CheckReport:
     raw = inventory.root
 
     def make(dataset_dir: str, max_refused_share: float = allowed) -> SimpleNamespace:
-        steps = [LoadScand("image"), *more]
+        steps = [load or LoadScand("image"), *more]
         return SimpleNamespace(
             max_refused_share=max_refused_share,
             raw_dir=raw,
@@ -126,6 +132,50 @@ def test_a_command_of_the_preparation_is_named_and_not_run(raw: Path, tried: Cal
     report = checked(inventory_of(raw), more=[command])
     assert report.room["not tried"].startswith("the command of --brain_extraction")
     assert command not in calls[0][2] and report.survey.refused == {}
+
+
+@pytest.mark.parametrize(
+    "belief",
+    [{"plane": "sagittal"}, {"spacing_range": (1.0, 3.0)}, {"largest_extent": 60.0}, {"affine_from": "refuse"}],
+)
+def test_what_a_belief_about_headers_refuses_is_pictured_and_not_read_by_the_steps(
+    belief: dict, raw: Path, tried: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried()
+    image = nib.Nifti1Image(head(0), np.diag([2.0, 2.0, 6.0, 1.0]))
+    image.set_sform(image.affine, 1)
+    image.set_qform(image.affine @ np.diag([1.0, -1.0, 1.0, 1.0]) if "affine_from" in belief else image.affine, 1)
+    nib.save(image, raw / "c0.nii.gz")
+    read, run_steps = [], data_check.run_steps
+    monkeypatch.setattr(
+        data_check, "run_steps", lambda case, *rest: read.append(case.case_id) or run_steps(case, *rest)
+    )
+    survey = checked(inventory_of(raw), load=LoadScand("image", **belief)).survey
+    assert "c0" in survey.refused and "c0" in survey.looks and "c0" not in read
+
+
+def test_what_a_look_refuses_is_named_without_the_folder(raw: Path, tried: Callable) -> None:
+    tried()
+    (raw / "c1.nii.gz").write_bytes((raw / "c1.nii.gz").read_bytes()[:-2000])
+    refused = checked(inventory_of(raw)).survey.refused
+    assert set(refused) == {"c1"} and refused["c1"].startswith("c1.nii.gz: ")
+
+
+def test_a_look_takes_the_steps_up_to_the_first_that_is_slow(raw: Path, tried: Callable) -> None:
+    tried()
+    done: list[str] = []
+
+    def step(kind: str, said: str) -> Callable:
+        return type(kind, (), {"__call__": lambda _, data: done.append(said) or data})()
+
+    steps = [step("CheckVolumed", "first"), step("FillPaddingd", "second"), step("Slow", "slow")]
+    checked(inventory_of(raw), more=[*steps, step("CheckVolumed", "after")])
+    assert done == ["first", "second"] * 4
+
+
+def test_an_empty_folder_is_reported_on(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    assert checked(Inventory(tmp_path / "raw")).short == ["0 patient(s): at least 3 are needed, one for each split"]
 
 
 def test_a_header_that_is_refused_keeps_its_own_reason(raw: Path, tried: Callable) -> None:
