@@ -404,6 +404,16 @@ def test_what_a_notebook_holds_is_not_asked_for_its_workers(tmp_path, monkeypatc
     assert (room["peak memory of a process"], short) == ("900 MiB", [])
     room, short = check._room(estimate._replace(growth_mib=700.0), 1, 1)
     assert short == ["--worker_memory_gib 2: the largest case needs 1,100 MiB"]
+    _, short = check._room(estimate._replace(growth_mib=1550.0), 1, 1)
+    assert short == ["--worker_memory_gib 3: the largest case needs 1,950 MiB"], "a tenth is to spare"
+
+
+def test_a_training_step_is_among_what_is_needed(tmp_path):
+    check = data_check.DataCheck(None, tmp_path, training={"first stage": 2.04})
+    assert check._room(None, 0, 0) == (
+        {"peak memory of a training step, first stage": "2.0 GB (on a CPU, in float32)"},
+        [],
+    )
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(119, "119 s"), (120, "2 min"), (7199, "120 min"), (9000, "2.5 h")])
