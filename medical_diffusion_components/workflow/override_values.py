@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pydoc import ErrorDuringImport, locate
 from typing import Any
 
@@ -26,7 +27,7 @@ from medical_diffusion_components.weights import provenance
 from medical_diffusion_components.workflow.lookup import is_stage
 from medical_diffusion_components.workflow.run_settings import FOLDERS, is_resolved_later
 
-__all__ = ["check_device", "check_folder_names", "check_kinds", "check_switches", "remark_on_spacing"]
+__all__ = ["check_circles", "check_device", "check_folder_names", "check_kinds", "check_switches", "remark_on_spacing"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,17 @@ _STANDS_FOR = re.compile(
     r"\$?@([\w#:]+)|\$(?:trained_(?:knob|spacing)\(@\w+, (?:'\w+', )?|float\(@\w+\.get\('\w+', )(.+?)\)+"
 )
 _WITH_HOME = {"dataset_dir", "masks", "patients", "raw_dir", "report_dir"}  # may begin with ~
+
+
+def check_circles(config: Mapping[str, Any]) -> None:
+    """Settings that refer to themselves, directly or through others: they have no value."""
+    refers = {id: re.findall(r"@(\w+)", value) for id, value in config.items() if is_resolved_later(value)}
+    try:
+        TopologicalSorter(refers).prepare()
+    except CycleError as error:
+        first, *others = reversed(error.args[1])  # each refers to the next, the last is the first again
+        through = ", which refers to ".join(others)
+        raise ValueError(f"--{first} {config[first]}: expected a value, but {first} refers to {through}") from None
 
 
 def check_folder_names(config: Mapping[str, Any]) -> None:

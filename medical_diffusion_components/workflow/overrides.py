@@ -14,6 +14,7 @@ from monai.bundle.utils import ID_SEP_KEY
 
 from medical_diffusion_components.workflow.lookup import running
 from medical_diffusion_components.workflow.override_values import (
+    check_circles,
     check_device,
     check_folder_names,
     check_kinds,
@@ -105,14 +106,16 @@ def check_overrides(*passed_on: str) -> None:
         passed_on: files beside the running one whose settings count as used.
 
     Raises:
-        ValueError: naming the id and the files that use it, or, where none does, the nearest known id; a folder or a switch
-            that the command line has turned into something else; a number or a list given as another kind of value.
+        ValueError: naming the id and the files that use it, or, where none does, the nearest known id; settings that refer
+            to each other in a circle; a folder or a switch that the command line has turned into something else; a number
+            or a list given as another kind of value.
     """
     workflow = running(ConfigWorkflow)
     if workflow is None:
         return
     files = _files(workflow)
     config = workflow.parser.get()
+    check_circles(config)
     check_folder_names(config)
     # MONAI keeps no name of the running file: it is the largest whose ids are all there; of copies, the most alike
     whole = [file for file in files.values() if "run" in file and file.keys() <= config.keys()]

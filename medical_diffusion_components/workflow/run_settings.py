@@ -124,7 +124,10 @@ def used_ids(config: Mapping[str, Any], ids: Sequence[str]) -> set[str]:
 
 
 def _is_arithmetic(config: Mapping[str, Any], id: str) -> bool:
-    """Whether an id is an expression whose value takes nothing but numbers and knobs: evaluating it makes nothing."""
+    """Whether an id is an expression whose value takes nothing but numbers and knobs: evaluating it makes nothing.
+
+    No id may refer to itself, directly or through others, which ``start_run`` has seen to.
+    """
     value = config.get(id)
     if not isinstance(value, str) or value[:1] not in ("$", "@") or "#" in value:
         return False

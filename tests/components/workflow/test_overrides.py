@@ -40,6 +40,22 @@ def test_an_override_that_nothing_in_the_run_uses_is_refused_naming_who_does(con
     assert told == "--steps changes nothing in this run: it is a setting of train.yaml"
 
 
+def test_settings_that_refer_to_each_other_are_named_in_their_circle(configs: Path) -> None:
+    said = refusal(configs, steps="$@steps + 1")
+    assert said == "--steps $@steps + 1: expected a value, but steps refers to steps"
+    given = {"width": "@depth", "depth": "$int(@steps)", "steps": "$@width // 2"}
+    said = refusal(configs, **given)
+    first = said.removeprefix("--").split()[0]
+    assert first in given
+    after = {"width": "depth", "depth": "steps", "steps": "width"}
+    second, third = after[first], after[after[first]]
+    assert said == (
+        f"--{first} {given[first]}: expected a value, but {first} refers to {second}, which refers to {third}, which "
+        f"refers to {first}"
+    )
+    start(configs, width="$@steps + @steps", depth="@width")
+
+
 def test_an_override_is_accepted_where_the_run_passes_it_on(configs: Path, capsys: pytest.CaptureFixture) -> None:
     first = {id: value for id, value in FIRST.items() if id != "devices"} | {"lamps": 2}
     (configs / "train_autoencoder.yaml").write_text(yaml.safe_dump(first | {"training": ["$print(@lamps)"]}))
