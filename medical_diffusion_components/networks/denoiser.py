@@ -302,6 +302,8 @@ class Denoiser(nn.Module):
         skips = self.encode(patches, embedding, position)  # (D, B, H, W, C) each
         h = self.middle(skips[-1], embedding, position)
         if down_block_additional_residuals is not None:
+            if len(down_block_additional_residuals) != len(skips):
+                raise ValueError(f"expected {len(skips)} residuals, got {len(down_block_additional_residuals)}")
             for place, residual in enumerate(down_block_additional_residuals):
                 skips[place] = skips[place] + residual
         if mid_block_additional_residual is not None:

@@ -186,6 +186,21 @@ def test_bfloat16_autocast_stays_close_to_float32():
     assert cosine > 0.99
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+def test_additions_go_to_every_level_and_the_middle_or_are_refused(compiled):
+    denoiser, (x, t) = network(), latent()
+    call = torch.jit.script(denoiser) if compiled else denoiser
+    ones = [torch.ones(3, 2, *size) for size in ((16, 8, 8), (16, 8, 8), (8, 4, 16))]
+    middle, plain = ones[-1], call(x, t)
+    assert not torch.allclose(call(x, t, mid_block_additional_residual=middle), plain)
+    for place in range(3):
+        alone = [one * (number == place) for number, one in enumerate(ones)]
+        assert not torch.allclose(call(x, t, down_block_additional_residuals=alone), plain)
+    for wrong in (ones[:2], [*ones, middle]):
+        with pytest.raises(torch.jit.Error if compiled else ValueError, match=f"expected 3 .*, got {len(wrong)}"):
+            call(x, t, down_block_additional_residuals=wrong)
+
+
 @pytest.mark.parametrize("name, compiled", [("context", True), ("context", False), ("class_labels", False)])
 def test_conditioning_is_refused(name, compiled):
     denoiser, (x, t) = network(), latent()
