@@ -98,7 +98,7 @@ def fresh_process_mib() -> float:
     """What a process holds that has imported what `prepare` needs and read no case, in MiB; takes seconds to find out."""
     module = peak_memory.__module__
     code = f"import sys; sys.path[:] = {sys.path!r}; import {module} as case; print(case.peak_memory())"
-    ended = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    ended = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True)
     return float(ended.stdout.split()[-1])
 
 

@@ -375,10 +375,10 @@ def _alone_in(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout as error:
-        advice = "wait for it, or end it"
-        if multiprocessing.current_process().name != "MainProcess":  # a worker that is importing the script
-            advice = _GUARD
-        raise BlockingIOError(f"another process is preparing {folder}: {advice}") from error
+        text = f"another process is preparing {folder}: wait for it, or end it"
+        if multiprocessing.current_process().name != "MainProcess":  # perhaps a worker that is importing the script
+            text = f"{text}. {_GUARD}"
+        raise BlockingIOError(text) from error
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -73,6 +74,15 @@ def test_one_case_is_tried_however_little_time_there_is(rehearsed: Callable) -> 
 
 def test_memory_that_the_system_does_not_tell_is_not_guessed(rehearsed: Callable) -> None:
     assert rehearsed(CASES, watched=False)[3:] == (None, None)
+
+
+def test_why_no_fresh_process_can_be_measured_is_not_hidden(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(rehearsal, "peak_memory", SimpleNamespace(__module__="no_such_module"))
+    with pytest.raises(subprocess.CalledProcessError):
+        rehearsal.fresh_process_mib.__wrapped__()
+    assert "no_such_module" in capfd.readouterr().err
 
 
 @pytest.mark.slow

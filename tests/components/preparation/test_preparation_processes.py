@@ -22,7 +22,7 @@ def test_two_runs_cannot_write_to_one_folder(tmp_path, monkeypatch):
     with FileLock(tmp_path / "out" / ".lock"):
         with pytest.raises(BlockingIOError, match="another process is preparing .*out: wait for it"):
             prepare(tmp_path)
-        with monkeypatch.context() as worker, pytest.raises(BlockingIOError, match=r"out: A script .*__main__"):
+        with monkeypatch.context() as worker, pytest.raises(BlockingIOError, match=r"out: wait .* A script .*__main__"):
             worker.setattr(multiprocessing.current_process(), "name", "SpawnProcess-1")
             prepare(tmp_path)
     prepare(tmp_path)
