@@ -32,9 +32,8 @@ __all__ = [
     "remarks_on_samples",
 ]
 
-SIGNIFICANCE = (
-    1.0e-3  # of the test that training and held-out volumes have the same intensities, all statistics together
-)
+# of the test that training and held-out volumes have the same intensities, all statistics together
+SIGNIFICANCE = 1.0e-3
 STATISTICS = ("mean intensity", "standard deviation of the intensity", "share of background")
 TOLERANCE = 1.1  # factor by which a median spacing may lie outside the training volumes' range
 

@@ -45,7 +45,7 @@ def check_replaceable(path: Path) -> None:
     if path.is_dir():
         foreign = [entry.name for entry in path.iterdir() if entry.suffix != ".dcm" or not entry.is_file()]
         if foreign:
-            raise ValueError(f"{path} holds something else than a series, such as {foreign[0]}: move it away")
+            raise ValueError(f"{path} holds something other than a series, such as {foreign[0]}: move it away")
     elif path.exists():
         raise ValueError(f"{path} should be the folder of a series, but is a file: move it away")
 

@@ -78,7 +78,7 @@ class EditedSeries:
 
         Raises:
             ValueError: a note of something that was not edited; what :meth:`check` refuses, of the intensities here and
-                the ``limits`` in the note; or a folder at ``path`` that holds something else than a series.
+                the ``limits`` in the note; or a folder at ``path`` that holds something other than a series.
         """
         if note.get("synthetic") is not False or "edited_from" not in note:
             raise ValueError(f"{path}: expected the note of an edited scan, with edited_from and synthetic false")

@@ -100,7 +100,7 @@ class SyntheticSeries:
 
         Raises:
             ValueError: limits that 16 bits cannot hold, or so near that rounding would leave too few grey levels; or a
-                folder at ``path`` that holds something else than a series.
+                folder at ``path`` that holds something other than a series.
         """
         scale = self._scale(note)
         (low, high), (start, end) = scale.written, scale.meant

@@ -25,6 +25,7 @@ __all__ = ["ensure_first_stage", "run_config", "say_weights", "start_run"]
 logger = logging.getLogger(__name__)
 
 FIRST_STAGE_CONFIG = "train_autoencoder.yaml"
+_COMMON = ("data", "weights", "workflow")  # what these warn of, every process finds; the others warn of its own cases
 _WRAPPERS = ("Failed to evaluate", "Failed to instantiate", "applying transform")  # how MONAI's messages begin
 
 
@@ -37,11 +38,7 @@ def start_run(*passed_on: str) -> None:
     sys.excepthook = _traceback_with_cause
     if int(os.environ.get("RANK", "0")) > 0:  # set by torchrun: what all processes would say, the first alone says
         logging.disable(logging.INFO)
-        for common in (
-            "data",
-            "weights",
-            "workflow",
-        ):  # what these warn of, every process finds; of its cases, each its own
+        for common in _COMMON:
             logging.getLogger(f"{__name__.partition('.')[0]}.{common}").setLevel(logging.ERROR)
     if not is_stage():
         warn_once.cache_clear()  # of an earlier run in this process, as in a notebook

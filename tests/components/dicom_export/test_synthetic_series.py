@@ -243,7 +243,7 @@ def test_folders_of_others_are_left_alone(write: Write, tmp_path: Path) -> None:
         write(folder=tmp_path / "archive")
     folder = write()
     (folder / "drawing.nrrd").write_text("somebody's work")
-    with pytest.raises(ValueError, match="holds something else than a series, such as drawing.nrrd"):
+    with pytest.raises(ValueError, match="holds something other than a series, such as drawing.nrrd"):
         write()
     assert (folder / "drawing.nrrd").read_text() == "somebody's work"
 
