@@ -125,7 +125,8 @@ def check_rescale(headers: Sequence[SliceHeader], empty: Sequence[bool] | None =
 
     Args:
         headers: of all slices.
-        empty: which of them hold zeros alone; None before the pixels are read: the last rule then waits, except in CT.
+        empty: which of them hold zeros alone; None before the pixels are read: the last rule then waits, except in CT,
+            and so does Philips' own scale.
 
     Raises:
         SeriesRefused: otherwise, and for slopes that are not positive or too large.
@@ -143,7 +144,8 @@ def check_rescale(headers: Sequence[SliceHeader], empty: Sequence[bool] | None =
         raise SeriesRefused(Refusal.INCONSISTENT_RESCALE, "expected RescaleSlope above 0")
     if scales and max(slope * 2**16 + abs(intercept) for slope, intercept in scales) > _LARGEST_VALUE:
         raise SeriesRefused(Refusal.INCONSISTENT_RESCALE, "RescaleSlope or RescaleIntercept is too large for any unit")
-    _check_philips_scale([header for k, header in enumerate(headers) if empty is None or not empty[k]])
+    if empty is not None:
+        _check_philips_scale([header for header, is_empty in zip(headers, empty) if not is_empty])
     if empty is not None and not is_ct:
         pairs = [pair for pair, is_empty in zip(pairs, empty) if not is_empty]
     for name, values in zip(("RescaleSlope", "RescaleIntercept"), zip(*pairs)):

@@ -278,6 +278,13 @@ def test_philips_scales_that_differ_between_slices_are_refused_unless_slopes_und
     assert read_series(case).remarks == ()
 
 
+def test_empty_slices_have_no_scale_of_philips_of_their_own(series, case, volume):
+    filled = np.abs(volume)
+    filled[..., :2] = 0
+    series(volume=filled, slope=1, intercept=0, modality="MR", adjust=philips([None, 1.0] + [0.5] * 28))
+    np.testing.assert_array_equal(read_series(case).array, filled)
+
+
 def test_a_second_echo_is_no_series_without_its_beginning(series, case):
     series(modality="MR", echo_time=10.0)
     series(modality="MR", echo_time=80.0, first_instance=31)
