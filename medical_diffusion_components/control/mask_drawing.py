@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from medical_diffusion_components.control.structures import cleaned, implausible
 from medical_diffusion_components.data.datasets import is_synthetic, nifti_files, note_path
 from medical_diffusion_components.diffusion.generator import LatentDiffusionGenerator
 from medical_diffusion_components.diffusion.noise_latent import NoiseLatent
+from medical_diffusion_components.distributed import gathered, process_rank, share, world_size
 from medical_diffusion_components.reports.montages import SampleMontage
 from medical_diffusion_components.reports.volume_writer import SyntheticVolumeWriter
 from medical_diffusion_components.transforms.spacing_affine import SpacingAffine
@@ -33,11 +34,13 @@ TRIES = 10  # times as many masks are drawn as were asked for, before it is give
 
 
 class DrawnMask(NamedTuple):
-    """A drawn label map (H, W, D) uint8, the share of its voxels that cleaning changed, and what is implausible in it."""
+    """A drawn label map (H, W, D) uint8, the share of its voxels that cleaning changed, what is implausible in it, and the
+    seconds that it took."""
 
     labels: np.ndarray
     changed: float
     problems: list[str]
+    seconds: float
 
 
 def note_of_drawn(path: str | os.PathLike) -> dict[str, Any]:
@@ -91,6 +94,8 @@ class MaskMontage(SampleMontage):
 class MaskSampling:
     """Draws label maps until there are enough that are plausible.
 
+    Several processes share the seeds; they write the files that one process would.
+
     Args:
         generator: of masks, with its weights.
         folder: where the label maps go, ``mask_<seed>.nii.gz`` and a note beside each.
@@ -138,39 +143,50 @@ class MaskSampling:
             raise ValueError(f"expected at least one mask to draw, got {num_masks}")
         self.writer.prepare()
         refused: Counter[str] = Counter()
-        left_out = 0
-        bar = tqdm(total=num_masks, desc="masks", unit="mask")
-        for seed in range(self.seed, self.seed + TRIES * num_masks):
-            started = time.perf_counter()
-            mask = self.draw(seed)
-            if mask.problems:
-                refused.update(mask.problems)
+        plausible = left_out = 0
+        bar = tqdm(total=num_masks, desc="masks", unit="mask", disable=process_rank() > 0)
+        for seed, problems, own in self._judged(range(self.seed, self.seed + TRIES * num_masks)):
+            if problems:
+                refused.update(problems)
                 left_out += 1
                 if left_out % LOG_EVERY == 0:
-                    logger.info(f"{left_out} of {seed - self.seed + 1} drawn masks left out: {_causes(refused)}")
+                    logger.info(f"{left_out} of {plausible + left_out} drawn masks left out: {_causes(refused)}")
                 continue
-            self._write(seed, mask, time.perf_counter() - started)
+            if own is not None:
+                self._write(seed, own)
+            plausible += 1
             bar.update()
-            if len(self.writer.written) == num_masks:
+            if plausible == num_masks:
                 break
         bar.close()
         if left_out % LOG_EVERY:
-            logger.info(f"{left_out} of {seed - self.seed + 1} drawn masks left out: {_causes(refused)}")
-        if len(self.writer.written) < num_masks:
+            logger.info(f"{left_out} of {plausible + left_out} drawn masks left out: {_causes(refused)}")
+        if plausible < num_masks:
             raise ValueError(
-                f"only {len(self.writer.written)} of {TRIES * num_masks} drawn masks are plausible, {num_masks} were "
+                f"only {plausible} of {TRIES * num_masks} drawn masks are plausible, {num_masks} were "
                 f"asked for: {_causes(refused)}. Train the generator of masks for longer"
             )
         self.writer.draw_montage()
-        return self.writer.written
+        return sorted(path for paths in gathered(self.writer.written) for path in paths)
+
+    def _judged(self, seeds: Sequence[int]) -> Iterator[tuple[int, list[str], DrawnMask | None]]:
+        """Seed by seed, what is implausible in its mask, and the mask itself in the process that drew it."""
+        for first in range(0, len(seeds), world_size()):
+            at_once = seeds[first : first + world_size()]  # one for each process, or none for the last ones
+            own = {seed: self.draw(seed) for seed in share(at_once)}
+            found = gathered([mask.problems for mask in own.values()])
+            for seed, (problems,) in zip(at_once, found):
+                yield seed, problems, own.get(seed)
 
     def draw(self, seed: int) -> DrawnMask:
         """The mask of a seed, cleaned and judged."""
+        started = time.perf_counter()
         labels = draw_labels(self.generator, self.noise(seed)[None].to(self.device))[0]
         clean = cleaned(labels, self.limits, self.classes)
-        return DrawnMask(clean.labels, clean.changed, implausible(clean.labels, self.limits, self.classes))
+        problems = implausible(clean.labels, self.limits, self.classes)
+        return DrawnMask(clean.labels, clean.changed, problems, time.perf_counter() - started)
 
-    def _write(self, seed: int, mask: DrawnMask, seconds: float) -> None:
+    def _write(self, seed: int, mask: DrawnMask) -> None:
         path = self.writer.path(seed)
         affine = self.place(torch.from_numpy(mask.labels[None])).affine.numpy()
         note = {
@@ -180,7 +196,7 @@ class MaskSampling:
             "classes": self.classes,
             "cleaned": round(mask.changed, 6),
             **self.writer.facts,
-            "seconds": round(seconds, 3),
+            "seconds": round(mask.seconds, 3),
         }
         self.writer.format.save(path, mask.labels, affine, note)
         self.writer.written.append(path)

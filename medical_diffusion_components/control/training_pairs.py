@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 def one_process(file: str) -> None:
-    """Trainings of a branch and of masks do not average gradients over processes, and masks are drawn in turn.
+    """Trainings of a branch and of masks do not average gradients over processes.
 
     Raises:
         ValueError: ``torchrun`` has started several.

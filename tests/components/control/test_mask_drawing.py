@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from warm_processes import processes
 
 from medical_diffusion_components.control import (
     MaskSampling,
@@ -45,12 +48,16 @@ class InTurn(nn.Module):
         return torch.nn.functional.one_hot(torch.from_numpy(drawn).long(), 2).movedim(-1, 0)[None].float()
 
 
-def sampling(folder: Path, sides: list[int]) -> MaskSampling:
+def sampling(folder: Path, sides: list[int], masks: Path | None = None) -> MaskSampling:
     generator = InTurn(sides)
     save_weights(generator, folder / "masks.pt", {"data": "embedded cohort", "notice": "invented"})
     limits = structure_limits([labels(4), labels(5)], CLASSES)
+    facts = {"steps": 2}
     return MaskSampling(
-        generator, folder / "masks", folder / "masks.pt", {"steps": 2}, CLASSES, limits, (2, 4, 3, 5), (2, 2, 3), seed=7
+        *(generator, masks or folder / "masks", folder / "masks.pt", facts, CLASSES, limits),
+        latent_shape=(2, 4, 3, 5),
+        spacing=(2, 2, 3),
+        seed=7,
     )
 
 
@@ -68,6 +75,49 @@ def test_implausible_masks_are_left_out_and_the_seeds_go_on(tmp_path: Path) -> N
     assert (tmp_path / "masks" / "montage.png").is_file()
 
 
+class BySeed(nn.Module):
+    """Draws an organ that is plausible for about half of the seeds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.draws = 0
+
+    def forward(self, noise: torch.Tensor) -> torch.Tensor:
+        self.draws += 1
+        drawn = labels(4 if noise[0, 0, 0, 0, 0] > 0 else 1)
+        return torch.nn.functional.one_hot(torch.from_numpy(drawn).long(), 2).movedim(-1, 0)[None].float()
+
+
+def draw_share(rank: int, ranks: int, folder: str) -> None:
+    dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=ranks)
+    drawing = sampling(Path(folder) / str(rank), [], masks=Path(folder) / "masks")
+    drawing.generator = BySeed()
+    files = drawing.run(5)
+    (Path(folder) / f"{rank}.json").write_text(json.dumps([[file.name for file in files], drawing.generator.draws]))
+    with pytest.raises(ValueError, match="only 0 of 20 drawn masks are plausible"):
+        drawing.generator = InTurn([1] * 20)
+        drawing.run(2)
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="gloo over a file is not to be had on Windows")
+def test_several_processes_write_the_files_of_one_and_each_draws_its_own(tmp_path: Path) -> None:
+    alone = sampling(tmp_path / "alone", [])
+    alone.generator = BySeed()
+    expected = {file.name: np.asarray(nib.load(file).dataobj) for file in alone.run(5)}
+    (tmp_path / "shared").mkdir()
+    processes(3, draw_share, 3, str(tmp_path / "shared"))
+    found = sorted((tmp_path / "shared" / "masks").glob("*.nii.gz"))
+    assert [file.name for file in found] == list(expected)
+    for file in found:
+        np.testing.assert_array_equal(np.asarray(nib.load(file).dataobj), expected[file.name])
+    said = [json.loads((tmp_path / "shared" / f"{rank}.json").read_text()) for rank in range(3)]
+    assert [files for files, _ in said] == [list(expected)] * 3
+    assert {draws for _, draws in said} == {-(-alone.generator.draws // 3)}
+
+
 def test_a_generator_of_implausible_masks_is_given_up(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"only 0 of 10 drawn masks .* organ: fewer voxels than in training \(10 times\)"
@@ -79,7 +129,7 @@ def test_a_generator_of_implausible_masks_is_given_up(tmp_path: Path) -> None:
 
 def test_the_log_says_why_masks_are_left_out_while_they_are_drawn(tmp_path: Path, caplog) -> None:
     caplog.set_level("INFO", "medical_diffusion_components")
-    with pytest.raises(StopIteration):  # the third mask is never drawn
+    with pytest.raises(RuntimeError, match="StopIteration"):  # the third mask is never drawn
         sampling(tmp_path, [4, *[1] * 4, 5, *[1] * 8]).run(3)
     few, reason = "drawn masks left out: organ: fewer voxels than in training", [r.getMessage() for r in caplog.records]
     assert reason == [f"5 of 7 {few} (5 times)", f"10 of 12 {few} (10 times)"]
