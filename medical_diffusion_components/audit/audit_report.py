@@ -19,8 +19,8 @@ from medical_diffusion_components.audit.copy_test import NOT_ANONYMOUS, PROTOCOL
 from medical_diffusion_components.audit.strata import HOW_READ, WHY, strata_in_words, strata_table
 from medical_diffusion_components.audit.training_ids import volumes_by_id
 from medical_diffusion_components.audit.volumes import Preprocessing
-from medical_diffusion_components.data.datasets import note_beside, note_path
 from medical_diffusion_components.data.training_of_weights import without_hashes
+from medical_diffusion_components.data.volume_notes import note_beside, note_path
 from medical_diffusion_components.files import file_hash, markdown_table, versions, write_atomically, write_json
 from medical_diffusion_components.orientation import to_ras
 from medical_diffusion_components.reports.drawing import save_montage

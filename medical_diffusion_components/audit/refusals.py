@@ -13,8 +13,9 @@ from torch import Tensor
 
 from medical_diffusion_components.audit.conformal import smallest_calibration
 from medical_diffusion_components.audit.volumes import AuditedVolumes, one_place_per_patient
-from medical_diffusion_components.data.datasets import median_spacing, note_beside
+from medical_diffusion_components.data.datasets import median_spacing
 from medical_diffusion_components.data.training_of_weights import trained_on
+from medical_diffusion_components.data.volume_notes import note_beside
 from medical_diffusion_components.files import file_hash
 from medical_diffusion_components.metrics.turned import turned_against
 from medical_diffusion_components.preparation.same_scan import scans_among

@@ -11,7 +11,7 @@ from medical_diffusion_components.audit.copy_audit import FILTER_FILE
 from medical_diffusion_components.audit.copy_test import NOT_ANONYMOUS, CopyTest
 from medical_diffusion_components.audit.views import reduce_volumes
 from medical_diffusion_components.audit.volumes import Preprocessing
-from medical_diffusion_components.data.datasets import note_path
+from medical_diffusion_components.data.volume_notes import note_path
 from medical_diffusion_components.distributed import gathered, process_rank, share
 from medical_diffusion_components.files import file_hash
 from medical_diffusion_components.transforms.scale_as_prepared import fixed_scale

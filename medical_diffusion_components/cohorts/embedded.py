@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medical_diffusion_components.data.datasets import is_edited, is_synthetic, load_cases
+from medical_diffusion_components.data.datasets import load_cases
 from medical_diffusion_components.data.splits import SPLITS
+from medical_diffusion_components.data.volume_notes import is_edited, is_synthetic
 from medical_diffusion_components.distributed import process_rank, wait_for_all
 from medical_diffusion_components.files import write_json
 from medical_diffusion_components.requirements import check_packages

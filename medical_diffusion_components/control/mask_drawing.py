@@ -16,7 +16,8 @@ import torch
 from tqdm import tqdm
 
 from medical_diffusion_components.control.structures import cleaned, implausible
-from medical_diffusion_components.data.datasets import is_synthetic, nifti_files, note_path
+from medical_diffusion_components.data.datasets import nifti_files
+from medical_diffusion_components.data.volume_notes import is_synthetic, note_path
 from medical_diffusion_components.diffusion.generator import LatentDiffusionGenerator
 from medical_diffusion_components.diffusion.noise_latent import NoiseLatent
 from medical_diffusion_components.distributed import gathered, process_rank, share, world_size

@@ -28,8 +28,8 @@ from medical_diffusion_components.control.masks import (
 )
 from medical_diffusion_components.control.sampling import draw_controlled
 from medical_diffusion_components.control.structures import implausible
-from medical_diffusion_components.data.datasets import note_beside, note_path
 from medical_diffusion_components.data.splits import SPLITS, split_patients
+from medical_diffusion_components.data.volume_notes import note_beside, note_path
 from medical_diffusion_components.diffusion.generator import LatentDiffusionGenerator
 from medical_diffusion_components.diffusion.noise_latent import NoiseLatent
 from medical_diffusion_components.distributed import gathered, process_rank, share, wait_for_all

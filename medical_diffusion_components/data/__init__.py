@@ -7,8 +7,6 @@ from medical_diffusion_components.data.datasets import (
     check_spacing,
     data_fingerprint,
     describe_data,
-    is_edited,
-    is_synthetic,
     load_cases,
     median_spacing,
     nifti_files,
@@ -28,6 +26,7 @@ from medical_diffusion_components.data.sides import axes_to_flip, sided_classes
 from medical_diffusion_components.data.splits import SPLITS, split_patients
 from medical_diffusion_components.data.training_of_weights import trained_on, without_hashes
 from medical_diffusion_components.data.training_volumes import TrainingVolumes, training_volumes
+from medical_diffusion_components.data.volume_notes import is_edited, is_synthetic
 
 __all__ = [
     "SPLITS",

@@ -20,21 +20,13 @@ import nibabel as nib
 import numpy as np
 from nibabel.spatialimages import SpatialImage
 
-from medical_diffusion_components.data.datalists import (
-    NIFTI_SUFFIXES,
-    cases_of_datalist,
-    subject_of,
-    without_suffix,
-)
+from medical_diffusion_components.data.datalists import NIFTI_SUFFIXES, cases_of_datalist, subject_of, without_suffix
 from medical_diffusion_components.data.label_maps import is_label_file
 from medical_diffusion_components.data.splits import SPLITS, split_patients
+from medical_diffusion_components.data.volume_notes import noted_scale
 from medical_diffusion_components.files import file_hash, files_below, folder_setting
 from medical_diffusion_components.orientation import world_axes
-from medical_diffusion_components.transforms.scale_as_prepared import (
-    INTENSITY_RANGE,
-    WINDOW,
-    scale_facts,
-)
+from medical_diffusion_components.transforms.scale_as_prepared import INTENSITY_RANGE, WINDOW
 from medical_diffusion_components.weights import EMBEDDED
 
 __all__ = [
@@ -45,14 +37,9 @@ __all__ = [
     "describe_data",
     "fixed_window",
     "image_files",
-    "is_edited",
-    "is_synthetic",
     "load_cases",
     "median_spacing",
     "nifti_files",
-    "note_beside",
-    "note_path",
-    "noted_scale",
 ]
 
 logger = logging.getLogger(__name__)
@@ -220,42 +207,6 @@ def image_files(folder: Path) -> list[Path]:
 def warn_once(message: str) -> None:
     """A training lists a folder a dozen times, and its user wants to read what was left out once; ``start_run`` forgets."""
     logger.warning(message)
-
-
-def is_synthetic(volume: str | os.PathLike) -> bool:
-    """Whether the note beside a volume (``x.nii.gz``, ``x.json``) names the weights that made it, from noise alone."""
-    note = note_beside(volume)
-    return "weights_sha256" in note and note.get("synthetic", True) is True
-
-
-def is_edited(volume: str | os.PathLike) -> bool:
-    """Whether the note beside a volume says that it was edited from a real scan, whose patient it still shows."""
-    return "edited_from" in note_beside(volume)
-
-
-def note_path(volume: str | os.PathLike) -> Path:
-    """The JSON note beside a volume: ``synthetic_000007.nii.gz`` -> ``synthetic_000007.json``."""
-    return Path(without_suffix(str(volume)) + ".json")
-
-
-def note_beside(volume: str | os.PathLike) -> dict[str, Any]:
-    """The JSON object beside a volume, or an empty one where there is none, or another kind of file."""
-    note = note_path(volume)
-    if not note.is_file():
-        return {}
-    try:
-        content = json.loads(note.read_text())
-    except ValueError:  # some other file, such as a scanner's sidecar that is damaged
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def noted_scale(volume: str | os.PathLike) -> dict[str, list[float]]:
-    """What the note beside a synthetic volume says of its scale, as ``scale_facts`` of a case; else empty."""
-    if not is_synthetic(volume):
-        return {}
-    note = note_beside(volume)
-    return scale_facts(note[INTENSITY_RANGE], note[WINDOW]) if {INTENSITY_RANGE, WINDOW} <= note.keys() else {}
 
 
 def _cases_of_plain_folder(folder: Path) -> dict[str, list[dict]]:

@@ -17,8 +17,8 @@ from medical_diffusion_components.data.datasets import (
     fixed_window,
     image_files,
     load_cases,
-    noted_scale,
 )
+from medical_diffusion_components.data.volume_notes import noted_scale
 from medical_diffusion_components.transforms.scale_as_prepared import INTENSITY_RANGE, WINDOW
 from medical_diffusion_components.weights import EMBEDDED
 

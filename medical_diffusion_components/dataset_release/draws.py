@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from medical_diffusion_components.audit import ReleaseFilter
-from medical_diffusion_components.data.datasets import nifti_files, note_path
+from medical_diffusion_components.data.datasets import nifti_files
+from medical_diffusion_components.data.volume_notes import note_path
 from medical_diffusion_components.dataset_release.facts import ReleaseError
 from medical_diffusion_components.distributed import gathered, process_rank, share
 from medical_diffusion_components.files import write_json

@@ -12,8 +12,9 @@ import torch
 from monai.data import MetaTensor
 from scipy import ndimage
 
-from medical_diffusion_components.data.datasets import SAME_SPACING, is_edited, is_synthetic
+from medical_diffusion_components.data.datasets import SAME_SPACING
 from medical_diffusion_components.data.label_maps import looks_like_labels
+from medical_diffusion_components.data.volume_notes import is_edited, is_synthetic
 from medical_diffusion_components.orientation import centre_of_box, grid_around
 from medical_diffusion_components.preparation.scan_remarks import modality_remark
 from medical_diffusion_components.preparation.steps.resample import Resample

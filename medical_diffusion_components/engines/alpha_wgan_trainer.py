@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from medical_diffusion_components.chance import draw_integers, draw_normal
-from medical_diffusion_components.engines.vqgan_trainer import plain_images
+from medical_diffusion_components.engines.plain_images import plain_images
 from medical_diffusion_components.losses.terms import total
 from medical_diffusion_components.losses.wgan import AlphaWGANLoss, gradient_penalty
 

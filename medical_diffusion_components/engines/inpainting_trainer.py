@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from medical_diffusion_components.engines.vqgan_trainer import plain_images
+from medical_diffusion_components.engines.plain_images import plain_images
 from medical_diffusion_components.losses.inpainting import InpaintingLoss
 from medical_diffusion_components.weights import unwrap
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from medical_diffusion_components.engines.plain_images import plain_images
 from medical_diffusion_components.losses.adversarial import AdversarialSchedule
 from medical_diffusion_components.losses.slices import random_slices
 from medical_diffusion_components.losses.terms import total
@@ -19,13 +20,6 @@ from medical_diffusion_components.networks.discriminators import DiscriminatorOu
 from medical_diffusion_components.weights import unwrap
 
 __all__ = ["VQGANEvaluator", "VQGANTrainer"]
-
-
-def plain_images(batchdata: dict, device: torch.device, non_blocking: bool = False, key: str = "image") -> Tensor:
-    """``batchdata[key]`` (B, C, H, W, D) as a plain tensor on ``device``, without MONAI's metadata."""
-    image = batchdata[key]
-    image = image.as_tensor() if hasattr(image, "as_tensor") else image
-    return image.to(device, non_blocking=non_blocking)
 
 
 class Judgement(NamedTuple):

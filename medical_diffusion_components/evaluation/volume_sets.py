@@ -18,15 +18,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from medical_diffusion_components.data.condition_requests import RequestedConditions
-from medical_diffusion_components.data.datasets import (
-    SAME_SPACING,
-    image_files,
-    is_edited,
-    median_spacing,
-    note_beside,
-    note_path,
-    noted_scale,
-)
+from medical_diffusion_components.data.datasets import SAME_SPACING, image_files, median_spacing
+from medical_diffusion_components.data.volume_notes import is_edited, note_beside, note_path, noted_scale
 from medical_diffusion_components.diffusion.noise_latent import NoiseLatent
 from medical_diffusion_components.distributed import gathered, share
 from medical_diffusion_components.files import file_hash, write_atomically

@@ -17,7 +17,8 @@ from scipy.ndimage import gaussian_filter
 
 from medical_diffusion_components.chance import derive_seed
 from medical_diffusion_components.data import SPLITS, data_fingerprint, labelled_cases, labelled_subset, load_cases
-from medical_diffusion_components.data.datasets import fixed_window, note_path
+from medical_diffusion_components.data.datasets import fixed_window
+from medical_diffusion_components.data.volume_notes import note_path
 from medical_diffusion_components.files import write_folder_atomically, write_json
 from medical_diffusion_components.orientation import centre_of_box, grid_around
 from medical_diffusion_components.requirements import SEGMENTATION_TRAINING, check_packages

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from medical_diffusion_components.data.conditions import Conditions
 from medical_diffusion_components.data.datalists import NIFTI_SUFFIXES
-from medical_diffusion_components.data.datasets import is_synthetic, note_path
+from medical_diffusion_components.data.volume_notes import is_synthetic, note_path
 from medical_diffusion_components.distributed import gathered, process_rank
 from medical_diffusion_components.engine_state import running
 from medical_diffusion_components.files import (

@@ -1,4 +1,4 @@
-"""What is known of a data set: its fingerprint, spacing, weights of cases, scale, and what is synthetic."""
+"""What is known of a data set: its fingerprint, spacing, weights of cases and scale."""
 
 import json
 import shutil
@@ -11,7 +11,6 @@ from medical_diffusion_components.data.datasets import (
     case_weights,
     check_spacing,
     data_fingerprint,
-    is_synthetic,
     load_cases,
     median_spacing,
 )
@@ -42,18 +41,6 @@ def test_the_fingerprint_changes_with_a_scale_that_preparation_fixed(prepared):
     scaled = [{**case, "intensity_range": [0.0, 255.0], "window": [-160.0, 240.0]} for case in cases]
     other = [{**case, "window": [-1000.0, 400.0]} for case in scaled]
     assert len({data_fingerprint(one) for one in (cases, scaled, other)}) == 3
-
-
-def test_what_was_edited_from_a_scan_is_not_synthetic(tmp_path):
-    note = {"weights_sha256": "0"}
-    for name, more, synthetic in (
-        ("a", {}, True),
-        ("b", {"synthetic": True}, True),
-        ("c", {"synthetic": False}, False),
-    ):
-        (tmp_path / f"{name}.json").write_text(json.dumps({**note, **more}))
-        assert is_synthetic(tmp_path / f"{name}.nii.gz") is synthetic
-    assert not is_synthetic(tmp_path / "no_note.nii.gz")
 
 
 def test_median_spacing_is_taken_along_ras_axes(tmp_path):

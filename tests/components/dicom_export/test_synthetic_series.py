@@ -18,7 +18,7 @@ import torch
 from monai.data import MetaTensor
 
 from medical_diffusion_components.data import Conditions
-from medical_diffusion_components.data.datasets import note_path
+from medical_diffusion_components.data.volume_notes import note_path
 from medical_diffusion_components.dicom_export.synthetic_series import SyntheticSeries
 from medical_diffusion_components.preparation.steps import LoadScan
 from medical_diffusion_components.reports import SyntheticVolumeWriter

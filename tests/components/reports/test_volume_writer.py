@@ -19,7 +19,7 @@ from monai.data import MetaTensor
 from torch import nn, zeros
 
 from medical_diffusion_components.data import is_synthetic
-from medical_diffusion_components.data.datasets import note_path, noted_scale
+from medical_diffusion_components.data.volume_notes import note_path, noted_scale
 from medical_diffusion_components.reports import SyntheticVolumeWriter, drawing
 from medical_diffusion_components.reports.volume_writer import NiftiVolumes
 from medical_diffusion_components.weights import save_weights
