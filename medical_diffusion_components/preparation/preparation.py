@@ -353,7 +353,7 @@ def _check_start(executor: Executor) -> None:
     try:
         executor.submit(int).result()
     except BrokenExecutor as error:
-        raise ChildProcessError(f"no worker process can start; what they said stands above. {_GUARD}") from error
+        raise ChildProcessError(f"no worker process can start; the reason is printed above. {_GUARD}") from error
 
 
 def _crashed(case: RawCase) -> CaseResult:

@@ -218,6 +218,8 @@ def test_scripted_generator_equals_the_eager_one(prediction_type, settings):
     buffer.seek(0)
     scripted = torch.jit.load(buffer)
     torch.testing.assert_close(scripted(starting_noise()), network(starting_noise()), atol=1e-5, rtol=0)
+    latents = [one.sample_latent(starting_noise(), timesteps=torch.tensor([6, 3])) for one in (scripted, network)]
+    torch.testing.assert_close(*latents, atol=1e-4, rtol=0)
 
 
 # --- what is refused ---
