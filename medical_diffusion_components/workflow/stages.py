@@ -25,7 +25,7 @@ __all__ = ["ensure_first_stage", "run_config", "say_weights", "start_run"]
 logger = logging.getLogger(__name__)
 
 FIRST_STAGE_CONFIG = "train_autoencoder.yaml"
-_COMMON = ("data", "weights", "workflow")  # what these warn of, every process finds; the others warn of its own cases
+_COMMON = ("data", "weights", "workflow")  # all processes would say the same; other modules warn of a process's cases
 _WRAPPERS = ("Failed to evaluate", "Failed to instantiate", "applying transform")  # how MONAI's messages begin
 
 
