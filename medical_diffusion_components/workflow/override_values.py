@@ -34,12 +34,21 @@ logger = logging.getLogger(__name__)
 _FILES = {"conditions_table", "image", "manifest", "mask", "masks", "patients", "second_image"}
 _SWITCHES = {"bool", "bool | None", "<class 'bool'>", "typing.Optional[bool]"}  # annotations
 _OF_TWO_KINDS = {"mask_fill", "mask_patch_size", "percentages"}  # number or word, number or list, whole numbers or not
-_POSITIVE = re.compile(
-    r"^num_(?!workers|more_held_out|calibration_subjects)"
-    r"|(?:spacing|compression|_size|channels|epochs|_steps|_every|_per_mask|resamples|jump_length|max_draws)$|^(?:val|save|montage)_interval$"
-)
-_ASCENDING = re.compile(r"_range$")  # two numbers
-_FIXED_LENGTH = re.compile(r"(?:_size|_range|_interval|spacing|compression)$")  # lists: a number for each axis or end
+# Rules by whole names; tests/bundles/test_config_hygiene.py holds them against every configuration. A knob that is a whole
+# number above 0 by default stays one, unless it is named here.
+_MAY_BE_0 = {
+    *("adversarial_ramp", "adversarial_start", "adversarial_warmup", "code_hidden", "ema_start", "feature_workers"),
+    *("flip_axis", "held_out_timesteps", "iterations_per_epoch", "latent_views", "mask_features", "mask_heads"),
+    *("mask_views", "min_patients_in_note", "norm_groups", "num_calibration_subjects", "num_more_held_out"),
+    *("num_workers", "patience", "slice_distance", "warmup_iterations"),
+}
+_RANGES = {"intensity_range", "spacing_range"}  # two ascending numbers
+_PER_AXIS = {"compression", "crop_size", "embedded_image_size", "image_size", "patch_size", "roi_size", "spacing"}
+_FIXED_LENGTH = {*_RANGES, *_PER_AXIS, "guidance_interval"}  # lists: a number for each axis or end
+_ABOVE_0 = {  # lists of such numbers, and numbers that may be None
+    *_PER_AXIS,
+    *("num_heads", "num_labelled", "num_mask_patches", "num_pretraining", "num_training_volumes", "tile_size"),
+}
 _STANDS_FOR = re.compile(
     r"\$?@([\w#:]+)|\$(?:trained_(?:knob|spacing)\(@\w+, (?:'\w+', )?|float\(@\w+\.get\('\w+', )(.+?)\)+"
 )
@@ -143,27 +152,31 @@ def check_kinds(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
 
 
 def _misfit(id: str, value: Any, default: Any) -> str:
-    """What was expected of a value that is not of the kind of the default, or of which a name promises more; else empty."""
+    """What was expected of a value that is not of the kind of the default, or breaks its rule; else empty."""
     if isinstance(default, list):
         return _misfit_of_list(id, value, default)
-    positive, number = _POSITIVE.search(id) is not None, type(value) in (int, float)
+    above_0 = id in _ABOVE_0 or (type(default) is int and default > 0 and ID_SEP_KEY not in id and id not in _MAY_BE_0)
+    return _misfit_of_number(value, default, above_0)
+
+
+def _misfit_of_number(value: Any, default: Any, above_0: bool) -> str:
+    number = type(value) in (int, float)
     if default is None:
-        return "a number above 0" if positive and number and value <= 0 else ""
-    if type(default) is int and not (type(value) is int and positive <= value < 1 << 63):
-        return f"a whole number of at least {int(positive)}, and below 2^63"
-    if type(default) is float and not (number and (value > 0 or not positive)):
-        return "a number above 0" if positive else "a number"
+        return "a number above 0" if above_0 and number and value <= 0 else ""
+    if type(default) is int and not (type(value) is int and above_0 <= value < 1 << 63):
+        return f"a whole number of at least {int(above_0)}, and below 2^63"
+    if type(default) is float and not (number and (value > 0 or not above_0)):
+        return "a number above 0" if above_0 else "a number"
     return ""
 
 
 def _misfit_of_list(id: str, value: Any, default: list[Any]) -> str:
-    ascending = _ASCENDING.search(id) is not None
-    of_numbers = " of two ascending numbers" if ascending else " of numbers above 0" if _POSITIVE.search(id) else ""
-    expected = f"a list{of_numbers}"
-    if not isinstance(value, list | tuple) or (_FIXED_LENGTH.search(id) and len(value) != len(default)):
+    ascending, above_0 = id in _RANGES, id in _ABOVE_0
+    expected = f"a list{' of two ascending numbers' if ascending else ' of numbers above 0' if above_0 else ''}"
+    if not isinstance(value, list | tuple) or (id in _FIXED_LENGTH and len(value) != len(default)):
         return expected
     holds_numbers = bool(default) and {type(item) for item in default} <= {int, float}
-    if holds_numbers and any(_misfit(id, item, default[0]) for item in value):
+    if holds_numbers and any(_misfit_of_number(item, default[0], above_0) for item in value):
         return expected
     return expected if ascending and not value[0] < value[1] else ""
 

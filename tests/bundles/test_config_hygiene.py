@@ -15,6 +15,8 @@ from monai.bundle.properties import InferProperties, TrainProperties
 from monai.bundle.utils import ID_SEP_KEY
 from monai.utils import optional_import
 
+from medical_diffusion_components.workflow import override_values
+
 FILES = [file for bundle in BUNDLES for file in config_files(bundle)]
 YAML_FILES = [file for file in FILES if file.suffix != ".json"]
 # ids that MONAI (run, properties) or MONAI Label (the stock monaibundle app) looks for by name
@@ -35,6 +37,21 @@ PROPERTY_IDS = {str(p["id"]).split(ID_SEP_KEY)[0] for p in (TrainProperties | In
 LABEL_IDS = {"displayable_configs", "preprocessing", "inferer", "postprocessing", "network_def"}
 NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
 MACHINE_PATH = re.compile(r"(?<![\w.@'])/(home|root|work|tmp|mnt|Users|data|opt|scratch|var)/|[A-Z]:\\\\")
+
+# knobs that are whole numbers of at least 1, and lists of numbers without a rule; see workflow/override_values.py
+AT_LEAST_1 = """
+accumulation_steps autoencoder_batch_size autoencoder_epochs base_channels batch_size code_channels code_size
+control_batch_size denoiser_channels discriminator_channels ema_every encoder_batch_size encoder_steps epochs feature_size
+gan_channels generator_steps head_channels image_channels inference_batch_size jump_length mask_batch_size mask_channels
+mask_code_channels mask_denoiser_channels mask_head_channels max_draws montage_interval num_codes num_devices
+num_embedded_subjects num_heads num_inference_steps num_masks num_membership_volumes num_results num_sampled_held_out
+num_sampled_volumes num_shown num_train_timesteps num_training num_volumes resamples save_interval val_interval
+volumes_per_mask window_size
+"""
+FREE_LISTS = """
+betas channel_multipliers denoiser_patch depths flip_axes intensity_scale mask_block mask_multipliers percentages
+second_weights strengths
+"""
 
 every_file = pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parents[1].name}/{file.name}")
 every_yaml = pytest.mark.parametrize("file", YAML_FILES, ids=lambda file: f"{file.parents[1].name}/{file.name}")
@@ -115,6 +132,27 @@ def test_every_import_is_used(file: Path) -> None:
 @every_file
 def test_no_number_is_text(file: Path) -> None:
     assert [(path, text) for path, text in texts(read(file)) if NUMBER.fullmatch(text)] == []
+
+
+def test_for_every_whole_number_and_list_of_numbers_it_is_decided_what_it_may_be() -> None:
+    """A new knob fails here until it is named: in a rule of ``override_values``, or above."""
+    whole, lists, missing = set(), set(), set()
+    for file in FILES:
+        config = read(file)
+        known = {id: value for id, value, _ in override_values._nested(config)}
+        for id, value in config.items():
+            default = override_values._plain_default(value, known)
+            if default is None:
+                missing.add(id)
+            elif type(default) is int and default > 0:
+                whole.add(id)
+            elif isinstance(default, list) and default and {type(item) for item in default} <= {int, float}:
+                lists.add(id)
+    ruled = override_values._FIXED_LENGTH | override_values._ABOVE_0
+    assert whole == {*AT_LEAST_1.split()} | override_values._MAY_BE_0
+    assert lists == {*FREE_LISTS.split()} | (ruled & lists)
+    assert ruled <= lists | missing
+    assert not override_values._MAY_BE_0 & {*AT_LEAST_1.split()}
 
 
 @every_file

@@ -246,8 +246,8 @@ def test_what_a_block_is_made_with_is_its_makers_to_check() -> None:
 
 
 def test_a_list_has_a_number_for_each_axis_or_end() -> None:
-    with pytest.raises(ValueError, match=r"--weight_interval \[0, 1, 2\]: expected a list, such as \[0.0, 255.0\]"):
-        override_values.check_kinds({"weight_interval": [0, 1, 2]}, {"weight_interval": [0.0, 255.0]})
+    with pytest.raises(ValueError, match=r"--guidance_interval \[0, 1, 2\]: expected a list, such as \[0.0, 1.0\]"):
+        override_values.check_kinds({"guidance_interval": [0, 1, 2]}, {"guidance_interval": [0.0, 1.0]})
     override_values.check_kinds({"strengths": [0.1]}, {"strengths": [0.0, 1.0]})
 
 
@@ -255,7 +255,7 @@ def test_a_list_has_a_number_for_each_axis_or_end() -> None:
     ("id", "given", "expected"),
     [
         ("seed", 1.5, "a whole number of at least 0, and below 2^63, such as 0"),
-        ("steps", 2.5, "a whole number of at least 0, and below 2^63, such as 300"),
+        ("steps", 2.5, "a whole number of at least 1, and below 2^63, such as 300"),
         ("spacing", 2, "a list of numbers above 0, such as [2.8, 2.8, 2.8]"),
     ],
 )
