@@ -46,7 +46,8 @@ class Survey:
     remarks: dict[str, list[str]] = field(default_factory=dict)
     aside: dict[str, tuple[str, str]] = field(default_factory=dict)
     landmarks: dict[str, str] = field(default_factory=dict)
-    _outliers: tuple[tuple[int, int], dict[str, list[str]]] | None = None  # with how many facts and looks they are from
+    # with the facts and looks that they are from
+    _outliers: tuple[list[object], dict[str, list[str]]] = field(default_factory=lambda: ([], {}))
 
     def add(self, facts: ScanFacts) -> None:
         """Take in a header."""
@@ -80,9 +81,9 @@ class Survey:
 
     def outliers(self) -> dict[str, list[str]]:
         """Case id -> in what its header or its voxels are unlike the others'."""
-        state = (len(self.facts), len(self.looks))
-        if self._outliers is None or self._outliers[0] != state:
-            self._outliers = (state, self._find_outliers())
+        compared: list[object] = [*self.facts.values(), *self.looks.values()]
+        if [*map(id, compared)] != [*map(id, self._outliers[0])]:
+            self._outliers = (compared, self._find_outliers())
         return self._outliers[1]
 
     def _find_outliers(self) -> dict[str, list[str]]:
