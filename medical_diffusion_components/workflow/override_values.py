@@ -61,9 +61,8 @@ def check_circles(config: Mapping[str, Any]) -> None:
     try:
         TopologicalSorter(refers).prepare()
     except CycleError as error:
-        first, *others = reversed(error.args[1])  # each refers to the next, the last is the first again
-        through = ", which refers to ".join(others)
-        raise ValueError(f"--{first} {config[first]}: expected a value, but {first} refers to {through}") from None
+        circle = " -> ".join(reversed(error.args[1]))  # each refers to the next, the last is the first again
+        raise ValueError(f"expected settings that have a value, got some that refer to themselves: {circle}") from None
 
 
 def check_folder_names(config: Mapping[str, Any]) -> None:
