@@ -28,12 +28,13 @@ def check_levels(low: float, high: float, otherwise: str) -> None:
     Args:
         low: the least intensity.
         high: the greatest.
-        otherwise: what the message says after that.
+        otherwise: the end of the message: what came, and what to do about it.
 
     Raises:
         ValueError: such intensities.
     """
-    if np.rint(low) < _INT16.min or np.rint(high) > _INT16.max or high - low < _MIN_LEVELS - 1:
+    fits = np.rint(low) >= _INT16.min and np.rint(high) <= _INT16.max and high - low >= _MIN_LEVELS - 1
+    if not fits:  # nor does what is no number
         raise ValueError(
             f"DICOM holds whole numbers from {_INT16.min} to {_INT16.max}, and at least {_MIN_LEVELS} grey levels are "
             f"wanted: {otherwise}"
