@@ -34,14 +34,18 @@ logger = logging.getLogger(__name__)
 _FILES = {"conditions_table", "image", "manifest", "mask", "masks", "patients", "second_image"}
 _SWITCHES = {"bool", "bool | None", "<class 'bool'>", "typing.Optional[bool]"}  # annotations
 _OF_TWO_KINDS = {"mask_fill", "mask_patch_size", "percentages"}  # number or word, number or list, whole numbers or not
-# Rules by whole names; tests/bundles/test_config_hygiene.py holds them against every configuration. A knob that is a whole
-# number above 0 by default stays one, unless it is named here.
-_MAY_BE_0 = {
-    *("adversarial_ramp", "adversarial_start", "adversarial_warmup", "code_hidden", "ema_start", "feature_workers"),
-    *("flip_axis", "held_out_timesteps", "iterations_per_epoch", "latent_views", "mask_features", "mask_heads"),
-    *("mask_views", "min_patients_in_note", "norm_groups", "num_calibration_subjects", "num_more_held_out"),
-    *("num_workers", "patience", "slice_distance", "warmup_iterations"),
-}
+# Rules by whole names; tests/bundles/test_config_hygiene.py holds them against every configuration.
+_WHOLE_NUMBERS = """
+accumulation_steps autoencoder_batch_size autoencoder_epochs base_channels batch_size code_channels code_size
+control_batch_size denoiser_channels discriminator_channels ema_every encoder_batch_size encoder_steps epochs
+feature_size gan_channels generator_steps head_channels held_out_timesteps image_channels inference_batch_size
+iterations_per_epoch jump_length latent_views mask_batch_size mask_channels mask_code_channels mask_denoiser_channels
+mask_features mask_head_channels mask_heads mask_views max_draws montage_interval norm_groups num_codes num_devices
+num_embedded_subjects num_heads num_inference_steps num_masks num_membership_volumes num_results num_sampled_held_out
+num_sampled_volumes num_shown num_train_timesteps num_training num_volumes resamples save_interval val_interval
+volumes_per_mask window_size
+"""
+_AT_LEAST_1 = frozenset(_WHOLE_NUMBERS.split())
 _RANGES = {"intensity_range", "spacing_range"}  # two ascending numbers
 _PER_AXIS = {"compression", "crop_size", "embedded_image_size", "image_size", "patch_size", "roi_size", "spacing"}
 _FIXED_LENGTH = {*_RANGES, *_PER_AXIS, "guidance_interval"}  # lists: a number for each axis or end
@@ -154,8 +158,7 @@ def _misfit(id: str, value: Any, default: Any) -> str:
     """What was expected of a value that is not of the kind of the default, or breaks its rule; else empty."""
     if isinstance(default, list):
         return _misfit_of_list(id, value, default)
-    above_0 = id in _ABOVE_0 or (type(default) is int and default > 0 and ID_SEP_KEY not in id and id not in _MAY_BE_0)
-    return _misfit_of_number(value, default, above_0)
+    return _misfit_of_number(value, default, id in _AT_LEAST_1 | _ABOVE_0)
 
 
 def _misfit_of_number(value: Any, default: Any, above_0: bool) -> str:

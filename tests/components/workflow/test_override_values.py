@@ -255,7 +255,7 @@ def test_a_list_has_a_number_for_each_axis_or_end() -> None:
     ("id", "given", "expected"),
     [
         ("seed", 1.5, "a whole number of at least 0, and below 2^63, such as 0"),
-        ("steps", 2.5, "a whole number of at least 1, and below 2^63, such as 300"),
+        ("steps", 2.5, "a whole number of at least 0, and below 2^63, such as 300"),
         ("spacing", 2, "a list of numbers above 0, such as [2.8, 2.8, 2.8]"),
     ],
 )
