@@ -39,8 +39,8 @@ _WHOLE_NUMBERS = """
 accumulation_steps autoencoder_batch_size autoencoder_epochs base_channels batch_size code_channels code_size
 control_batch_size denoiser_channels discriminator_channels ema_every encoder_batch_size encoder_steps epochs
 feature_size gan_channels generator_steps head_channels held_out_timesteps image_channels inference_batch_size
-iterations_per_epoch jump_length latent_views mask_batch_size mask_channels mask_code_channels mask_denoiser_channels
-mask_features mask_head_channels mask_heads mask_views max_draws montage_interval norm_groups num_codes num_devices
+jump_length latent_views mask_batch_size mask_channels mask_code_channels mask_denoiser_channels mask_features
+mask_head_channels mask_heads mask_views max_draws montage_interval norm_groups num_codes num_devices
 num_embedded_subjects num_heads num_inference_steps num_masks num_membership_volumes num_results num_sampled_held_out
 num_sampled_volumes num_shown num_train_timesteps num_training num_volumes resamples save_interval val_interval
 volumes_per_mask window_size
@@ -149,16 +149,16 @@ def check_kinds(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
         default = _plain_default(known.get(id), known)
         if id.startswith(exempt) or value in (None, default) or is_resolved_later(value):
             continue
-        if expected := _misfit(id, value, default):
+        if expected := _misfit(id.split(ID_SEP_KEY)[-1], value, default):
             example = "or None" if default is None else f"such as {default}"
             raise ValueError(f"--{id} {value}: expected {expected}, {example}; got {value!r}")
 
 
-def _misfit(id: str, value: Any, default: Any) -> str:
-    """What was expected of a value that is not of the kind of the default, or breaks its rule; else empty."""
+def _misfit(name: str, value: Any, default: Any) -> str:
+    """What was expected of a value that is not of the kind of the default, or breaks the rule of its name; else empty."""
     if isinstance(default, list):
-        return _misfit_of_list(id, value, default)
-    return _misfit_of_number(value, default, id in _AT_LEAST_1 | _ABOVE_0)
+        return _misfit_of_list(name, value, default)
+    return _misfit_of_number(value, default, name in _AT_LEAST_1 | _ABOVE_0)
 
 
 def _misfit_of_number(value: Any, default: Any, above_0: bool) -> str:
@@ -172,10 +172,10 @@ def _misfit_of_number(value: Any, default: Any, above_0: bool) -> str:
     return ""
 
 
-def _misfit_of_list(id: str, value: Any, default: list[Any]) -> str:
-    ascending, above_0 = id in _RANGES, id in _ABOVE_0
+def _misfit_of_list(name: str, value: Any, default: list[Any]) -> str:
+    ascending, above_0 = name in _RANGES, name in _ABOVE_0
     expected = f"a list{' of two ascending numbers' if ascending else ' of numbers above 0' if above_0 else ''}"
-    if not isinstance(value, list | tuple) or (id in _FIXED_LENGTH and len(value) != len(default)):
+    if not isinstance(value, list | tuple) or (name in _FIXED_LENGTH and len(value) != len(default)):
         return expected
     holds_numbers = bool(default) and {type(item) for item in default} <= {int, float}
     if holds_numbers and any(_misfit_of_number(item, default[0], above_0) for item in value):

@@ -41,7 +41,8 @@ MACHINE_PATH = re.compile(r"(?<![\w.@'])/(home|root|work|tmp|mnt|Users|data|opt|
 # knobs that are whole numbers and may be 0, and lists of numbers without a rule; see workflow/override_values.py
 MAY_BE_0 = """
 adversarial_ramp adversarial_start adversarial_warmup code_hidden ema_start feature_workers flip_axis
-min_patients_in_note num_calibration_subjects num_more_held_out num_workers patience slice_distance warmup_iterations
+iterations_per_epoch min_patients_in_note num_calibration_subjects num_more_held_out num_workers patience
+slice_distance warmup_iterations
 """
 FREE_LISTS = """
 betas channel_multipliers denoiser_patch depths flip_axes intensity_scale mask_block mask_multipliers percentages

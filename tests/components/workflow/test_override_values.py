@@ -314,9 +314,15 @@ def test_numbers_that_make_no_sense_of_such_a_name_are_refused(id: str, given, d
     assert str(said.value) == f"--{id} {given}: expected {expected}, such as {default}; got {given!r}"
 
 
+def test_a_rule_holds_within_a_block_that_makes_nothing() -> None:
+    with pytest.raises(ValueError, match="^--shown::num_volumes 0: expected a whole number of at least 1"):
+        override_values.check_kinds({"shown": {"num_volumes": 0}}, {"shown": {"num_volumes": 8}})
+
+
 @pytest.mark.parametrize(
     ("id", "given", "default"),
     [
+        ("a_users_own", 0, 3),
         ("num_workers", 0, 2),
         ("num_more_held_out", 0, 45),
         ("num_calibration_subjects", 0, 100),
