@@ -35,13 +35,12 @@ TRIES = 10  # times as many masks are drawn as were asked for, before it is give
 
 
 class DrawnMask(NamedTuple):
-    """A drawn label map (H, W, D) uint8, the share of its voxels that cleaning changed, what is implausible in it, and the
-    seconds that it took."""
+    """A label map that was drawn and cleaned."""
 
-    labels: np.ndarray
-    changed: float
-    problems: list[str]
-    seconds: float
+    labels: np.ndarray  # (H, W, D) uint8
+    changed: float  # share of its voxels that cleaning changed
+    problems: list[str]  # what is implausible in it
+    seconds: float  # that it took
 
 
 def note_of_drawn(path: str | os.PathLike) -> dict[str, Any]:
@@ -95,7 +94,7 @@ class MaskMontage(SampleMontage):
 class MaskSampling:
     """Draws label maps until there are enough that are plausible.
 
-    Several processes share the seeds; they write the files that one process would.
+    Several processes share the seeds. Together they write the label maps that one process with as many threads would.
 
     Args:
         generator: of masks, with its weights.

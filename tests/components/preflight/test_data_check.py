@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -269,28 +268,6 @@ def test_every_bundle_that_prepares_checks_in_the_same_way():
     assert all(config["preparation"]["draw"] == "$preflight.draw_prepared" for config in configs) and len(configs) > 4
 
 
-def test_every_remark_of_the_documents_has_its_advice():
-    text = (Path(__file__).parents[3] / "docs" / "own_data.md").read_text()
-    tables = [part.split("\n\n")[0] for part in text.split("| remark | meaning |\n")[1:]]
-    names = [name for table in tables for name in re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)]
-    assert len(names) > 12
-    for name in names:
-        assert advice_for(name) != advice_for("nobody knows this one"), name
-
-
-@pytest.mark.parametrize(
-    ("refusal", "advice"),
-    [
-        ("expected one slice a file, got 30 frames of an enhanced or multi-frame object: convert to", "dcm2niix"),
-        ("cannot be read as a NIfTI volume, it may be damaged: it is compressed twice: unpack it once", "unpack"),
-        ("cannot be read as a NIfTI volume, it may be damaged: expected real numbers, got complex64", "magnitude"),
-        ("cannot be read as a NIfTI volume, it may be damaged or incomplete: CRC check failed", "fetch"),
-    ],
-)
-def test_the_advice_fits_the_refusal(refusal, advice):
-    assert advice in advice_for(refusal)
-
-
 @pytest.mark.slow
 def test_empty_masks_and_copies_are_counted_as_prepare_counts_them(tmp_path):
     good_heads(tmp_path / "raw", 6)
@@ -308,34 +285,6 @@ def test_empty_masks_and_copies_are_counted_as_prepare_counts_them(tmp_path):
     run(tmp_path, "prepare", dataset_dir=str(tmp_path / "out"), executor=THREADS, **settings)
     account = json.loads((tmp_path / "out" / "report.json").read_text())
     assert account["files"]["aside"] == {"one value": 1, "same volume": 1} and account["files"]["refused"] == 0
-
-
-@pytest.mark.parametrize(
-    "text, advice",
-    [
-        ("a.nii: expected one 3D volume, got shape (28, 34): a single slice", "put it elsewhere"),
-        ("a.nii: expected one 3D volume, got shape (4, 4, 4, 3): a time series or several channels", "split the file"),
-        (
-            "c0.nii.gz: the label lies elsewhere than its image c0.nii.gz: their corners are up to 9 mm apart",
-            "grid of its image",
-        ),
-        ("c0.nii.gz: label values must be whole numbers, got nan: was it resampled", "nearest neighbour"),
-        ("c0.nii.gz: label values outside the expected classes {0: background}: 7 (3 voxels)", "--classes"),
-        ("a.nii.gz: every voxel is 7: the volume holds no image", "leave the scan out"),
-        ("ImagePositionPatient is missing in file 1 of the folder", "export the series again"),
-        (
-            "expected RescaleSlope and RescaleIntercept in all slices (in CT) or in none; some lack them",
-            "export the series",
-        ),
-        ("expected one MONOCHROME2 sample a pixel, got 1 of MONOCHROME1", "export the series again"),
-        ("3 slices missing in 1 gaps, the first between 54.000 and 66.000 mm", "slices are missing"),
-        ("a.nii.gz: the file is empty", "fetch the file again"),
-        ("the pixel data of a file cannot be decoded", "fetch the file again"),
-        ("24 slices repeat a position, first at 0.000 mm along the slice normal", "time points"),
-    ],
-)
-def test_advice_fits_the_refusal(text, advice):
-    assert advice in advice_for(text)
 
 
 def test_a_training_with_labels_is_checked_for_absent_ones_classes_and_spacings(tmp_path):
